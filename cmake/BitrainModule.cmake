@@ -1,0 +1,22 @@
+# bitrain_add_module(NAME DEPENDS module... LINK library...)
+#
+# Folder = module = CMake target = namespace: every .cpp of libbitrain/bitrain/NAME becomes the static library
+# bitrain_NAME. DEPENDS are modules of lower levels (tests/architecture checks the includes), LINK are third-party.
+function(bitrain_add_module name)
+  cmake_parse_arguments(module "" "" "DEPENDS;LINK" ${ARGN})
+  set(folder ${PROJECT_SOURCE_DIR}/libbitrain/bitrain/${name})
+  file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cpp ${folder}/*/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "_isa\\.cpp$|main\\.cpp$")
+  if(NOT sources)
+    return()
+  endif()
+  add_library(bitrain_${name} STATIC ${sources})
+  target_include_directories(bitrain_${name} PUBLIC ${PROJECT_SOURCE_DIR}/libbitrain)
+  foreach(dependency ${module_DEPENDS})
+    if(TARGET bitrain_${dependency})
+      target_link_libraries(bitrain_${name} PUBLIC bitrain_${dependency})
+    endif()
+  endforeach()
+  target_link_libraries(bitrain_${name} PUBLIC ${module_LINK} PRIVATE bitrain_options)
+  set_property(GLOBAL APPEND PROPERTY BITRAIN_MODULES bitrain_${name})
+endfunction()

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace bitrain {
+
+/// Label of a position that carries no loss (Hugging Face's value).
+inline constexpr std::int64_t kIgnoreIndex = -100;
+
+/// One micro-batch: a run of N tokens cut into S segments. There is no padding and attention never crosses a
+/// segment.
+struct Batch {
+  at::Tensor input_ids;  ///< [N] int64.
+  at::Tensor
+      labels;  ///< [N] int64: the token that position i must predict (already shifted), or kIgnoreIndex.
+  at::Tensor position_ids;  ///< [N] int64, from 0 in each segment.
+  at::Tensor cu_seqlens;    ///< [S + 1] int32 on the device of the tokens: 0, ends of the segments.
+  std::vector<std::int32_t>
+      boundaries;  ///< cu_seqlens on the host, made once, so that no layer has to synchronise.
+  std::vector<std::int32_t> language_ids;  ///< [S], index into the run's language list; empty when unknown.
+  std::vector<float> weights;              ///< [S] loss weight of a segment; empty means 1.
+  std::int64_t first_token =
+      0;  ///< Position of this micro-batch's first token in the global batch of the step.
+
+  [[nodiscard]] std::int64_t tokens() const { return boundaries.empty() ? 0 : boundaries.back(); }
+  [[nodiscard]] std::int64_t segments() const { return static_cast<std::int64_t>(boundaries.size()) - 1; }
+  [[nodiscard]] std::int64_t longest_segment() const;
+  /// The same batch on `device`.
+  [[nodiscard]] Batch to(at::Device device) const;
+};
+
+/// Builds a batch from its segments: positions, boundaries and tensors from ids and labels of equal length.
+/// Throws DataError when the lengths differ or a segment is empty.
+[[nodiscard]] Batch make_batch(const std::vector<std::vector<std::int32_t>>& ids,
+                               const std::vector<std::vector<std::int32_t>>& labels,
+                               const std::vector<std::int32_t>& language_ids = {});
+
+}  // namespace bitrain

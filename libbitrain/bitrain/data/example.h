@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bitrain::data {
+
+/// One turn of a conversation, with Hugging Face's role names: system, user, assistant, tool.
+struct Message {
+  std::string role;
+  std::string content;
+};
+
+/// What sources yield and transforms rewrite. Which members are filled depends on the source: plain text, a
+/// prompt/response pair or conversation (`messages`), or a pair of translations (`text`, `pair_text`).
+struct Example {
+  std::string text;
+  std::string pair_text;
+  std::vector<Message> messages;
+  std::string language;  ///< BCP-47 code, for example "es".
+  std::string source;    ///< Name of the source it came from.
+  std::int64_t id = 0;   ///< Row in that source: stable, for held-out splits and reports.
+};
+
+}  // namespace bitrain::data
