@@ -1,0 +1,195 @@
+"""What users of transformers, PEFT and bitsandbytes run today, timed: one JSON line a case.
+
+    python benchmarks/peers.py train --form autocast        full training of a 26 M Llama
+    python benchmarks/peers.py qlora --form usual           QLoRA of a 136 M Llama
+    python benchmarks/peers.py extend --rows 52000          vocabulary extension by a Python loop over piece means
+    python benchmarks/peers.py nf4                          quantise and dequantise a 4096 x 4096 weight
+    python benchmarks/peers.py merge                        merge a rank-16 adapter into an NF4 base and save it
+
+Two threads everywhere. "Kept pages" (glibc keeping freed memory) is set from outside by the environment:
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import tempfile
+import time
+
+START = time.perf_counter()
+
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+def peak_gib():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def report(name, **figures):
+    print(json.dumps({"case": name, "peak_rss_gib": round(peak_gib(), 2), **figures}), flush=True)
+
+
+def llama(hidden, layers, heads, ffn, vocab, dtype):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+        intermediate_size=ffn, vocab_size=vocab, tie_word_embeddings=False, max_position_embeddings=2048,
+    )
+    return LlamaForCausalLM(config).to(dtype)
+
+
+def timed_steps(step, steps, tokens):
+    step()
+    seconds = []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - begin)
+    return {
+        "tokens_per_second": round(tokens / min(seconds), 1),
+        "median_tokens_per_second": round(tokens / statistics.median(seconds), 1),
+    }
+
+
+def train(form, steps):
+    """8 x 512 tokens a step, fused AdamW."""
+    dtype = torch.bfloat16 if form in ("bf16", "compile") else torch.float32
+    model = llama(384, 8, 6, 1024, 16000, dtype)
+    forward = torch.compile(model) if form == "compile" else model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(0, 16000, (8, 512))
+
+    def step():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=form == "autocast"):
+            loss = forward(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    report(f"train/{form}", **timed_steps(step, steps, ids.numel()))
+
+
+def qlora_model(form):
+    import bitsandbytes as bnb
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+
+    model = llama(1024, 8, 16, 2816, 16000, torch.bfloat16)
+    for name, module in list(model.named_modules()):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.Linear) and child_name != "lm_head":
+                quantized = bnb.nn.Linear4bit(
+                    child.in_features, child.out_features, bias=False, compute_dtype=torch.bfloat16,
+                    compress_statistics=True, quant_type="nf4",
+                )
+                quantized.weight = bnb.nn.Params4bit(
+                    child.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True
+                )
+                setattr(module, child_name, quantized.to("cpu"))
+    model.is_loaded_in_4bit = True
+    if form == "usual":
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM"),
+                           autocast_adapter_dtype=form == "usual")
+    return model
+
+
+def qlora(form, steps):
+    """4 x 512 tokens a step, rank 16 on all linear maps."""
+    model = qlora_model(form)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+    ids = torch.randint(0, 16000, (4, 512))
+    first = None
+
+    def step():
+        nonlocal first
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=form == "usual"):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if first is None:
+            first = time.perf_counter() - START
+
+    figures = timed_steps(step, steps, ids.numel())
+    report(f"qlora/{form}", first_step_seconds=round(first, 2), **figures)
+
+
+def extend(rows, width, old):
+    """Plain resize plus a loop over piece means, embedding and head, bfloat16."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(hidden_size=width, num_hidden_layers=1, num_attention_heads=32, intermediate_size=64,
+                         vocab_size=old, tie_word_embeddings=False)
+    with torch.no_grad():
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+        generator = torch.Generator().manual_seed(0)
+        pieces = [torch.randint(0, old, (3,), generator=generator) for _ in range(rows - old)]
+        begin = time.perf_counter()
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            for row, ids in enumerate(pieces, old):
+                table[row] = table[ids].mean(0)
+        seconds = time.perf_counter() - begin
+    report("extend/python_loop", seconds=round(seconds, 3))
+
+
+def nf4(repeats):
+    import bitsandbytes.functional as F
+
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.randn(4096, 4096).to(dtype)
+        quantise, dequantise = [], []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            codes, state = F.quantize_4bit(weight, blocksize=64, compress_statistics=True, quant_type="nf4")
+            quantise.append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            F.dequantize_4bit(codes, state)
+            dequantise.append(time.perf_counter() - begin)
+        report(
+            f"nf4/{str(dtype).removeprefix('torch.')}",
+            quantise_mweights_per_second=round(weight.numel() / min(quantise) / 1e6, 1),
+            dequantise_gb_per_second=round(weight.numel() * weight.element_size() / min(dequantise) / 1e9, 2),
+        )
+
+
+def merge():
+    """Load to saved folder is the work of a user; here the merge and the saving are timed."""
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        model = qlora_model("lean")
+        begin = time.perf_counter()
+        merged = model.merge_and_unload()
+        merge_seconds = time.perf_counter() - begin
+        merged.save_pretrained(folder)
+        report("merge/nf4", merge_seconds=round(merge_seconds, 3), seconds=round(time.perf_counter() - begin, 3))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=["train", "qlora", "extend", "nf4", "merge"])
+    parser.add_argument("--form", default="", help="train: autocast, fp32, bf16, compile; qlora: usual, lean")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=52000)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--old", type=int, default=32000)
+    arguments = parser.parse_args()
+    if arguments.case == "train":
+        train(arguments.form or "autocast", arguments.steps)
+    elif arguments.case == "qlora":
+        qlora(arguments.form or "usual", arguments.steps)
+    elif arguments.case == "extend":
+        extend(arguments.rows, arguments.width, arguments.old)
+    elif arguments.case == "nf4":
+        nf4(arguments.steps)
+    else:
+        merge()
+
+
+if __name__ == "__main__":
+    main()
