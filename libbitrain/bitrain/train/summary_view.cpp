@@ -1,0 +1,153 @@
+#include <bitrain/train/summary_view.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::train {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::map<std::string, LanguageFigures> figures_of(const Json& languages) {
+  std::map<std::string, LanguageFigures> figures;
+  for (const auto& [language, values] : languages.items())
+    if (values.is_object())
+      figures[language] = {number_at(values, "loss_per_token"), number_at(values, "bits_per_byte")};
+  return figures;
+}
+
+void add_snapshots(const std::string& name, const Json& stage, std::vector<Snapshot>& all) {
+  if (const Json* initialisers = find_at(stage, "initialisers")) {
+    const std::string chosen = text_at(stage, "chosen");
+    if (const Json* languages = find_at(*initialisers, chosen.c_str()))
+      all.push_back({name, name + ", new rows by " + chosen, figures_of(*languages)});
+  }
+  if (const Json* evaluations = find_at(stage, "evaluations"))
+    for (const Json& evaluation : *evaluations)
+      if (const Json* languages = find_at(evaluation, "languages"))
+        all.push_back(
+            {name,
+             name + ", step " + std::to_string(static_cast<long long>(number_at(evaluation, "step", 0))),
+             figures_of(*languages)});
+  if (const Json* languages = find_at(stage, "languages"))
+    all.push_back({name, name, figures_of(*languages)});
+}
+
+}  // namespace
+
+SummaryView::SummaryView(const Json& summary) : summary_(summary) {
+  const Json* stages = summary.is_object() ? find_at(summary, "stages") : nullptr;
+  if (stages == nullptr || !stages->is_object())
+    throw FormatError("this is no summary.json of bitrain: it has no 'stages' object");
+  if (const Json* languages = find_at(summary, "languages")) {
+    source_ = text_at(*languages, "source");
+    target_ = text_at(*languages, "target");
+  }
+  for (const std::string& language : {source_, target_})
+    if (!language.empty() && std::find(languages_.begin(), languages_.end(), language) == languages_.end())
+      languages_.push_back(language);
+  for (const auto& [name, stage] : stages->items())
+    if (stage.is_object()) stages_.emplace_back(name, &stage);
+  for (const Snapshot& snapshot : snapshots())
+    for (const auto& [language, figures] : snapshot.languages)
+      if (std::find(languages_.begin(), languages_.end(), language) == languages_.end())
+        languages_.push_back(language);
+}
+
+std::string SummaryView::text(const char* key) const {
+  return text_at(summary_, key);
+}
+
+double SummaryView::number(const char* key) const {
+  return number_at(summary_, key, 0);
+}
+
+std::string SummaryView::machine(const char* key) const {
+  const Json* machine = find_at(summary_, "machine");
+  if (machine == nullptr || !machine->contains(key)) return "";
+  const Json& value = machine->at(key);
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+int SummaryView::color(const std::string& language) const {
+  const auto found = std::find(languages_.begin(), languages_.end(), language);
+  return static_cast<int>(found - languages_.begin()) % 4;
+}
+
+std::vector<Snapshot> SummaryView::snapshots() const {
+  std::vector<Snapshot> all;
+  for (const auto& [name, stage] : stages_) add_snapshots(name, *stage, all);
+  return all;
+}
+
+const Snapshot* SummaryView::first(const std::vector<Snapshot>& all, const std::string& language) {
+  for (const Snapshot& snapshot : all)
+    if (snapshot.languages.count(language) != 0) return &snapshot;
+  return nullptr;
+}
+
+const Snapshot* SummaryView::last(const std::vector<Snapshot>& all, const std::string& language) {
+  for (auto snapshot = all.rbegin(); snapshot != all.rend(); ++snapshot)
+    if (snapshot->languages.count(language) != 0) return &*snapshot;
+  return nullptr;
+}
+
+double number_at(const Json& object, const char* key, double otherwise) {
+  if (!object.is_object()) return otherwise;
+  const auto found = object.find(key);
+  return found != object.end() && found->is_number() ? found->get<double>() : otherwise;
+}
+
+double number_at(const Json& object, const char* key) {
+  return number_at(object, key, std::numeric_limits<double>::quiet_NaN());
+}
+
+std::string text_at(const Json& object, const char* key) {
+  if (!object.is_object()) return "";
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+const Json* find_at(const Json& object, const char* key) {
+  if (!object.is_object()) return nullptr;
+  const auto found = object.find(key);
+  return found != object.end() && found->is_structured() ? &*found : nullptr;
+}
+
+std::string fixed(double value, int digits) {
+  if (!std::isfinite(value)) return "–";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, value);
+  return text;
+}
+
+std::string relative_change(double before, double after) {
+  if (!std::isfinite(before) || !std::isfinite(after) || before == 0) return "–";
+  char text[64];
+  std::snprintf(text, sizeof text, "%+.1f %%", 100 * (after / before - 1));
+  return text;
+}
+
+std::string language_name(const std::string& code) {
+  static const std::map<std::string, std::string> kNames = {
+      {"ar", "Arabic"},     {"bg", "Bulgarian"},  {"bn", "Bengali"},    {"ca", "Catalan"},
+      {"cs", "Czech"},      {"da", "Danish"},     {"de", "German"},     {"el", "Greek"},
+      {"en", "English"},    {"es", "Spanish"},    {"et", "Estonian"},   {"eu", "Basque"},
+      {"fa", "Persian"},    {"fi", "Finnish"},    {"fr", "French"},     {"ga", "Irish"},
+      {"gl", "Galician"},   {"he", "Hebrew"},     {"hi", "Hindi"},      {"hr", "Croatian"},
+      {"hu", "Hungarian"},  {"id", "Indonesian"}, {"is", "Icelandic"},  {"it", "Italian"},
+      {"ja", "Japanese"},   {"ko", "Korean"},     {"lt", "Lithuanian"}, {"lv", "Latvian"},
+      {"mt", "Maltese"},    {"nl", "Dutch"},      {"no", "Norwegian"},  {"pl", "Polish"},
+      {"pt", "Portuguese"}, {"ro", "Romanian"},   {"ru", "Russian"},    {"sk", "Slovak"},
+      {"sl", "Slovenian"},  {"sr", "Serbian"},    {"sv", "Swedish"},    {"sw", "Swahili"},
+      {"th", "Thai"},       {"tl", "Tagalog"},    {"tr", "Turkish"},    {"uk", "Ukrainian"},
+      {"vi", "Vietnamese"}, {"zh", "Chinese"}};
+  const auto found = kNames.find(code);
+  return found == kNames.end() ? code : found->second;
+}
+
+}  // namespace bitrain::train

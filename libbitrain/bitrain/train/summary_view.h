@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace bitrain::train {
+
+/// What a model scored on one language's held-out text.
+struct LanguageFigures {
+  double loss_per_token = 0;  ///< Nats. Comparable only under one tokenizer.
+  double bits_per_byte = 0;   ///< Comparable across tokenizers.
+};
+
+/// All languages at one moment of a run.
+struct Snapshot {
+  std::string stage;
+  std::string label;  ///< "base", "adapt, step 100", ...
+  std::map<std::string, LanguageFigures> languages;
+};
+
+/// summary.json seen as what the report shows. Both renderings, HTML and terminal, read only this.
+class SummaryView {
+ public:
+  /// Throws FormatError when `summary` is no summary. Keeps a reference: `summary` must outlive the view.
+  explicit SummaryView(const nlohmann::ordered_json& summary);
+
+  [[nodiscard]] std::string text(const char* key) const;  ///< Top-level string, or "".
+  [[nodiscard]] double number(const char* key) const;     ///< Top-level number, or 0.
+  [[nodiscard]] std::string machine(const char* key) const;
+
+  /// Source language first, then the target, then any others in order of appearance.
+  [[nodiscard]] const std::vector<std::string>& languages() const { return languages_; }
+  [[nodiscard]] int color(const std::string& language) const;
+  [[nodiscard]] const std::string& source() const { return source_; }
+  [[nodiscard]] const std::string& target() const { return target_; }
+
+  /// Stages in the order they ran.
+  [[nodiscard]] const std::vector<std::pair<std::string, const nlohmann::ordered_json*>>& stages() const {
+    return stages_;
+  }
+  /// Every moment at which held-out text was scored, in order.
+  [[nodiscard]] std::vector<Snapshot> snapshots() const;
+  /// First and last moment that scored `language`; null where there is none.
+  [[nodiscard]] static const Snapshot* first(const std::vector<Snapshot>& all, const std::string& language);
+  [[nodiscard]] static const Snapshot* last(const std::vector<Snapshot>& all, const std::string& language);
+
+ private:
+  const nlohmann::ordered_json& summary_;
+  std::string source_;
+  std::string target_;
+  std::vector<std::string> languages_;
+  std::vector<std::pair<std::string, const nlohmann::ordered_json*>> stages_;
+};
+
+/// `object[key]` as a number, or `otherwise` (NaN by default) when it is absent or no number.
+[[nodiscard]] double number_at(const nlohmann::ordered_json& object, const char* key);
+[[nodiscard]] double number_at(const nlohmann::ordered_json& object, const char* key, double otherwise);
+[[nodiscard]] std::string text_at(const nlohmann::ordered_json& object, const char* key);
+/// The object or array under `key`, or null.
+[[nodiscard]] const nlohmann::ordered_json* find_at(const nlohmann::ordered_json& object, const char* key);
+
+/// "1.234", or an en dash for NaN.
+[[nodiscard]] std::string fixed(double value, int digits);
+/// "+4.7 %", relative to `before`.
+[[nodiscard]] std::string relative_change(double before, double after);
+/// "Spanish" for "es", for the languages of ISO 639-1 that the report knows; else the code itself.
+[[nodiscard]] std::string language_name(const std::string& code);
+
+}  // namespace bitrain::train

@@ -1,0 +1,127 @@
+#include <bitrain/train/report.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <bitrain/base/error.h>
+#include <bitrain/train/summary_view.h>
+#include <bitrain/train/svg_chart.h>
+
+namespace bitrain::train {
+namespace {
+
+using nlohmann::ordered_json;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+ordered_json sample() {
+  return ordered_json::parse(R"({
+    "schema": 1, "name": "en_es <b>", "version": "0.1.0",
+    "machine": {"cpu": "a CPU", "threads": 2, "device": "cpu", "dtype": "bfloat16"},
+    "languages": {"source": "en", "target": "es"}, "seconds": 512.5, "peak_memory_bytes": 1073741824,
+    "stages": {
+      "base": {"type": "pretrain", "seconds": 300, "steps": 2, "tokens": 8192, "tokens_per_second": 4321.4,
+        "shares": {"en": {"asked": 0.93, "realised": 0.931}, "es": {"asked": 0.07, "realised": 0.069}},
+        "curve": {"step": [1, 2], "loss": [9.0, 8.5], "tokens_per_second": [4000, 4100]}},
+      "evaluate": {"type": "evaluate", "seconds": 3,
+        "languages": {"en": {"loss_per_token": 3.9, "bits_per_byte": 1.46}, "es": {"loss_per_token": 4.9, "bits_per_byte": 2.93}}},
+      "extend": {"type": "extend_vocab", "seconds": 4, "old_vocab_size": 8000, "vocab_size": 10345, "chosen": "zip_tie",
+        "changed_segmentation": {"en": 0.012},
+        "fertility": {"es": {"before": {"tokens_per_word": 2.4, "bytes_per_token": 2.5}, "after": {"tokens_per_word": 1.5, "bytes_per_token": 3.9}}},
+        "initialisers": {"gaussian": {"en": {"loss_per_token": 4.0, "bits_per_byte": 1.47}, "es": {"loss_per_token": 7.0, "bits_per_byte": 2.8}},
+                         "zip_tie": {"en": {"loss_per_token": 4.0, "bits_per_byte": 1.48}, "es": {"loss_per_token": 7.1, "bits_per_byte": 2.9}}}},
+      "adapt": {"type": "cpt", "seconds": 100, "steps": 100, "tokens": 409600,
+        "evaluations": [{"step": 0, "languages": {"en": {"loss_per_token": 4.0, "bits_per_byte": 1.48}, "es": {"loss_per_token": 7.1, "bits_per_byte": 2.9}}},
+                        {"step": 50, "languages": {"en": {"loss_per_token": 4.0, "bits_per_byte": 1.52}, "es": {"loss_per_token": 5.1, "bits_per_byte": 2.0}}},
+                        {"step": 100, "languages": {"en": {"loss_per_token": 4.1, "bits_per_byte": 1.53}, "es": {"loss_per_token": 4.4, "bits_per_byte": 1.88}}}],
+        "curve": {"step": [50, 100], "loss": [6.0, null]}},
+      "merge": {"type": "merge", "seconds": 2, "max_logit_difference": 0.031, "generations": [{"prompt": "En el <principio>", "text": "creó Dios & los cielos"}]}
+    }})");
+}
+
+TEST(Report, ShowsEveryPartOfTheRun) {
+  const std::string html = render_report(sample());
+  for (const char* part :
+       {"From English to Spanish", "2.930 → 1.880", "-35.8 %", "2.40 → 1.50", "Initialisers at step 0",
+        "8,000 → 10,345", "1.2 %", "93.1 %", "4,321", "1.0 GiB", "base: training loss", "0.0310"})
+    EXPECT_THAT(html, HasSubstr(part));
+}
+
+TEST(Report, EscapesWhatComesFromOutside) {
+  const std::string html = render_report(sample());
+  EXPECT_THAT(html, HasSubstr("en_es &lt;b&gt;"));
+  EXPECT_THAT(html, HasSubstr("En el &lt;principio&gt;"));
+  EXPECT_THAT(html, HasSubstr("creó Dios &amp; los cielos"));
+  EXPECT_THAT(html, Not(HasSubstr("en_es <b>")));
+}
+
+TEST(Report, NeedsNothingFromElsewhere) {
+  const std::string html = render_report(sample());
+  for (const char* reference : {"http:", "https:", "src=", "<link", "<script", "@import", "url("})
+    EXPECT_THAT(html, Not(HasSubstr(reference)));
+}
+
+TEST(Report, ChosenInitialiserStandsOutAndTheBestComesFirst) {
+  const std::string html = render_report(sample());
+  EXPECT_THAT(html, HasSubstr("<tr class=\"chosen\"><td>zip_tie</td>"));
+  EXPECT_LT(html.find("<td>gaussian</td>"), html.find("<td>zip_tie</td>"));
+}
+
+TEST(Report, LeavesOutWhatARunDoesNotHave) {
+  const ordered_json summary = {{"name", "short"},
+                                {"stages", {{"tok", {{"type", "tokenizer"}, {"seconds", 1}}}}}};
+  const std::string html = render_report(summary);
+  EXPECT_THAT(html, Not(HasSubstr("Initialisers")));
+  EXPECT_THAT(html, Not(HasSubstr("Before and after")));
+  EXPECT_THAT(html, HasSubstr("Speed and memory"));
+  EXPECT_THAT(summarise(summary), HasSubstr("tok"));
+}
+
+TEST(Report, WrongTypesInsideAreLeftOut) {
+  ordered_json summary = sample();
+  summary["stages"]["base"]["curve"] = "none";
+  summary["stages"]["adapt"]["evaluations"][1]["languages"]["es"] = 3;
+  summary["stages"]["extend"]["fertility"]["es"]["before"] = nullptr;
+  summary["machine"] = 7;
+  EXPECT_THAT(render_report(summary), HasSubstr("</html>"));
+  EXPECT_THAT(summarise(summary), HasSubstr("bits per byte"));
+}
+
+TEST(Report, RefusesWhatIsNoSummary) {
+  for (const char* text : {"[]", "3", "{}", R"({"stages": []})"})
+    EXPECT_THROW((void)render_report(ordered_json::parse(text)), FormatError) << text;
+}
+
+TEST(Summarise, TellsTheSameFiguresInText) {
+  const std::string text = summarise(sample());
+  for (const char* part : {"English to Spanish", "2.930", "1.880", "-35.8 %", "zip_tie *", "4,321", "8:33"})
+    EXPECT_THAT(text, HasSubstr(part));
+  EXPECT_THAT(text, Not(HasSubstr("step 50")));
+}
+
+TEST(Chart, TicksAreRoundAndCoverTheRange) {
+  EXPECT_THAT(nice_ticks(0, 100, 6), ElementsAre(0, 20, 40, 60, 80, 100));
+  const std::vector<double> ticks = nice_ticks(1.46, 2.93, 6);
+  EXPECT_LE(ticks.front(), 1.46);
+  EXPECT_GE(ticks.back(), 2.93);
+  EXPECT_LE(ticks.size(), 7u);
+}
+
+TEST(Chart, ThinsLongSeriesAndBreaksAtHoles) {
+  Chart chart{"c", "step", "y", {{"s", 0, {}, {}}}, {}};
+  for (int i = 0; i < 5000; ++i) {
+    chart.series[0].x.push_back(i);
+    chart.series[0].y.push_back(i == 2100 ? std::nan("") : i);
+  }
+  const std::string svg = render_chart(chart);
+  EXPECT_LT(svg.size(), 60000u);
+  EXPECT_THAT(svg, HasSubstr("step 4999"));
+  EXPECT_EQ(svg.find(": nan"), std::string::npos);
+  EXPECT_EQ(svg.find("\"nan"), std::string::npos);
+  EXPECT_THAT(render_chart({"c", "x", "y", {}, {}}), HasSubstr("Nothing was measured"));
+}
+
+}  // namespace
+}  // namespace bitrain::train
