@@ -1,0 +1,153 @@
+#include <bitrain/io/file.h>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::io {
+namespace fs = std::filesystem;
+namespace {
+
+[[noreturn]] void fail(const char* what, const fs::path& path, int error) {
+  const char* advice = error == ENOSPC || error == EDQUOT ? "; free some space and run again"
+                       : error == EFBIG                   ? "; the size limit of files (ulimit -f) is reached"
+                                                          : "";
+  throw IoError("cannot ", what, " ", path.string(), ": ", std::strerror(error), advice);
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  [[nodiscard]] int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+/// Opens a regular file to read and returns its size.
+std::size_t open_regular(const Descriptor& file, const fs::path& path) {
+  if (file.get() < 0) fail("open", path, errno);
+  struct stat status;
+  if (::fstat(file.get(), &status) != 0) fail("examine", path, errno);
+  if (S_ISDIR(status.st_mode)) throw IoError("cannot read ", path.string(), ": it is a folder");
+  return S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
+}
+
+}  // namespace
+
+MappedFile MappedFile::open(const fs::path& path) {
+  MappedFile mapped;
+  mapped.path_ = path;
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const std::size_t size = open_regular(file, path);
+  if (size == 0) return mapped;
+  // Private and writable: a tensor over the mapping that is changed in place gets pages of its own.
+  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
+  if (data == MAP_FAILED) fail("map", path, errno);
+  mapped.data_ = static_cast<const std::uint8_t*>(data);
+  mapped.size_ = size;
+  return mapped;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::uint8_t*>(data_), size_);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+std::string read_file(const fs::path& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string contents;
+  contents.reserve(open_regular(file, path) + 1);
+  char buffer[1 << 16];
+  while (true) {
+    const ssize_t got = ::read(file.get(), buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail("read", path, errno);
+    if (got == 0) return contents;
+    contents.append(buffer, static_cast<std::size_t>(got));
+  }
+}
+
+AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {
+  static std::atomic<int> counter{0};
+  temporary_ = final_path_;
+  temporary_ += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) fail("create", temporary_, errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, std::size_t size) {
+  const char* from = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t wrote = ::write(descriptor_, from, std::min<std::size_t>(size, 1 << 30));
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) fail("write", final_path_, errno);
+    from += wrote;
+    size -= static_cast<std::size_t>(wrote);
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(descriptor_) != 0) fail("write", final_path_, errno);
+  if (::close(std::exchange(descriptor_, -1)) != 0) fail("write", final_path_, errno);
+  if (::rename(temporary_.c_str(), final_path_.c_str()) != 0) fail("rename to", final_path_, errno);
+  temporary_.clear();
+  sync_directory(final_path_.has_parent_path() ? final_path_.parent_path() : fs::path("."));
+}
+
+void write_file_atomic(const fs::path& path, std::string_view contents) {
+  AtomicFile file(path);
+  file.write(contents);
+  file.commit();
+}
+
+void make_directories(const fs::path& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (error) fail("create the folder", path, error.value());
+}
+
+void sync_directory(const fs::path& path) {
+  const Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.get() < 0) fail("open the folder", path, errno);
+  // Some file systems (network, overlay) cannot fsync folders: they say EINVAL, and there is nothing to do.
+  if (::fsync(folder.get()) != 0 && errno != EINVAL) fail("flush the folder", path, errno);
+}
+
+void remove_tree(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) fail("remove", path, error.value());
+}
+
+}  // namespace bitrain::io

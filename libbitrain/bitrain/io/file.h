@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+/// Files as they should be handled: mapped to read, written aside, fsynced and renamed.
+namespace bitrain::io {
+
+/// A mapping of a whole file, copied on write: what is changed in memory never reaches the file. Empty files
+/// map to no bytes.
+class MappedFile {
+ public:
+  /// Throws IoError when the file cannot be opened or mapped, or is a folder.
+  [[nodiscard]] static MappedFile open(const std::filesystem::path& path);
+  MappedFile() = default;
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  [[nodiscard]] const std::uint8_t* data() const { return data_; }
+  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::string_view view() const { return {reinterpret_cast<const char*>(data_), size_}; }
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  const std::uint8_t* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+/// The bytes of a file. Throws IoError.
+[[nodiscard]] std::string read_file(const std::filesystem::path& path);
+
+/// A file that appears under its name only when it is whole: bytes go to "<name>.tmp-<pid>-<n>" beside it.
+class AtomicFile {
+ public:
+  /// Throws IoError when the file cannot be created.
+  explicit AtomicFile(std::filesystem::path final_path);
+  /// Removes what was written when commit was not reached.
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Appends `size` bytes. Throws IoError, which says so when the disk is full.
+  void write(const void* data, std::size_t size);
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  /// fsync, rename over the final name, fsync of the folder.
+  void commit();
+
+ private:
+  std::filesystem::path final_path_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+};
+
+/// Replaces or creates `path` with `contents` through an AtomicFile.
+void write_file_atomic(const std::filesystem::path& path, std::string_view contents);
+
+/// Makes a folder and its parents. Throws IoError.
+void make_directories(const std::filesystem::path& path);
+
+/// Flushes a folder's entries to disk. Throws IoError.
+void sync_directory(const std::filesystem::path& path);
+
+/// Removes a file or a whole folder, if it is there. Throws IoError.
+void remove_tree(const std::filesystem::path& path);
+
+}  // namespace bitrain::io
