@@ -1,0 +1,28 @@
+#include <bitrain/kernels/isa_support.h>
+
+#define BITRAIN_TEXT_OF(name) #name
+#define BITRAIN_TEXT(name) BITRAIN_TEXT_OF(name)
+
+namespace bitrain::kernels::BITRAIN_ISA {
+
+const CpuKernels& table() {
+  static const CpuKernels kernels = {
+      BITRAIN_TEXT(BITRAIN_ISA),
+      rms_norm,
+      rms_norm_backward,
+      rotary,
+      swiglu,
+      swiglu_backward,
+      cross_entropy,
+      adamw,
+      sum_of_squares,
+      dropout,
+      gather,
+      scatter_add,
+      attention,
+      attention_backward,
+  };
+  return kernels;
+}
+
+}  // namespace bitrain::kernels::BITRAIN_ISA
