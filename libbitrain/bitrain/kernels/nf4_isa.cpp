@@ -6,6 +6,9 @@
 #include <immintrin.h>
 #endif
 
+#pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12 warns of its own _mm512_undefined_epi32.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 namespace bitrain::kernels {
 namespace {
 
@@ -22,7 +25,6 @@ inline float float_of(std::uint32_t bits) {
 }
 
 // ---- 16-bit floats
-// -----------------------------------------------------------------------------------------
 
 inline std::uint16_t to_bfloat16(float value) {  // Rounds to nearest even; keeps infinities; quiets NaN.
   const std::uint32_t bits = bits_of(value);
@@ -95,7 +97,6 @@ inline float scale_of(const BlockScales& scales, const float* map, Index block) 
 }
 
 // ---- Quantise
-// ----------------------------------------------------------------------------------------------
 
 // |x| as unsigned bits keeps its order and puts NaN on top, which floating maxima may lose.
 template <FloatType kType>
@@ -270,7 +271,6 @@ Index quantize(FourBitType type, FloatType x_type, const void* x, Index n, Index
 }
 
 // ---- Dequantise
-// --------------------------------------------------------------------------------------------
 
 // A block has only 16 different values: they are scaled and rounded once, then looked up.
 template <FloatType kType, class Bits>
@@ -359,7 +359,6 @@ void dequantize(FourBitType type, const std::uint8_t* codes, const BlockScales& 
 }
 
 // ---- Double quantisation
-// -----------------------------------------------------------------------------------
 
 void quantize_absmax(const float* absmax, Index n, float offset, std::uint8_t* codes, float* nested_absmax) {
   const std::uint8_t* bins = dynamic_map_bins();
