@@ -139,7 +139,9 @@ class ChunkedHead {
   }
 
   void make_weight(at::TensorList inputs) {
-    if (call_.weight == kNone) {
+    if (call_.weight == kNone && dtype_ == at::kDouble) {  // For gradient checks.
+      weight_ = quant::dequantize(*call_.head->quantized, at::kFloat).to(dtype_);
+    } else if (call_.weight == kNone) {
       decoded_.emplace(*call_.head->quantized, dtype_);
       weight_ = decoded_->tensor();
     } else {
