@@ -103,7 +103,10 @@ at::Tensor plain_loss(const Tensors& parts, const HeadOptions& options, const at
     delta = at::matmul(at::matmul(x, parts[next].t()), parts[next + 1].t()) * 0.5;
     next += 2;
   }
-  if (options.rows) weight = weight.index_copy(0, labels_of({0, 17, 50}), parts[next++]);
+  if (options.rows) {  // They replace the base and the adapter.
+    weight = weight.index_copy(0, labels_of({0, 17, 50}), parts[next++]);
+    if (delta.defined()) delta = delta.index_fill(1, labels_of({0, 17, 50}), 0);
+  }
   at::Tensor logits = at::matmul(hidden, weight.t());
   if (bias.defined()) logits = logits + bias;
   if (delta.defined()) logits = logits + delta;

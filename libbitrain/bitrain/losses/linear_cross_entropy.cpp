@@ -92,7 +92,7 @@ class ChunkedHead {
     if (call.bias != kNone) bias_ = inputs[call.bias].to(dtype_);
     for (const Call::Adapter& adapter : call.adapters) {
       adapters_.push_back({.a = inputs[adapter.a].to(dtype_),
-                           .b = inputs[adapter.b].to(dtype_),
+                           .b = without_replaced_rows(inputs[adapter.b].detach().to(dtype_)),
                            .x = adapter.x == kNone ? hidden_ : selected(inputs[adapter.x])});
     }
     const at::ScalarType wide = dtype_ == at::kDouble ? at::kDouble : at::kFloat;
@@ -123,8 +123,14 @@ class ChunkedHead {
       }
       gradient = gradient.to(inputs[i].scalar_type());
     }
-    if (call_.weight != kNone && gradients_[call_.weight].defined() && call_.rows != kNone) {
-      gradients_[call_.weight].index_fill_(0, call_.head->trainable_rows->indices, 0);  // They were replaced.
+    if (call_.rows != kNone) {
+      const auto forget_rows = [&](int input) {
+        if (input != kNone && gradients_[input].defined()) {
+          gradients_[input].index_fill_(0, call_.head->trainable_rows->indices, 0);
+        }
+      };
+      forget_rows(call_.weight);
+      for (const Call::Adapter& adapter : call_.adapters) forget_rows(adapter.b);
     }
     return std::move(gradients_);
   }
@@ -136,6 +142,11 @@ class ChunkedHead {
 
   [[nodiscard]] at::Tensor selected(const at::Tensor& rows) const {
     return call_.positions.defined() ? rows.index_select(0, call_.positions) : rows.contiguous();
+  }
+
+  // Trainable rows stand for the whole map: neither the base nor an adapter reaches their outputs.
+  [[nodiscard]] at::Tensor without_replaced_rows(const at::Tensor& b) const {
+    return call_.rows == kNone ? b : b.index_fill(0, call_.head->trainable_rows->indices, 0);
   }
 
   void make_weight(at::TensorList inputs) {
