@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <bitrain/base/batch.h>
+#include <bitrain/base/fields.h>
+#include <bitrain/data/mixture.h>
+#include <bitrain/data/packing.h>
+#include <bitrain/data/source.h>
+
+namespace bitrain::data {
+
+struct LoaderOptions {
+  std::int64_t sequence_length = 512;
+  std::int64_t rows_per_step = 8;
+  std::int64_t micro_batch_rows = 0;
+  std::string packing = "best_fit";
+  bool keep_boundaries = true;
+  bool shuffle = true;
+  std::int64_t prefetch_threads = 1;
+  std::int64_t prefetch_steps = 2;
+  MixtureOptions mixture;
+};
+
+template <class Visitor>
+void visit_fields(Visitor& v, LoaderOptions& o) {
+  v.field("sequence_length", o.sequence_length, at_least(2), "Tokens of a row: the longest context.");
+  v.field("rows_per_step", o.rows_per_step, at_least(1),
+          "Rows of an optimizer step; times sequence_length it is the step's tokens.");
+  v.field("micro_batch_rows", o.micro_batch_rows, at_least(0),
+          "Rows in memory at a time; changes no result. 0: all rows of a step.");
+  v.field("packing", o.packing, one_of({"best_fit", "cut"}),
+          "best_fit keeps documents whole where they fit; cut fills every row and cuts at its end.");
+  v.field("keep_boundaries", o.keep_boundaries, any(),
+          "Attention and positions stay within documents; otherwise within rows.");
+  v.field("shuffle", o.shuffle, any(), "Read each source in a new random order every epoch.");
+  v.field("prefetch_threads", o.prefetch_threads, in_range(0, 256),
+          "Threads that prepare steps in the background; changes no result. 0: none.");
+  v.field("prefetch_steps", o.prefetch_steps, at_least(1), "Steps prepared ahead.");
+  v.field("mixture", o.mixture, any(), "How sources are mixed.");
+}
+
+/// What a loader must know of the run.
+struct LoaderRun {
+  std::uint64_t seed = 0;
+  std::int64_t total_steps = 0;  ///< Of the run; for unimax and stages. The loader itself does not end there.
+};
+
+/// Where a loader stands, between steps: counters alone, so that it fits any checkpoint, thread count and
+/// number of ranks.
+struct Cursor {
+  /// Part of a sample that was drawn but found no room yet.
+  struct Carried {
+    std::int64_t source = 0;
+    std::int64_t sample = 0;
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+  };
+  std::int64_t step = 0;             ///< Steps given.
+  std::vector<std::string> sources;  ///< Names and sizes, to notice other data.
+  MixtureState mixture;
+  std::vector<Carried> carried;
+};
+
+[[nodiscard]] nlohmann::ordered_json to_json(const Cursor& cursor);
+/// Throws FormatError when it is not a cursor.
+[[nodiscard]] Cursor cursor_from_json(const nlohmann::ordered_json& json);
+
+/// What a loader gave of one source so far.
+struct SourceShare {
+  std::string source;
+  std::string language;
+  std::int64_t samples = 0;  ///< With tokens.
+  std::int64_t dropped = 0;  ///< Without tokens, or nothing to learn from.
+  std::int64_t tokens = 0;
+  double epochs = 0;
+  double asked = 0;             ///< Share asked for, in the mixture's unit.
+  double realised = 0;          ///< The same as it came about.
+  double realised_samples = 0;  ///< Share of all samples,
+  double realised_tokens = 0;   ///< and of all tokens.
+};
+
+/// Sources to batches: mixes, encodes and packs. What step n holds is a function of the sources, the options
+/// and the seed alone: threads only prepare what will be asked for.
+class Loader {
+ public:
+  /// Throws ConfigError for options that do not fit, as Mixture does, and for sources of the same name.
+  Loader(LoaderOptions options, std::vector<SourcePtr> sources, Encode encode, LoaderRun run);
+  ~Loader();
+  Loader(const Loader&) = delete;
+  Loader& operator=(const Loader&) = delete;
+
+  /// The micro-batches of the next step, with first_token set; empty at the end of the data (mixtures of kind
+  /// passes, ratio or unimax). Throws DataError for a source whose every document is dropped, and whatever
+  /// reading or encoding throws.
+  [[nodiscard]] std::vector<Batch> next_step();
+
+  /// After the last step given; prefetched steps do not show.
+  [[nodiscard]] Cursor cursor() const;
+  /// Goes on from `cursor` exactly as the loader it came from would have. Throws StateError when it is of
+  /// other sources.
+  void seek(const Cursor& cursor);
+
+  /// What Batch::language_ids mean.
+  [[nodiscard]] const std::vector<std::string>& languages() const;
+  /// Counts up to the last step given, one entry a source.
+  [[nodiscard]] std::vector<SourceShare> shares() const;
+  /// Most tokens of a step.
+  [[nodiscard]] std::int64_t tokens_per_step() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// One line a source: "es: asked 70.0 %, realised 70.0 % of tokens (812,345 tokens, 20,113 samples, 0.71
+/// epochs)".
+[[nodiscard]] std::string describe(const std::vector<SourceShare>& shares, const std::string& unit);
+
+}  // namespace bitrain::data

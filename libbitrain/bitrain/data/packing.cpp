@@ -1,0 +1,131 @@
+#include <bitrain/data/packing.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+
+namespace bitrain::data {
+namespace {
+
+using Draw = std::function<Piece()>;
+
+std::vector<Row> pack_cut(std::int64_t rows, std::int64_t sequence_length, const Draw& draw,
+                          std::vector<Piece>& carry) {
+  std::vector<Row> result;
+  std::size_t carried = 0;
+  Piece piece;  // what is being laid down; without tokens: get the next
+  bool more = true;
+  for (std::int64_t row = 0; row < rows && more; ++row) {
+    std::int64_t room = sequence_length;
+    Row filled;
+    while (room > 0) {
+      if (piece.size() == 0) {
+        piece = carried < carry.size() ? std::move(carry[carried++]) : draw();
+        if (piece.sequence == nullptr) {
+          more = false;
+          break;
+        }
+      }
+      Piece part = piece;
+      part.end = std::min(part.end, part.begin + room);
+      room -= part.size();
+      piece.begin = part.end;
+      filled.push_back(std::move(part));
+    }
+    if (!filled.empty()) result.push_back(std::move(filled));
+  }
+  carry.erase(carry.begin(), carry.begin() + static_cast<std::ptrdiff_t>(carried));
+  if (piece.size() > 0) carry.insert(carry.begin(), std::move(piece));
+  return result;
+}
+
+/// Appends a sequence in pieces of at most `longest` tokens.
+void split_into(const Piece& whole, std::int64_t longest, std::vector<Piece>& pieces) {
+  for (std::int64_t begin = whole.begin; begin < whole.end; begin += longest) {
+    Piece piece = whole;
+    piece.begin = begin;
+    piece.end = std::min(whole.end, begin + longest);
+    pieces.push_back(std::move(piece));
+  }
+}
+
+std::vector<Row> pack_best_fit(std::int64_t rows, std::int64_t sequence_length, const Draw& draw,
+                               std::vector<Piece>& carry) {
+  std::vector<Piece> pieces;
+  for (const Piece& piece : carry) split_into(piece, sequence_length, pieces);
+  const auto carried = static_cast<std::ptrdiff_t>(pieces.size());
+  std::int64_t total = 0;
+  for (const Piece& piece : pieces) total += piece.size();
+  while (total < rows * sequence_length) {
+    Piece whole = draw();
+    if (whole.sequence == nullptr) break;
+    total += whole.size();
+    split_into(whole, sequence_length, pieces);
+  }
+  const auto longer = [](const Piece& a, const Piece& b) { return a.size() > b.size(); };
+  std::stable_sort(pieces.begin(), pieces.begin() + carried, longer);
+  std::stable_sort(pieces.begin() + carried, pieces.end(), longer);
+
+  std::vector<Row> result(static_cast<std::size_t>(rows));
+  std::set<std::pair<std::int64_t, std::size_t>> rooms;  // (tokens left, row)
+  for (std::size_t row = 0; row < result.size(); ++row) rooms.emplace(sequence_length, row);
+  carry.clear();
+  for (Piece& piece : pieces) {
+    const auto best = rooms.lower_bound({piece.size(), 0});
+    if (best == rooms.end()) {
+      carry.push_back(std::move(piece));
+      continue;
+    }
+    const auto [room, row] = *best;
+    rooms.erase(best);
+    if (room > piece.size()) rooms.emplace(room - piece.size(), row);
+    result[row].push_back(std::move(piece));
+  }
+  result.erase(std::remove_if(result.begin(), result.end(), [](const Row& row) { return row.empty(); }),
+               result.end());
+  return result;
+}
+
+}  // namespace
+
+Packing packing_from(const std::string& name) {
+  if (name == "cut") return Packing::kCut;
+  if (name == "best_fit") return Packing::kBestFit;
+  throw ConfigError("unknown packing '", name, "'", did_you_mean(name, {"best_fit", "cut"}),
+                    "; there are: best_fit, cut");
+}
+
+std::vector<Row> pack_rows(Packing packing, std::int64_t rows, std::int64_t sequence_length, const Draw& draw,
+                           std::vector<Piece>& carry) {
+  return packing == Packing::kCut ? pack_cut(rows, sequence_length, draw, carry)
+                                  : pack_best_fit(rows, sequence_length, draw, carry);
+}
+
+Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::int64_t first_token) {
+  std::vector<std::vector<std::int32_t>> ids;
+  std::vector<std::vector<std::int32_t>> labels;
+  std::vector<std::int32_t> languages;
+  for (std::size_t r = 0; r < count; ++r) {
+    for (std::size_t p = 0; p < rows[r].size(); ++p) {
+      const Piece& piece = rows[r][p];
+      if (keep_boundaries || p == 0) {
+        ids.emplace_back();
+        labels.emplace_back();
+        languages.push_back(piece.sequence->language);
+      }
+      const TokenSequence& sequence = *piece.sequence;
+      ids.back().insert(ids.back().end(), sequence.ids.begin() + piece.begin,
+                        sequence.ids.begin() + piece.end);
+      labels.back().insert(labels.back().end(), sequence.labels.begin() + piece.begin,
+                           sequence.labels.begin() + piece.end);
+    }
+  }
+  Batch batch = make_batch(ids, labels, languages);
+  batch.first_token = first_token;
+  return batch;
+}
+
+}  // namespace bitrain::data

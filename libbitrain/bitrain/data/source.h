@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <bitrain/base/fields.h>
+#include <bitrain/data/example.h>
+
+namespace bitrain::data {
+
+/// Documents that can be asked for by number, so that a position in them is a counter. Immutable once made:
+/// any thread may read.
+class Source {
+ public:
+  Source() = default;
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+  virtual ~Source() = default;
+
+  [[nodiscard]] virtual const std::string& name() const = 0;
+  /// Every language its examples and their translations may carry. The first is the source's own.
+  [[nodiscard]] virtual std::vector<std::string> languages() const = 0;
+  /// Number of documents, at least 1.
+  [[nodiscard]] virtual std::int64_t size() const = 0;
+  /// Document `index` in [0, size).
+  [[nodiscard]] virtual Example at(std::int64_t index) const = 0;
+};
+
+using SourcePtr = std::shared_ptr<const Source>;
+
+/// Which rows of a file to read. The same options give the same two sets in every stage and process.
+enum class Split { kAll, kTrain, kHeldOut };
+
+struct SourceOptions {
+  std::string path;
+  std::string format = "auto";
+  std::string name;
+  std::string language;
+  std::int64_t column = 1;
+  std::optional<std::int64_t> pair_column;
+  std::string pair_language;
+  std::string text_field = "text";
+  std::string prompt_field = "prompt";
+  std::string response_field = "response";
+  std::string messages_field = "messages";
+  std::int64_t lines_per_document = 1;
+  std::string line_joiner = "\n";
+  std::int64_t held_out_last = 0;
+  std::int64_t held_out_every = 0;
+  std::int64_t max_rows = 0;
+  bool skip_invalid = false;
+};
+
+template <class Visitor>
+void visit_fields(Visitor& v, SourceOptions& o) {
+  v.field("path", o.path, required(not_empty()), "Text, TSV or JSONL file; also as .gz or .zst.");
+  v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
+          "What a line is; auto goes by the name's ending, before .gz or .zst.");
+  v.field("name", o.name, any(),
+          "Name in mixtures and logs; the language where empty, the file's name without either.");
+  v.field("language", o.language, any(), "BCP-47 code of the text, for example es.");
+  v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
+  v.field("pair_column", o.pair_column, at_least(1), "TSV: column of the translation, from 1.");
+  v.field("pair_language", o.pair_language, any(), "Code of the translation's language.");
+  v.field("text_field", o.text_field, any(), "JSONL: key of plain text.");
+  v.field("prompt_field", o.prompt_field, any(), "JSONL: key of the prompt of a prompt and response.");
+  v.field("response_field", o.response_field, any(), "JSONL: key of the response.");
+  v.field("messages_field", o.messages_field, any(),
+          "JSONL: key of a list of {role, content}; it wins over prompt and text.");
+  v.field("lines_per_document", o.lines_per_document, at_least(0),
+          "Consecutive rows joined into one document; 0: text up to a blank line.");
+  v.field("line_joiner", o.line_joiner, any(), "What stands between the rows of a document.");
+  v.field("held_out_last", o.held_out_last, at_least(0), "Keep the last N rows for evaluation.");
+  v.field("held_out_every", o.held_out_every, at_least(0),
+          "Keep every k-th row for evaluation (rows k, 2k, ... counted from 1).");
+  v.field("max_rows", o.max_rows, at_least(0), "Read no more rows of the file than this; 0: all.");
+  v.field(
+      "skip_invalid", o.skip_invalid, any(),
+      "Count and skip rows that are not UTF-8, lack columns or are broken JSON; otherwise they are errors.");
+}
+
+/// What opening a file found.
+struct SourceCounts {
+  std::int64_t rows = 0;      ///< Lines looked at.
+  std::int64_t invalid = 0;   ///< Skipped by skip_invalid.
+  std::int64_t blank = 0;     ///< Empty, or with an empty cell.
+  std::int64_t held_out = 0;  ///< Valid rows kept for evaluation, whichever split was asked for.
+  std::int64_t documents = 0;
+  std::int64_t bytes = 0;  ///< Of the rows in this split.
+};
+
+/// Reads the index of a file: every line is checked now, so that a bad row stops a run before it starts and
+/// not after hours. Plain files are mapped, compressed ones are kept in memory unpacked; a row costs 16 bytes
+/// more. `counts` receives what was found.
+/// Throws IoError for a missing file; DataError, naming file and line, for a row that is not UTF-8, lacks a
+/// column or lacks the JSON keys; DataError for a source or split without documents; ConfigError for options
+/// that contradict each other.
+[[nodiscard]] SourcePtr open_source(const SourceOptions& options, Split split = Split::kAll,
+                                    SourceCounts* counts = nullptr);
+
+/// Examples in memory, for tests and for callers with their own readers. `language` where an example has
+/// none.
+[[nodiscard]] SourcePtr make_source(std::string name, std::string language, std::vector<Example> examples);
+
+/// The languages of several sources, each once, in order of appearance: what Batch::language_ids index.
+[[nodiscard]] std::vector<std::string> languages_of(const std::vector<SourcePtr>& sources);
+
+/// All texts of a source, in order, for tokenizer training and evaluation.
+[[nodiscard]] std::vector<std::string> texts_of(const Source& source, std::int64_t max_documents = 0);
+
+}  // namespace bitrain::data
