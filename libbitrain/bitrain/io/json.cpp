@@ -35,13 +35,15 @@ class StrictHandler : public nlohmann::json_sax<Json> {
     return true;
   }
 
-  bool parse_error(std::size_t position, const std::string& token,
+  bool parse_error(std::size_t position, const std::string& /*token*/,
                    const nlohmann::detail::exception& error) override {
+    // "[json.exception.parse_error.101] parse error at line 1, column 8: <what>".
     std::string what = error.what();
-    if (const std::size_t colon = what.rfind("; "); colon != std::string::npos) what = what.substr(colon + 2);
-    throw FormatError(name_, ": not valid JSON at byte ", position, ": ",
-                      what.size() > 200 ? what.substr(0, 200) + "..." : what,
-                      token.empty() ? " (end of file)" : "");
+    const std::size_t column = what.find("column");
+    const std::size_t colon = column == std::string::npos ? column : what.find(": ", column);
+    if (colon != std::string::npos) what = what.substr(colon + 2);
+    if (what.size() > 200) what = what.substr(0, 200) + "...";
+    throw FormatError(name_, ": not valid JSON at byte ", position, ": ", what);
   }
 
  private:

@@ -81,6 +81,7 @@ void SafetensorsFile::read_header() {
     throw FormatError(where, ": the header should have ", header_size, " bytes, but the file ends after ",
                       bytes.size() - 8, " of them: it is truncated");
   const std::uint64_t data_begin = 8 + header_size;
+  if (header_size == 0 || bytes[8] != '{') throw FormatError(where, ": the header does not begin with '{'");
   const Json header = parse_json(bytes.substr(8, header_size), where + ", header");
   if (!header.is_object()) throw FormatError(where, ": the header is no JSON object");
   for (const auto& [name, value] : header.items()) {

@@ -1,0 +1,263 @@
+#include <bitrain/hub/peft.h>
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+
+#include <bitrain/adapters/attach.h>
+#include <bitrain/adapters/parameters.h>
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/io/directory.h>
+#include <bitrain/io/safetensors.h>
+#include <bitrain/models/llama/config.h>
+
+namespace bitrain::hub {
+namespace fs = std::filesystem;
+namespace {
+
+using adapters::LoraOptions;
+using io::Json;
+
+constexpr const char* kPrefix = "base_model.model.";
+
+/// A number that JSON spells as whole or not.
+Json number(double value) {
+  if (value == static_cast<double>(static_cast<std::int64_t>(value))) return static_cast<std::int64_t>(value);
+  return value;
+}
+
+Json or_null(const std::vector<std::string>& names) {
+  return names.empty() ? Json(nullptr) : Json(names);
+}
+
+[[noreturn]] void wrong(const std::string& where, const char* key, const char* wanted, const Json& value) {
+  throw FormatError(where, ": '", key, "' should be ", wanted, ", not ", value.dump());
+}
+
+/// A list of names, or one string (a pattern, or all-linear).
+std::vector<std::string> names_at(const Json& json, const char* key, const std::string& where) {
+  const auto found = json.find(key);
+  if (found == json.end() || found->is_null()) return {};
+  if (found->is_string()) return {found->get<std::string>()};
+  if (!found->is_array()) wrong(where, key, "a list of names", *found);
+  std::vector<std::string> names;
+  for (const Json& name : *found) {
+    if (!name.is_string()) wrong(where, key, "a list of names", *found);
+    names.push_back(name.get<std::string>());
+  }
+  return names;
+}
+
+std::vector<std::int64_t> integers(const Json& list, const char* key, const std::string& where) {
+  if (!list.is_array()) wrong(where, key, "a list of whole numbers", list);
+  std::vector<std::int64_t> values;
+  for (const Json& value : list) {
+    if (!value.is_number_integer()) wrong(where, key, "a list of whole numbers", list);
+    values.push_back(value.get<std::int64_t>());
+  }
+  return values;
+}
+
+bool flag_at(const Json& json, const char* key, const std::string& where) {
+  const auto found = json.find(key);
+  if (found == json.end() || found->is_null()) return false;
+  if (!found->is_boolean()) wrong(where, key, "true or false", *found);
+  return found->get<bool>();
+}
+
+/// Refuses what would change the result silently if it were ignored.
+void refuse_unsupported(const Json& json, const std::string& where) {
+  if (json.value("peft_type", Json()) != "LORA")
+    throw UnsupportedError(where, ": peft_type ", json.value("peft_type", Json()).dump(),
+                           " is not supported (there is LORA)");
+  for (const char* key : {"use_dora", "lora_bias", "use_qalora", "fan_in_fan_out"})
+    if (flag_at(json, key, where)) throw UnsupportedError(where, ": ", key, " is not supported");
+  if (const Json bias = json.value("bias", Json("none")); bias != "none")
+    throw UnsupportedError(where, ": bias ", bias.dump(), " is not supported");
+  for (const char* key :
+       {"target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config"})
+    if (json.contains(key) && !json[key].is_null() && !json[key].empty())
+      throw UnsupportedError(where, ": ", key, " is not supported");
+}
+
+void read_maps(const Json& json, const std::string& where, LoraOptions& options) {
+  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
+    const auto found = json.find(key);
+    if (found == json.end() || found->is_null()) continue;
+    if (!found->is_object()) wrong(where, key, "an object", *found);
+    for (const auto& [pattern, value] : found->items()) {
+      if (!value.is_number()) wrong(where, key, "an object of numbers", *found);
+      if (key == std::string("rank_pattern"))
+        options.rank_pattern[pattern] = value.get<std::int64_t>();
+      else
+        options.alpha_pattern[pattern] = value.get<double>();
+    }
+  }
+  const auto rows = json.find("trainable_token_indices");
+  if (rows == json.end() || rows->is_null()) return;
+  if (rows->is_array())  // PEFT's short form means the input embedding.
+    options.trainable_token_indices["embed_tokens"] = integers(*rows, "trainable_token_indices", where);
+  else if (rows->is_object())
+    for (const auto& [module, indices] : rows->items())
+      options.trainable_token_indices[module] = integers(indices, "trainable_token_indices", where);
+  else
+    wrong(where, "trainable_token_indices", "a list or an object of lists", *rows);
+}
+
+/// Copies the stored tensors into the fresh adapter of `model`.
+void fill(models::LanguageModel& model, const io::SafetensorsFile& file) {
+  std::set<std::string> used;
+  std::vector<std::string> missing;
+  const at::NoGradGuard no_grad;
+  for (const optim::Parameter& parameter : adapters::trainable_parameters(model)) {
+    const std::string key = kPrefix + parameter.name;
+    if (!file.contains(key)) {
+      missing.push_back(key);
+      continue;
+    }
+    used.insert(key);
+    const at::Tensor stored = file.tensor(key);
+    if (stored.sizes() != parameter.tensor.sizes())
+      throw ConfigError(file.where(), ": ", key, " is ", stored.sizes(), ", but on this base it would be ",
+                        parameter.tensor.sizes(),
+                        ": the adapter belongs to a base of another shape or vocabulary (this one has ",
+                        model.config().vocab_size, " rows)");
+    parameter.tensor.copy_(stored);
+  }
+  std::vector<std::string> unexpected;
+  for (const std::string& name : file.names()) {
+    if (used.count(name) != 0) continue;
+    // PEFT saves whole tables beside an adapter of embedding or head: they replace the base's.
+    const std::string suffix = ".base_layer.weight";
+    if (starts_with(name, kPrefix) && ends_with(name, suffix)) {
+      const std::string path =
+          name.substr(std::string(kPrefix).size(), name.size() - std::string(kPrefix).size() - suffix.size());
+      nn::Module* module = model.find(path);
+      at::Tensor* weight = nullptr;
+      if (auto* embedding = dynamic_cast<nn::Embedding*>(module)) weight = &embedding->weight;
+      if (auto* linear = dynamic_cast<nn::Linear*>(module)) weight = &linear->weight;
+      const at::Tensor stored = file.tensor(name);
+      if (weight != nullptr && weight->defined()) {
+        if (stored.sizes() != weight->sizes())
+          throw ConfigError(file.where(), ": ", name, " is ", stored.sizes(), ", but the base has ",
+                            weight->sizes(), ": the adapter belongs to another vocabulary");
+        weight->copy_(stored);
+        continue;
+      }
+    }
+    unexpected.push_back(name);
+  }
+  if (!missing.empty())
+    throw FormatError(file.where(), ": ", missing.size(), " tensors are missing, the first is ",
+                      missing.front(), did_you_mean(missing.front(), unexpected));
+  if (!unexpected.empty())
+    throw FormatError(file.where(), ": ", unexpected.size(), " tensors fit no module, the first is ",
+                      unexpected.front());
+}
+
+}  // namespace
+
+Json adapter_config(const LoraOptions& o, const std::string& base_name) {
+  Json rows = nullptr;
+  if (!o.trainable_token_indices.empty()) rows = o.trainable_token_indices;
+  Json alphas = Json::object();
+  for (const auto& [pattern, alpha] : o.alpha_pattern) alphas[pattern] = number(alpha);
+  Json init = true;
+  if (o.init_lora_weights == "false") init = false;
+  if (o.init_lora_weights == "gaussian") init = "gaussian";
+  // One entry that is no plain name is a pattern for whole paths, which PEFT wants as a string.
+  const auto targets = [](const std::vector<std::string>& names) -> Json {
+    const auto plain = [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.';
+    };
+    if (names.size() == 1 && !std::all_of(names[0].begin(), names[0].end(), plain)) return names[0];
+    return names;
+  };
+  return {
+      {"alpha_pattern", alphas},
+      {"auto_mapping", nullptr},
+      {"base_model_name_or_path", base_name},
+      {"bias", "none"},
+      {"exclude_modules", o.exclude_modules.empty() ? Json(nullptr) : targets(o.exclude_modules)},
+      {"fan_in_fan_out", false},
+      {"inference_mode", true},
+      {"init_lora_weights", init},
+      {"layers_pattern", nullptr},
+      {"layers_to_transform", o.layers_to_transform.empty() ? Json(nullptr) : Json(o.layers_to_transform)},
+      {"lora_alpha", number(o.lora_alpha)},
+      {"lora_bias", false},
+      {"lora_dropout", o.lora_dropout},
+      {"modules_to_save", or_null(o.modules_to_save)},
+      {"peft_type", "LORA"},
+      {"r", o.r},
+      {"rank_pattern", o.rank_pattern.empty() ? Json::object() : Json(o.rank_pattern)},
+      {"revision", nullptr},
+      {"target_modules", targets(o.target_modules)},
+      {"task_type", "CAUSAL_LM"},
+      {"trainable_token_indices", rows},
+      {"use_dora", false},
+      {"use_rslora", o.use_rslora}};
+}
+
+LoraOptions parse_adapter_config(const Json& json, const std::string& where) {
+  if (!json.is_object()) throw FormatError(where, " is no JSON object");
+  refuse_unsupported(json, where);
+  LoraOptions options;
+  for (const char* key : {"r", "lora_alpha"})
+    if (!json.contains(key) || !json[key].is_number())
+      throw FormatError(where, ": '", key, "' is missing or no number");
+  options.r = json["r"].get<std::int64_t>();
+  options.lora_alpha = json["lora_alpha"].get<double>();
+  if (options.r < 1 || options.r > 1'000'000) wrong(where, "r", "at least 1", json["r"]);
+  if (json.contains("lora_dropout") && json["lora_dropout"].is_number())
+    options.lora_dropout = json["lora_dropout"].get<double>();
+  options.target_modules = names_at(json, "target_modules", where);
+  options.exclude_modules = names_at(json, "exclude_modules", where);
+  options.modules_to_save = names_at(json, "modules_to_save", where);
+  options.use_rslora = flag_at(json, "use_rslora", where);
+  if (const auto layers = json.find("layers_to_transform"); layers != json.end() && !layers->is_null())
+    options.layers_to_transform = layers->is_number_integer()
+                                      ? std::vector<std::int64_t>{layers->get<std::int64_t>()}
+                                      : integers(*layers, "layers_to_transform", where);
+  read_maps(json, where, options);
+  return options;
+}
+
+void save_adapter(const fs::path& directory, models::LanguageModel& model, const LoraOptions& options,
+                  const std::string& base_name) {
+  io::NamedTensors tensors;
+  for (const optim::Parameter& parameter : adapters::trainable_parameters(model))
+    tensors.emplace_back(kPrefix + parameter.name, parameter.tensor.detach());
+  if (tensors.empty()) throw StateError("there is no adapter to save: nothing in the model is trained");
+  io::AtomicDirectory folder(directory);
+  io::write_json(folder.path() / "adapter_config.json", adapter_config(options, base_name));
+  io::write_safetensors(folder.path() / "adapter_model.safetensors", tensors);
+  folder.commit();
+}
+
+LoraOptions load_adapter(const fs::path& directory, models::LanguageModel& model) {
+  const fs::path config_path = directory / "adapter_config.json";
+  std::error_code ignored;
+  if (!fs::exists(config_path, ignored))
+    throw IoError(directory.string(), " has no adapter_config.json: it is no PEFT adapter");
+  const fs::path weights = directory / "adapter_model.safetensors";
+  if (!fs::exists(weights, ignored) && fs::exists(directory / "adapter_model.bin", ignored))
+    throw UnsupportedError(directory.string(),
+                           " holds only adapter_model.bin, a pickled file, which can run code when read; "
+                           "load it in PEFT and save it with save_pretrained, which writes safetensors");
+  const LoraOptions options = parse_adapter_config(io::read_json(config_path), config_path.string());
+  const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
+  adapters::attach(model, options, 0);
+  try {
+    fill(model, file);
+  } catch (...) {
+    adapters::detach(model);
+    throw;
+  }
+  return options;
+}
+
+}  // namespace bitrain::hub
