@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+#include <nlohmann/json_fwd.hpp>
+
+#include <bitrain/optim/adamw.h>
+
+/// Checkpoints: folders `checkpoint-<step>` that are complete or not there.
+///
+///   trainable.safetensors   every trained tensor under its name, in its own dtype
+///   optimizer.safetensors   AdamW's state (optim::AdamW::state)
+///   trainer_state.json      Hugging Face's keys (global_step, log_history, ...) and, under "bitrain", the
+///                           counters a run resumes from
+///   manifest.json           sizes and CRC-32C of the files above, written last: the mark of completeness
+///
+/// and whatever the caller's `save_weights` writes (a Hugging Face or PEFT folder).
+namespace bitrain::train {
+
+namespace fs = std::filesystem;
+
+/// A folder of checkpoints.
+class CheckpointStore {
+ public:
+  explicit CheckpointStore(fs::path directory);
+
+  /// What to write.
+  struct Contents {
+    optim::NamedTensors trainable;
+    optim::NamedTensors optimizer;
+    const nlohmann::ordered_json* state = nullptr;         ///< trainer_state.json
+    std::function<void(const std::string&)> save_weights;  ///< Writes more into the folder; may be empty.
+  };
+  /// Writes checkpoint-<step> aside, makes it durable, renames it. IoError when the disk is full: what was
+  /// there before is untouched.
+  fs::path save(std::int64_t step, const Contents& contents);
+
+  /// Steps of the complete checkpoints, ascending. Half-written and damaged folders are passed over with a
+  /// warning.
+  [[nodiscard]] std::vector<std::int64_t> steps() const;
+  [[nodiscard]] std::optional<std::int64_t> newest() const;
+  [[nodiscard]] fs::path path(std::int64_t step) const;
+
+  /// Deletes all but the newest `keep_last` checkpoints and `best`, and what interrupted writers left.
+  void prune(std::int64_t keep_last, std::optional<std::int64_t> best);
+
+ private:
+  fs::path directory_;
+};
+
+/// A checkpoint opened for reading.
+class CheckpointReader {
+ public:
+  /// Checks every file against the manifest. FormatError when one is damaged.
+  explicit CheckpointReader(const fs::path& directory);
+
+  [[nodiscard]] const nlohmann::ordered_json& state() const;
+  /// Copies the saved tensors into `parameters`. StateError, before anything is changed, naming what is
+  /// missing, left over or of another shape or dtype.
+  void restore(const std::vector<optim::Parameter>& parameters) const;
+  [[nodiscard]] std::optional<at::Tensor> optimizer_tensor(const std::string& name) const;
+
+  ~CheckpointReader();
+  CheckpointReader(const CheckpointReader&) = delete;
+  CheckpointReader& operator=(const CheckpointReader&) = delete;
+
+ private:
+  struct Files;
+  std::unique_ptr<Files> files_;
+};
+
+/// True when `directory` holds a manifest and every file in it has the size that the manifest says.
+[[nodiscard]] bool is_complete_checkpoint(const fs::path& directory);
+
+}  // namespace bitrain::train

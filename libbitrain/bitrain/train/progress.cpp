@@ -1,0 +1,196 @@
+#include <bitrain/train/progress.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <mutex>
+
+#include <c10/util/StringUtil.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
+#include <bitrain/base/strings.h>
+
+namespace bitrain::train {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kBarWidth = 24;
+constexpr auto kRedraw = std::chrono::milliseconds(100);
+constexpr const char* kClearLine = "\r\x1b[K";
+
+std::string format(const char* pattern, double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, pattern, value);
+  return text;
+}
+
+const char* prefix(LogLevel level) {
+  switch (level) {
+    case LogLevel::kWarn: return "warning: ";
+    case LogLevel::kError: return "error: ";
+    default: return "";
+  }
+}
+
+std::string per_second(double tokens) {
+  return std::isfinite(tokens) ? with_thousands(std::llround(tokens)) + " tokens/s" : "";
+}
+
+}  // namespace
+
+ProgressStyle progress_style(const std::string& choice) {
+  if (choice == "bar") return ProgressStyle::kBar;
+  if (choice == "lines") return ProgressStyle::kLines;
+  if (choice == "none") return ProgressStyle::kNone;
+  if (choice != "auto")
+    throw ConfigError("unknown progress '", choice, "'; there are: auto, bar, lines, none");
+  const char* terminal = std::getenv("TERM");
+  const bool moves_cursor = terminal != nullptr && *terminal != '\0' && std::string(terminal) != "dumb";
+  return isatty(STDERR_FILENO) != 0 && moves_cursor ? ProgressStyle::kBar : ProgressStyle::kLines;
+}
+
+/// What is on the terminal. Shared with the log sink, which may be called from any thread.
+struct Progress::Screen {
+  std::string name;
+  ProgressStyle style = ProgressStyle::kNone;
+  std::function<void(const std::string&)> write;
+  RunInfo info;
+  double seconds_per_step = 0;   ///< Moving average.
+  double tokens_per_second = 0;  ///< Moving average.
+  Clock::time_point drawn;
+  std::string bar;  ///< What is shown now; empty: nothing.
+  LogSink previous_sink;
+  bool has_sink = false;
+  std::mutex mutex;
+
+  void clear() {
+    if (!bar.empty()) write(kClearLine);
+    bar.clear();
+  }
+
+  [[nodiscard]] std::string describe(const StepRecord& record) const {
+    const double left = seconds_per_step * static_cast<double>(info.total_steps - record.step);
+    std::string text =
+        c10::str("step ", record.step, "/", info.total_steps, "  loss ", format("%.4f", record.loss));
+    if (style == ProgressStyle::kLines) {
+      text += c10::str("  lr ", format("%.3g", record.learning_rate), "  norm ",
+                       format("%.3g", record.grad_norm));
+    }
+    text += c10::str("  ", per_second(tokens_per_second), "  ", human_seconds(left), " left");
+    if (record.skipped) text += "  skipped";
+    return text;
+  }
+
+  [[nodiscard]] std::string draw_bar(const StepRecord& record) const {
+    const double done =
+        static_cast<double>(record.step) / static_cast<double>(std::max<std::int64_t>(info.total_steps, 1));
+    const int filled = std::clamp(static_cast<int>(done * kBarWidth), 0, kBarWidth);
+    std::string shape = std::string(static_cast<std::size_t>(filled), '=') + (filled < kBarWidth ? ">" : "");
+    shape.resize(kBarWidth, ' ');
+    return "[" + shape + "]";
+  }
+};
+
+Progress::Progress(std::string name, ProgressStyle style, std::function<void(const std::string&)> write)
+    : screen_(std::make_shared<Screen>()) {
+  screen_->name = name.empty() ? "train" : std::move(name);
+  screen_->style = style;
+  screen_->write = std::move(write);
+  if (!screen_->write) {
+    screen_->write = [](const std::string& text) {
+      std::fwrite(text.data(), 1, text.size(), stderr);
+      std::fflush(stderr);
+    };
+  }
+}
+
+Progress::~Progress() {
+  {
+    const std::lock_guard<std::mutex> lock(screen_->mutex);
+    screen_->clear();
+  }
+  if (screen_->has_sink) set_log_sink(screen_->previous_sink);
+}
+
+void Progress::on_begin(const RunInfo& info) {
+  screen_->info = info;
+  if (screen_->style == ProgressStyle::kNone) return;
+  screen_->write(c10::str(screen_->name, ": ", info.total_steps, " steps, ",
+                          with_thousands(info.trainable_parameters), " trainable parameters",
+                          info.first_step > 0 ? c10::str(", resumed at step ", info.first_step) : "", "\n"));
+  if (screen_->style != ProgressStyle::kBar || screen_->has_sink) return;
+  // Messages must not be written into the bar: they go above it, and the bar is drawn again with the next
+  // step.
+  screen_->has_sink = true;
+  screen_->previous_sink = set_log_sink([screen = screen_](LogLevel level, const std::string& message) {
+    const std::lock_guard<std::mutex> lock(screen->mutex);
+    screen->clear();
+    if (screen->previous_sink) {
+      screen->previous_sink(level, message);
+    } else {
+      screen->write(c10::str(prefix(level), message, "\n"));
+    }
+  });
+}
+
+void Progress::on_step(const StepRecord& record) {
+  Screen& screen = *screen_;
+  if (screen.style == ProgressStyle::kNone) return;
+  const std::lock_guard<std::mutex> lock(screen.mutex);
+  const bool first = screen.seconds_per_step == 0;
+  const double weight = first ? 1.0 : 0.1;
+  screen.seconds_per_step += weight * (record.seconds - screen.seconds_per_step);
+  screen.tokens_per_second += weight * (record.tokens_per_second - screen.tokens_per_second);
+  const bool last = record.step == screen.info.total_steps;
+  if (screen.style == ProgressStyle::kLines) {
+    if (is_logged(record.step, screen.info.log_every, screen.info.total_steps)) {
+      screen.write(c10::str(screen.name, ": ", screen.describe(record), "\n"));
+    }
+    return;
+  }
+  const auto now = Clock::now();
+  if (!first && !last && now - screen.drawn < kRedraw) return;
+  screen.drawn = now;
+  screen.bar = c10::str(screen.name, " ", screen.draw_bar(record), " ", screen.describe(record));
+  screen.write(kClearLine + screen.bar);
+}
+
+void Progress::on_evaluate(const Evaluation& evaluation) {
+  Screen& screen = *screen_;
+  if (screen.style == ProgressStyle::kNone) return;
+  std::string text = c10::str(screen.name, ": evaluation at step ", evaluation.step, ":");
+  for (const auto& [language, figures] : evaluation.languages) {
+    text += "  " + language;
+    for (const char* figure : {"loss_per_token", "bits_per_byte"}) {
+      const auto found = figures.find(figure);
+      if (found != figures.end()) text += c10::str(" ", figure, " ", format("%.4f", found->second));
+    }
+  }
+  const std::lock_guard<std::mutex> lock(screen.mutex);
+  screen.clear();
+  screen.write(text + "\n");
+}
+
+void Progress::on_save(std::int64_t /*step*/, const std::string& directory) {
+  if (screen_->style == ProgressStyle::kNone) return;
+  const std::lock_guard<std::mutex> lock(screen_->mutex);
+  screen_->clear();
+  screen_->write(c10::str(screen_->name, ": saved ", directory, "\n"));
+}
+
+void Progress::on_end(const TrainResult& result) {
+  if (screen_->style == ProgressStyle::kNone) return;
+  const std::lock_guard<std::mutex> lock(screen_->mutex);
+  screen_->clear();
+  screen_->write(c10::str(screen_->name, result.interrupted() ? ": interrupted at step " : ": done, step ",
+                          result.steps, "  loss ", format("%.4f", result.train_loss), "  ",
+                          per_second(result.tokens_per_second), "  ", human_seconds(result.seconds), "\n"));
+}
+
+}  // namespace bitrain::train

@@ -1,0 +1,56 @@
+#include <bitrain/train/signals.h>
+
+#include <array>
+#include <atomic>
+#include <csignal>
+
+namespace bitrain::train {
+namespace {
+
+constexpr std::array<int, 2> kSignals = {SIGINT, SIGTERM};
+
+std::atomic<int> received_signal{0};
+std::atomic<bool> watching{false};
+std::array<struct sigaction, kSignals.size()> previous_actions;
+
+static_assert(std::atomic<int>::is_always_lock_free, "the handler must not lock");
+
+extern "C" void note_signal(int signal) {
+  int none = 0;
+  if (received_signal.compare_exchange_strong(none, signal)) return;
+  // The second one: the default action ends the process as soon as this handler returns.
+  struct sigaction action {};
+  action.sa_handler = SIG_DFL;
+  sigaction(signal, &action, nullptr);
+  raise(signal);
+}
+
+}  // namespace
+
+SignalWatch::SignalWatch() {
+  if (watching.exchange(true)) return;
+  active_ = true;
+  received_signal = 0;
+  struct sigaction action {};
+  action.sa_handler = note_signal;
+  sigemptyset(&action.sa_mask);
+  action.sa_flags = SA_RESTART;  // A write of a checkpoint goes on.
+  for (std::size_t i = 0; i < kSignals.size(); ++i) {
+    sigaction(kSignals[i], nullptr, &previous_actions[i]);
+    // A program started in the background ignores SIGINT: leave it so.
+    if (previous_actions[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);
+  }
+}
+
+SignalWatch::~SignalWatch() {
+  if (!active_) return;
+  for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &previous_actions[i], nullptr);
+  received_signal = 0;
+  watching = false;
+}
+
+int SignalWatch::received() {
+  return received_signal;
+}
+
+}  // namespace bitrain::train

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <bitrain/base/batch.h>
+#include <bitrain/base/loss_sum.h>
+#include <bitrain/nn/module.h>
+#include <bitrain/optim/adamw.h>
+
+namespace bitrain::train {
+
+using LossFunction = std::function<LossSum(const Batch&, const nn::ForwardContext&)>;
+
+/// Sums over the micro-batches of a step. Gradients are those of the loss *sum*; nothing is divided yet.
+struct StepSums {
+  double loss = 0;
+  double weight = 0;
+  std::int64_t tokens = 0;
+  std::int64_t nonfinite_micro_batch = -1;  ///< Index of the first one whose loss is NaN or infinite, or -1.
+  std::map<std::string, LossSum::Part> parts;
+};
+
+/// Forward and backward of all micro-batches of a step; leaves the summed gradients in `optimizer` (see
+/// AdamW::gradients). With several micro-batches and `accumulate_in_float32`, 16-bit gradients are summed in
+/// float32. Reads the loss from the device once, at the end. Throws DataError when nothing in the step is
+/// supervised.
+[[nodiscard]] StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const LossFunction& loss,
+                                            nn::ForwardContext context, optim::AdamW& optimizer,
+                                            bool accumulate_in_float32);
+
+}  // namespace bitrain::train

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <bitrain/base/batch.h>
+#include <bitrain/base/loss_sum.h>
+#include <bitrain/nn/module.h>
+#include <bitrain/optim/param_groups.h>
+#include <bitrain/train/callbacks.h>
+#include <bitrain/train/options.h>
+
+namespace bitrain::train {
+
+/// Where steps come from. A data::Loader behind functions (see train/connect.h), or anything else that can be
+/// put back to where it was.
+struct StepSource {
+  /// The micro-batches of the next optimizer step; an empty vector ends the run.
+  std::function<std::vector<Batch>()> next_step;
+  /// Where the source stands, as JSON: written into checkpoints, and into the error when a loss diverges.
+  std::function<nlohmann::ordered_json()> cursor;
+  std::function<void(const nlohmann::ordered_json&)> seek;
+  std::vector<std::string> languages;  ///< What Batch::language_ids mean; may be empty.
+  std::int64_t tokens_per_step = 0;    ///< About; only max_tokens needs it.
+};
+
+/// The parts of a run. What is optional may be left empty.
+struct TrainParts {
+  std::vector<optim::Parameter> parameters;  ///< What to train: adapters::trainable_parameters(model).
+  /// Forward pass and loss of one micro-batch, as a sum with its weight.
+  std::function<LossSum(const Batch&, const nn::ForwardContext&)> loss;
+  StepSource source;
+  /// Optional: figures by language on held-out text. Called without gradients.
+  std::function<LanguageFigures(std::int64_t step)> evaluate;
+  /// Optional: writes a Hugging Face model or PEFT adapter into a checkpoint's folder.
+  std::function<void(const std::string& directory)> save_weights;
+  /// Optional: told about every step, after the built-in ones (progress, metrics.jsonl, TensorBoard).
+  std::vector<std::shared_ptr<Callback>> callbacks;
+  std::string
+      output_dir;    ///< For checkpoints, metrics.jsonl, trainer_state.json, tensorboard/. Empty: no files.
+  std::string name;  ///< Of the run or stage, for progress ("adapt").
+};
+
+/// Trains: batches to loss to gradients to weights, with logs, evaluations and checkpoints, until the last
+/// step or a signal. The caller holds the lock of `output_dir`.
+///
+/// Per step, every micro-batch adds the gradient of its loss *sum*; the optimizer divides once by the weight
+/// of the whole step, so that 1 x 8 and 8 x 1 are the same mathematics. A resumed run repeats what an
+/// uninterrupted one would have done, bit for bit on the CPU at the same number of threads.
+class Trainer {
+ public:
+  Trainer(TrainOptions options, TrainParts parts);
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  /// Resumes if there is a checkpoint to resume from, trains to the end, and returns the whole curve. A run
+  /// that is complete already returns at once.
+  ///
+  /// SIGINT and SIGTERM end it after the step in progress: a checkpoint is written and
+  /// TrainResult::signal set (programs exit with 128 + signal). A second signal kills at once.
+  ///
+  /// Throws DataError for a step with nothing supervised, DivergedError for NaN, infinity or too many skipped
+  /// steps, StateError for a checkpoint that does not fit, IoError when a checkpoint cannot be written.
+  TrainResult run();
+
+ private:
+  struct Run;
+  std::unique_ptr<Run> run_;
+};
+
+}  // namespace bitrain::train
