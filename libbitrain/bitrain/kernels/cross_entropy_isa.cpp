@@ -14,19 +14,31 @@ float max_of(const T* x, Index n) {
   return highest;
 }
 
+// e^(x - highest) into `powers`, and their sum.
 template <class T>
-float log_sum_exp(const T* x, Index n) {
-  const float highest = max_of(x, n);
+float sum_powers(const T* x, Index n, float highest, float* powers) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (Index i = 0; i < n; ++i) sum += exp(load(x, i) - highest);
-  return highest + __builtin_logf(sum);
+  for (Index i = 0; i < n; ++i) {
+    const float power = exp(load(x, i) - highest);
+    powers[i] = power;
+    sum += power;
+  }
+  return sum;
 }
 
 template <class T>
-void write_softmax(T* x, Index n, float lse, float weight) {
+float row_loss(T* x, Index n, Index label, float weight, bool write_gradient, float* powers) {
+  const float highest = max_of(x, n);
+  const float sum = sum_powers(x, n, highest, powers);
+  const float loss = highest - load(x, label) + __builtin_logf(sum);
+  if (write_gradient) {
+    const float factor = weight / sum;
 #pragma omp simd
-  for (Index i = 0; i < n; ++i) store(x, i, exp(load(x, i) - lse) * weight);
+    for (Index i = 0; i < n; ++i) store(x, i, powers[i] * factor);
+    store(x, label, (powers[label] / sum - 1.0F) * weight);
+  }
+  return loss;
 }
 
 }  // namespace
@@ -34,16 +46,13 @@ void write_softmax(T* x, Index n, float lse, float weight) {
 void cross_entropy(FloatType type, Rows logits, const Index* labels, const float* weights, Index rows,
                    Index vocab, bool write_gradient, float* losses) {
   with_type(type, [&]<class T>(T*) {
-#pragma omp parallel for schedule(static) if (rows * vocab > kParallelElements)
-    for (Index r = 0; r < rows; ++r) {
-      T* x = row<T>(logits, r);
-      const float lse = log_sum_exp(x, vocab);
-      const float label_logit = load(x, labels[r]);
-      losses[r] = lse - label_logit;
-      if (write_gradient) {
-        const float weight = weights != nullptr ? weights[r] : 1.0F;
-        write_softmax(x, vocab, lse, weight);
-        store(x, labels[r], (exp(label_logit - lse) - 1.0F) * weight);
+#pragma omp parallel if (rows * vocab > kParallelElements)
+    {
+      Buffer<float> powers(vocab);  // A row's exponentials stay in cache between the two passes.
+#pragma omp for schedule(static)
+      for (Index r = 0; r < rows; ++r) {
+        losses[r] = row_loss(row<T>(logits, r), vocab, labels[r], weights != nullptr ? weights[r] : 1.0F,
+                             write_gradient, powers.data());
       }
     }
   });

@@ -52,7 +52,7 @@ struct BFloat16 {
     const std::uint32_t raw = bits_of(value);
     const std::uint32_t rounded = (raw + 0x7fffU + ((raw >> 16) & 1U)) >> 16;
     const std::uint32_t nan = (raw >> 16) | 0x40U;
-    bits = static_cast<std::uint16_t>((raw & 0x7fffffffU) > 0x7f800000U ? nan : rounded);
+    bits = static_cast<std::uint16_t>(value != value ? nan : rounded);
   }
   explicit operator float() const { return float_of(static_cast<std::uint32_t>(bits) << 16); }
 };

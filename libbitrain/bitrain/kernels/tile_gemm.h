@@ -75,49 +75,77 @@ inline Vector multiply_add(Vector acc, float a, Vector b) {
 #endif
 }
 
-template <class T, int kRows, int kVectors>
-inline void tile(const T* a, Index a_stride, const float* b, Index words, float* c, Index c_stride,
-                 bool add) {
+// The loops are unrolled early, so that the sums live in registers.
+template <class T, int kRows, int kVectors, bool kAdd>
+inline void tile(const T* a, Index a_stride, const float* b, Index words, float* c, Index c_stride) {
   Vector sums[kRows][kVectors];
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      sums[r][v] = add ? *reinterpret_cast<const Vector*>(c + r * c_stride + v * kVectorFloats) : Vector{};
+      if constexpr (kAdd) {
+        sums[r][v] = *reinterpret_cast<const Vector*>(c + r * c_stride + v * kVectorFloats);
+      } else {
+        sums[r][v] = Vector{};
+      }
     }
   }
   for (Index w = 0; w < words; ++w) {
     Vector columns[kVectors];
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       columns[v] = *reinterpret_cast<const Vector*>(b + w * kPanel + v * kVectorFloats);
     }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       float word;
       std::memcpy(&word, a + r * a_stride + w * kUnit<T>, sizeof(word));
+#pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) sums[r][v] = multiply_add<T>(sums[r][v], word, columns[v]);
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
       *reinterpret_cast<Vector*>(c + r * c_stride + v * kVectorFloats) = sums[r][v];
     }
   }
 }
 
-template <class T, int kVectors>
+template <class T, int kVectors, bool kAdd>
 inline void tile_rows(Index rows, const T* a, Index a_stride, const float* b, Index words, float* c,
-                      Index c_stride, bool add) {
+                      Index c_stride) {
   Index r = 0;
   for (; r + kTileRows <= rows; r += kTileRows) {
-    tile<T, kTileRows, kVectors>(a + r * a_stride, a_stride, b, words, c + r * c_stride, c_stride, add);
+    tile<T, kTileRows, kVectors, kAdd>(a + r * a_stride, a_stride, b, words, c + r * c_stride, c_stride);
   }
   const T* last = a + r * a_stride;
   float* out = c + r * c_stride;
   switch (rows - r) {
-    case 1: return tile<T, 1, kVectors>(last, a_stride, b, words, out, c_stride, add);
-    case 2: return tile<T, 2, kVectors>(last, a_stride, b, words, out, c_stride, add);
-    case 3: return tile<T, 3, kVectors>(last, a_stride, b, words, out, c_stride, add);
-    case 4: return tile<T, 4, kVectors>(last, a_stride, b, words, out, c_stride, add);
-    case 5: return tile<T, 5, kVectors>(last, a_stride, b, words, out, c_stride, add);
+    case 1: return tile<T, 1, kVectors, kAdd>(last, a_stride, b, words, out, c_stride);
+    case 2: return tile<T, 2, kVectors, kAdd>(last, a_stride, b, words, out, c_stride);
+    case 3: return tile<T, 3, kVectors, kAdd>(last, a_stride, b, words, out, c_stride);
+    case 4: return tile<T, 4, kVectors, kAdd>(last, a_stride, b, words, out, c_stride);
+    case 5: return tile<T, 5, kVectors, kAdd>(last, a_stride, b, words, out, c_stride);
     default: return;
+  }
+}
+
+template <class T, bool kAdd>
+inline void tile_columns(Index m, Index n, Index words, const T* a, Index a_stride, const float* b, float* c,
+                         Index c_stride) {
+  constexpr Index kStep = Index{kTileVectors} * kVectorFloats;
+  for (Index first = 0; first < n; first += kPanel) {
+    const float* panel = b + first * words;
+    const Index width = min(kPanel, round_up(n - first, kColumnUnit));
+    Index column = 0;
+    for (; column + kStep <= width; column += kStep) {
+      tile_rows<T, kTileVectors, kAdd>(m, a, a_stride, panel + column, words, c + first + column, c_stride);
+    }
+    for (; column < width; column += kVectorFloats) {
+      tile_rows<T, 1, kAdd>(m, a, a_stride, panel + column, words, c + first + column, c_stride);
+    }
   }
 }
 
@@ -126,17 +154,10 @@ inline void tile_rows(Index rows, const T* a, Index a_stride, const float* b, In
 template <class T>
 inline void tile_gemm(Index m, Index n, Index words, const T* a, Index a_stride, const float* b, float* c,
                       Index c_stride, bool add) {
-  constexpr Index kStep = Index{kTileVectors} * kVectorFloats;
-  for (Index first = 0; first < n; first += kPanel) {
-    const float* panel = b + first * words;
-    const Index width = min(kPanel, round_up(n - first, kColumnUnit));
-    Index column = 0;
-    for (; column + kStep <= width; column += kStep) {
-      tile_rows<T, kTileVectors>(m, a, a_stride, panel + column, words, c + first + column, c_stride, add);
-    }
-    for (; column < width; column += kVectorFloats) {
-      tile_rows<T, 1>(m, a, a_stride, panel + column, words, c + first + column, c_stride, add);
-    }
+  if (add) {
+    tile_columns<T, true>(m, n, words, a, a_stride, b, c, c_stride);
+  } else {
+    tile_columns<T, false>(m, n, words, a, a_stride, b, c, c_stride);
   }
 }
 
