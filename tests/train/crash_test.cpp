@@ -70,7 +70,8 @@ class Announce : public Callback {
 
  private:
   void announce(When when) {
-    if (when == when_ && !std::exchange(announced_, true)) EXPECT_EQ(write(descriptor_, "b", 1), 1);
+    if (when != when_ || std::exchange(announced_, true)) return;
+    EXPECT_EQ(write(descriptor_, "b", 1), 1);
   }
 
   int descriptor_;
@@ -115,8 +116,8 @@ TrainOptions saving_options(std::int64_t steps, std::int64_t save_every) {
 }
 
 /// Trains in `folder` and leaves the losses of the whole curve in `losses`.
-int train_and_note(const fs::path& folder, const TrainOptions& options, const fs::path& losses,
-                   int announce) {
+int train_and_note(const fs::path& folder, const TrainOptions& options, const fs::path& losses, int announce,
+                   When when = When::kBegin) {
   set_log_level(LogLevel::kError);
   TinyRun tiny;
   tiny.parts.callbacks.push_back(std::make_shared<Announce>(announce, when));
