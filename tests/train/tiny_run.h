@@ -1,8 +1,6 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +16,8 @@
 #include <bitrain/base/rng.h>
 #include <bitrain/nn/functional.h>
 #include <bitrain/train/trainer.h>
+
+#include "support/temporary_directory.h"
 
 /// A model of a few hundred weights, data that is a function of the counter, and the parts of a run around
 /// them.
@@ -146,24 +146,6 @@ struct TinyRun {
   TrainParts parts;
 };
 
-/// An empty folder of its own, removed at the end.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "bitrain-train-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using TemporaryFolder = test::TemporaryDirectory;
 
 }  // namespace bitrain::train::testing
