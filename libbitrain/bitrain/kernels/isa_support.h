@@ -27,15 +27,16 @@ inline Index round_up(Index n, Index unit) {
   return (n + unit - 1) / unit * unit;
 }
 
-inline std::uint32_t bits_of(float value) {
+// Loops vectorise only when everything in them is inlined, however large the file: hence always_inline.
+[[gnu::always_inline]] inline std::uint32_t bits_of(float value) {
   return __builtin_bit_cast(std::uint32_t, value);
 }
-inline float float_of(std::uint32_t bits) {
+[[gnu::always_inline]] inline float float_of(std::uint32_t bits) {
   return __builtin_bit_cast(float, bits);
 }
 
 // Rounds once where the machine can.
-inline float fma(float a, float b, float c) {
+[[gnu::always_inline]] inline float fma(float a, float b, float c) {
 #if defined(__FMA__)
   return __builtin_fmaf(a, b, c);
 #else
@@ -48,21 +49,23 @@ struct BFloat16 {
   std::uint16_t bits;
 
   BFloat16() = default;
-  explicit BFloat16(float value) {
+  [[gnu::always_inline]] explicit BFloat16(float value) {
     const std::uint32_t raw = bits_of(value);
     const std::uint32_t rounded = (raw + 0x7fffU + ((raw >> 16) & 1U)) >> 16;
     const std::uint32_t nan = (raw >> 16) | 0x40U;
     bits = static_cast<std::uint16_t>(value != value ? nan : rounded);
   }
-  explicit operator float() const { return float_of(static_cast<std::uint32_t>(bits) << 16); }
+  [[gnu::always_inline]] explicit operator float() const {
+    return float_of(static_cast<std::uint32_t>(bits) << 16);
+  }
 };
 
 template <class T>
-inline float load(const T* x, Index i) {
+[[gnu::always_inline]] inline float load(const T* x, Index i) {
   return static_cast<float>(x[i]);
 }
 template <class T>
-inline void store(T* y, Index i, float value) {
+[[gnu::always_inline]] inline void store(T* y, Index i, float value) {
   y[i] = T(value);
 }
 template <class T>
@@ -86,7 +89,7 @@ inline void with_type(FloatType type, const Function& f) {
 
 /// e^x to 2 units in the last place; 0 below -87.3, and no more than 2^127.5. NaN stays NaN. Written so that
 /// loops over it vectorise.
-inline float exp(float x) {
+[[gnu::always_inline]] inline float exp(float x) {
   constexpr float kRound = 0x1.8p23F;  // Adding it rounds to an integer in the low bits.
   const float clamped = x > 88.37F ? 88.37F : x;
   const float shifted = fma(clamped, 0x1.715476p+0F, kRound);
@@ -102,7 +105,7 @@ inline float exp(float x) {
   return x < -87.3F ? 0.0F : p * power;
 }
 
-inline float sigmoid(float x) {
+[[gnu::always_inline]] inline float sigmoid(float x) {
   return 1.0F / (1.0F + exp(-x));
 }
 

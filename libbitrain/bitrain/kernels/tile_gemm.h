@@ -50,13 +50,13 @@ using Compute = float;
 template <class T>
 constexpr Index kUnit = 4 / static_cast<Index>(sizeof(T));
 
-inline Vector broadcast(float value) {
+[[gnu::always_inline]] inline Vector broadcast(float value) {
   return Vector{} + value;
 }
 
 // acc + a b, where a and b are words: the product of floats, or the dot product of pairs.
 template <class T>
-inline Vector multiply_add(Vector acc, float a, Vector b) {
+[[gnu::always_inline]] inline Vector multiply_add(Vector acc, float a, Vector b) {
 #if defined(__AVX512BF16__)
   if constexpr (sizeof(T) == 2) {
     return reinterpret_cast<Vector>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(acc),
