@@ -1,0 +1,335 @@
+#include <bitrain/data/loader.h>
+
+#include <map>
+#include <numeric>
+#include <set>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/rng.h>
+#include <bitrain/data/inspect.h>
+#include <support/byte_tokenizer.h>
+
+namespace bitrain::data {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// Token t of sample n of a source is base + 1000 n + t, so that every token can be told apart.
+TokenSequence numbered(std::int32_t first, std::int32_t length) {
+  TokenSequence sequence;
+  sequence.ids.resize(static_cast<std::size_t>(length));
+  std::iota(sequence.ids.begin(), sequence.ids.end(), first);
+  for (std::int32_t id : sequence.ids) sequence.labels.push_back(id + 1);
+  return sequence;
+}
+
+/// Documents of random lengths; Example::text is the length, id the number.
+SourcePtr documents(const std::string& name, std::int64_t count, std::int64_t longest) {
+  RandomStream random(1, "documents " + name);
+  std::vector<Example> examples(static_cast<std::size_t>(count));
+  for (Example& example : examples) {
+    example.text = std::to_string(1 + random.below(static_cast<std::uint64_t>(longest)));
+  }
+  return make_source(name, name, examples);
+}
+
+TokenSequence encode(const Example& example) {
+  const std::int32_t base = example.source == "es" ? 100'000'000 : 0;
+  return numbered(base + 1000 * static_cast<std::int32_t>(example.id), std::stoi(example.text));
+}
+
+/// A step as plain numbers: ids, labels, boundaries, languages and first_token of each micro-batch.
+using Plain = std::vector<std::vector<std::int64_t>>;
+Plain plain(const std::vector<Batch>& step) {
+  Plain result;
+  for (const Batch& batch : step) {
+    for (const at::Tensor& tensor : {batch.input_ids, batch.labels, batch.position_ids}) {
+      const auto* data = tensor.const_data_ptr<std::int64_t>();
+      result.emplace_back(data, data + tensor.numel());
+    }
+    result.emplace_back(batch.boundaries.begin(), batch.boundaries.end());
+    result.emplace_back(batch.language_ids.begin(), batch.language_ids.end());
+    result.push_back({batch.first_token});
+  }
+  return result;
+}
+
+LoaderOptions options(const std::string& packing = "best_fit", std::int64_t threads = 0) {
+  LoaderOptions o;
+  o.sequence_length = 32;
+  o.rows_per_step = 4;
+  o.packing = packing;
+  o.prefetch_threads = threads;
+  o.mixture.weights = {{"en", 0.3}, {"es", 0.7}};
+  return o;
+}
+
+std::unique_ptr<Loader> loader(const LoaderOptions& o, std::uint64_t seed = 5, Encode how = encode) {
+  return std::make_unique<Loader>(o, std::vector<SourcePtr>{documents("en", 50, 40), documents("es", 37, 80)},
+                                  std::move(how), LoaderRun{seed, 100});
+}
+
+TEST(Loader, EveryPassGivesEveryTokenOnceWithItsLabel) {
+  for (const char* packing : {"cut", "best_fit"}) {
+    LoaderOptions o = options(packing);
+    o.mixture.kind = "passes";
+    o.mixture.weights = {{"en", 2}, {"es", 1}};
+    auto l = loader(o);
+    std::map<std::int64_t, int> seen;
+    for (auto step = l->next_step(); !step.empty(); step = l->next_step()) {
+      for (const Batch& batch : step) {
+        EXPECT_LE(batch.longest_segment(), 32);
+        const auto* ids = batch.input_ids.const_data_ptr<std::int64_t>();
+        const auto* labels = batch.labels.const_data_ptr<std::int64_t>();
+        for (std::int64_t i = 0; i < batch.tokens(); ++i) {
+          ++seen[ids[i]];
+          ASSERT_EQ(labels[i], ids[i] + 1);  // also at cuts: the token that comes next in the document
+        }
+      }
+    }
+    std::int64_t expected = 0;
+    for (const SourcePtr& source : {documents("en", 50, 40), documents("es", 37, 80)}) {
+      for (std::int64_t i = 0; i < source->size(); ++i) {
+        for (std::int32_t id : encode(source->at(i)).ids) {
+          ASSERT_EQ(seen[id], source->name() == "en" ? 2 : 1) << packing << " token " << id;
+          ++expected;
+        }
+      }
+    }
+    EXPECT_EQ(static_cast<std::int64_t>(seen.size()), expected);
+    EXPECT_TRUE(l->next_step().empty());
+  }
+}
+
+TEST(Loader, CutFillsEveryRow) {
+  auto l = loader(options("cut"));
+  for (int step = 0; step < 20; ++step) EXPECT_EQ(l->next_step().at(0).tokens(), 128);
+}
+
+TEST(Loader, BestFitWastesLittleAndKeepsShortDocumentsWhole) {
+  auto l = loader(options("best_fit"));
+  std::int64_t tokens = 0;
+  for (int step = 0; step < 50; ++step) {
+    for (const Batch& batch : l->next_step()) {
+      tokens += batch.tokens();
+      for (std::size_t s = 0; s + 1 < batch.boundaries.size(); ++s) {
+        const auto id = batch.input_ids.const_data_ptr<std::int64_t>()[batch.boundaries[s]];
+        EXPECT_EQ(id % 1000 % 32, 0);  // begins a document, or a piece of a long one
+      }
+    }
+  }
+  EXPECT_GT(static_cast<double>(tokens), 0.93 * 50 * 128);
+}
+
+TEST(Loader, ThreadsChangeNothing) {
+  for (const char* packing : {"cut", "best_fit"}) {
+    std::vector<Plain> expected;
+    auto none = loader(options(packing, 0));
+    for (int i = 0; i < 40; ++i) expected.push_back(plain(none->next_step()));
+    for (std::int64_t threads : {1, 2, 4}) {
+      auto some = loader(options(packing, threads));
+      for (int i = 0; i < 40; ++i) {
+        ASSERT_EQ(plain(some->next_step()), expected[static_cast<std::size_t>(i)])
+            << packing << ", " << threads << " threads, step " << i;
+      }
+      EXPECT_EQ(to_json(some->cursor()), to_json(none->cursor()));
+    }
+  }
+}
+
+TEST(Loader, ResumedAtAnyStepIsUninterrupted) {
+  for (const char* packing : {"cut", "best_fit"}) {
+    for (const char* unit : {"samples", "tokens"}) {
+      LoaderOptions o = options(packing, 2);
+      o.mixture.unit = unit;
+      auto whole = loader(o);
+      std::vector<std::string> cursors{to_json(whole->cursor()).dump()};
+      std::vector<Plain> expected;
+      for (int i = 0; i < 20; ++i) {
+        expected.push_back(plain(whole->next_step()));
+        cursors.push_back(to_json(whole->cursor()).dump());
+      }
+      for (std::size_t at : {0u, 1u, 7u, 13u}) {
+        o.prefetch_threads = static_cast<std::int64_t>(at % 3);
+        auto resumed = loader(o);
+        (void)resumed->next_step();  // seek must also undo what was prefetched
+        resumed->seek(cursor_from_json(nlohmann::ordered_json::parse(cursors[at])));
+        for (std::size_t i = at; i < expected.size(); ++i) {
+          ASSERT_EQ(plain(resumed->next_step()), expected[i]) << packing << " from " << at << ", step " << i;
+          ASSERT_EQ(to_json(resumed->cursor()).dump(), cursors[i + 1]);
+        }
+      }
+    }
+  }
+}
+
+TEST(Loader, MicroBatchesSplitTheSameStep) {
+  LoaderOptions o = options();
+  auto one = loader(o);
+  o.micro_batch_rows = 1;
+  auto four = loader(o);
+  for (int step = 0; step < 10; ++step) {
+    const Batch whole = one->next_step().at(0);
+    const auto parts = four->next_step();
+    EXPECT_EQ(parts.size(), 4u);
+    std::int64_t at = 0;
+    for (const Batch& part : parts) {
+      EXPECT_EQ(part.first_token, at);
+      for (std::int64_t i = 0; i < part.tokens(); ++i, ++at) {
+        ASSERT_EQ(part.input_ids.const_data_ptr<std::int64_t>()[i],
+                  whole.input_ids.const_data_ptr<std::int64_t>()[at]);
+        ASSERT_EQ(part.position_ids.const_data_ptr<std::int64_t>()[i],
+                  whole.position_ids.const_data_ptr<std::int64_t>()[at]);
+      }
+    }
+    EXPECT_EQ(at, whole.tokens());
+  }
+}
+
+TEST(Loader, RealisedSharesAreThoseAskedFor) {
+  for (const char* unit : {"samples", "tokens"}) {
+    LoaderOptions o = options();
+    o.mixture.unit = unit;
+    auto l = loader(o);
+    for (int i = 0; i < 100; ++i) (void)l->next_step();
+    const auto shares = l->shares();
+    ASSERT_EQ(shares.size(), 2u);
+    EXPECT_EQ(shares[1].language, "es");
+    EXPECT_NEAR(shares[1].asked, 0.7, 1e-9);
+    EXPECT_NEAR(shares[1].realised, 0.7, 0.01) << unit;
+    EXPECT_NEAR(shares[0].realised + shares[1].realised, 1, 1e-12);
+    EXPECT_GT(shares[1].epochs, 1);
+    EXPECT_THAT(describe(shares, unit), HasSubstr(std::string("es: asked 70.0 %, realised ")));
+  }
+}
+
+TEST(Loader, EveryEpochReadsEverythingInAnotherOrder) {
+  LoaderOptions o = options("best_fit");
+  o.mixture.weights = {{"en", 1}, {"es", 0}};
+  o.rows_per_step = 1;
+  std::vector<std::int64_t> order;
+  auto l = loader(o, 5, [&](const Example& example) {
+    order.push_back(example.id);
+    return numbered(0, 32);
+  });
+  for (int i = 0; i < 100; ++i) (void)l->next_step();
+  ASSERT_EQ(order.size(), 100u);
+  const std::vector<std::int64_t> first(order.begin(), order.begin() + 50);
+  const std::vector<std::int64_t> second(order.begin() + 50, order.end());
+  EXPECT_EQ(std::set<std::int64_t>(first.begin(), first.end()).size(), 50u);
+  EXPECT_EQ(std::set<std::int64_t>(second.begin(), second.end()).size(), 50u);
+  EXPECT_NE(first, second);
+  EXPECT_NE(plain(loader(options(), 5)->next_step()), plain(loader(options(), 6)->next_step()));
+}
+
+TEST(Loader, WithoutBoundariesARowIsOneSegment) {
+  LoaderOptions o = options("cut");
+  o.keep_boundaries = false;
+  EXPECT_THAT(loader(o)->next_step().at(0).boundaries, ElementsAre(0, 32, 64, 96, 128));
+}
+
+TEST(Loader, FailuresComeAtTheirStepWithAnyNumberOfThreads) {
+  const auto fail_at = [](const Example& example) {
+    if (example.source == "es" && example.id == 11) throw DataError("row 12 is bad");
+    return encode(example);
+  };
+  std::vector<int> steps;
+  for (std::int64_t threads : {0, 1, 4}) {
+    auto l = loader(options("cut", threads), 5, fail_at);
+    int step = 0;
+    std::string message;
+    try {
+      for (;; ++step) (void)l->next_step();
+    } catch (const DataError& error) {
+      message = error.what();
+    }
+    EXPECT_EQ(message, "row 12 is bad");
+    EXPECT_THROW((void)l->next_step(), DataError);  // and again, rather than hang
+    EXPECT_EQ(l->cursor().step, step);
+    steps.push_back(step);
+  }
+  EXPECT_EQ(steps[0], steps[1]);
+  EXPECT_EQ(steps[0], steps[2]);
+}
+
+TEST(Loader, DropsAreCountedAndASourceOfNothingButDropsIsAnError) {
+  auto some = loader(options(), 5, [](const Example& example) {
+    return example.id % 2 == 0 ? TokenSequence{} : encode(example);
+  });
+  for (int i = 0; i < 30; ++i) (void)some->next_step();
+  EXPECT_GT(some->shares()[0].dropped, 0);
+  EXPECT_NEAR(some->shares()[1].realised, 0.7, 0.05);
+  for (std::int64_t threads : {0, 2}) {
+    auto all = loader(options("cut", threads), 5, [](const Example& example) {
+      return example.source == "es" ? TokenSequence{} : encode(example);
+    });
+    EXPECT_THROW((void)all->next_step(), DataError);
+  }
+}
+
+TEST(Loader, UnimaxCapHolds) {
+  LoaderOptions o = options();
+  o.mixture = {};
+  o.mixture.kind = "unimax";
+  o.mixture.max_epochs = 1.5;
+  auto l = loader(o);
+  while (!l->next_step().empty()) {
+  }
+  for (const SourceShare& share : l->shares()) EXPECT_LE(share.epochs, 1.5);
+}
+
+TEST(Loader, CursorsOfOtherDataOrDamagedAreRefused) {
+  auto l = loader(options("cut"));
+  (void)l->next_step();
+  Cursor cursor = l->cursor();
+  ASSERT_FALSE(cursor.carried.empty());
+  Cursor other = cursor;
+  other.sources[0] = "en (51 documents)";
+  EXPECT_THROW(l->seek(other), StateError);
+  other = cursor;
+  other.carried[0].end = 100000;
+  EXPECT_THROW(l->seek(other), StateError);
+  other = cursor;
+  other.carried[0].source = 2;
+  EXPECT_THROW(l->seek(other), StateError);
+  EXPECT_THROW(l->seek(Cursor{}), StateError);
+  EXPECT_THROW((void)cursor_from_json(nlohmann::ordered_json::parse("{\"step\": 1}")), FormatError);
+  EXPECT_THROW((void)cursor_from_json(nlohmann::ordered_json::parse("[3]")), FormatError);
+}
+
+TEST(Loader, WrongOptionsAreErrors) {
+  LoaderOptions o = options();
+  o.packing = "bestfit";
+  EXPECT_THROW((void)loader(o), ConfigError);
+  o = options();
+  o.rows_per_step = 0;
+  EXPECT_THROW((void)loader(o), ConfigError);
+  const auto twice = [] { Loader l(options(), {documents("en", 5, 5), documents("en", 5, 5)}, encode, {}); };
+  EXPECT_THROW(twice(), ConfigError);
+}
+
+TEST(Inspect, MarksWhatIsSupervised) {
+  test::ByteTokenizer tokenizer;
+  // Prompt "ab", reply "c" and EOS; the second segment is a piece that goes on after a cut.
+  const Batch batch = make_batch({{256, 'a', 'b', 'c'}, {'x', '\n'}},
+                                 {{kIgnoreIndex, kIgnoreIndex, 'c', 257}, {'\n', kIgnoreIndex}}, {1, 0});
+  const std::string text = render_batch(batch, tokenizer, {"en", "es"});
+  EXPECT_EQ(text,
+            "segment 0 · es · 4 tokens · 2 supervised\n<s> a b [c] [-></s>]\n"
+            "segment 1 · en · 2 tokens · 1 supervised\nx [\\n]\n");
+  InspectOptions some;
+  some.max_segments = 1;
+  some.color = true;
+  some.ids = true;
+  const std::string colored = render_batch(batch, tokenizer, {"en", "es"}, some);
+  EXPECT_THAT(colored, HasSubstr("\x1b[32m[c(99)]\x1b[0m"));
+  EXPECT_THAT(colored, HasSubstr("... 1 more segments"));
+}
+
+}  // namespace
+}  // namespace bitrain::data

@@ -1,0 +1,211 @@
+#include <bitrain/data/source.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/fields.h>
+#include <support/temporary_directory.h>
+
+namespace bitrain::data {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class SourceTest : public ::testing::Test {
+ protected:
+  std::string write(const std::string& name, const std::string& contents) const {
+    const std::string path = (folder_.path() / name).string();
+    std::ofstream(path, std::ios::binary) << contents;
+    return path;
+  }
+  SourceOptions options(const std::string& name, const std::string& contents) const {
+    SourceOptions o;
+    o.path = write(name, contents);
+    o.language = "en";
+    return o;
+  }
+
+  bitrain::test::TemporaryDirectory folder_;
+};
+
+template <class Call>
+std::string message_of(Call call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return std::string(kind_name(error.kind())) + ": " + error.what();
+  }
+  return "no error";
+}
+
+TEST_F(SourceTest, ReadsLinesByNumberWithAnyLineEnd) {
+  SourceCounts counts;
+  auto source = open_source(options("a.txt", "\xef\xbb\xbfone\r\n\ntwo\n   \nthree"), Split::kAll, &counts);
+  ASSERT_EQ(source->size(), 3);
+  EXPECT_THAT(texts_of(*source), ElementsAre("one", "two", "three"));
+  EXPECT_EQ(source->at(1).id, 2);
+  EXPECT_EQ(source->at(1).language, "en");
+  EXPECT_EQ(source->at(1).source, "en");
+  EXPECT_EQ(counts.rows, 5);
+  EXPECT_EQ(counts.blank, 2);
+  EXPECT_EQ(counts.bytes, 11);
+  EXPECT_THROW((void)source->at(3), StateError);
+}
+
+TEST_F(SourceTest, ReadsGzipAndZstdAsThePlainFile) {
+  for (const std::string& name : {std::string("x.tsv.gz"), std::string("y.tsv.zst"), std::string("z.tsv")}) {
+    const std::string plain = write("plain.tsv", "v\tone\tuno\nv\ttwo\tdos\n");
+    const std::string path = (folder_.path() / name).string();
+    const std::string tool = name.back() == 'z' ? "gzip -c " : name.back() == 't' ? "zstd -qc " : "cat ";
+    if (std::system((tool + plain + " > " + path + " 2>/dev/null").c_str()) != 0) {
+      GTEST_SKIP() << tool << "is not installed";
+    }
+    SourceOptions o;
+    o.path = path;
+    o.column = 3;
+    EXPECT_THAT(texts_of(*open_source(o)), ElementsAre("uno", "dos")) << name;
+  }
+}
+
+TEST_F(SourceTest, ReadsPairsFromTsv) {
+  SourceOptions o = options("a.tsv", "verse\tone\tuno\nverse\ttwo\t\nverse\tthree\ttres\textra\n");
+  o.column = 2;
+  o.pair_column = 3;
+  o.pair_language = "es";
+  SourceCounts counts;
+  auto source = open_source(o, Split::kAll, &counts);
+  ASSERT_EQ(source->size(), 2);
+  EXPECT_EQ(counts.blank, 1);  // an empty cell
+  EXPECT_EQ(source->at(1).text, "three");
+  EXPECT_EQ(source->at(1).pair_text, "tres");
+  EXPECT_EQ(source->at(1).pair_language, "es");
+  EXPECT_THAT(source->languages(), ElementsAre("en", "es"));
+}
+
+TEST_F(SourceTest, MissingColumnsNameFileAndLine) {
+  SourceOptions o = options("short.tsv", "a\tb\nonly\n");
+  o.column = 2;
+  EXPECT_THAT(message_of([&] { (void)open_source(o); }),
+              AllOf(HasSubstr("data error"), HasSubstr("short.tsv:2: has 1 column, column 2")));
+  o.skip_invalid = true;
+  SourceCounts counts;
+  EXPECT_EQ(open_source(o, Split::kAll, &counts)->size(), 1);
+  EXPECT_EQ(counts.invalid, 1);
+}
+
+TEST_F(SourceTest, InvalidUtf8NamesFileAndLine) {
+  SourceOptions o = options("latin1.txt",
+                            "good\nma\xf1"
+                            "ana\n");
+  EXPECT_THAT(message_of([&] { (void)open_source(o); }),
+              AllOf(HasSubstr("data error"), HasSubstr("latin1.txt:2: byte 3 is not UTF-8"),
+                    HasSubstr("skip_invalid")));
+  o.skip_invalid = true;
+  SourceCounts counts;
+  EXPECT_THAT(texts_of(*open_source(o, Split::kAll, &counts)), ElementsAre("good"));
+  EXPECT_EQ(counts.invalid, 1);
+}
+
+TEST_F(SourceTest, ReadsThreeKindsOfJsonRows) {
+  auto source = open_source(options(
+      "a.jsonl", R"({"text": "plain"})"
+                 "\n"
+                 R"({"prompt": "p", "response": "r"})"
+                 "\n"
+                 R"({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]})"
+                 "\n"));
+  EXPECT_EQ(source->at(0).text, "plain");
+  ASSERT_EQ(source->at(1).messages.size(), 2u);
+  EXPECT_EQ(source->at(1).messages[0].role, "user");
+  EXPECT_EQ(source->at(1).messages[1].content, "r");
+  EXPECT_EQ(source->at(2).messages[1].content, "a");
+}
+
+TEST_F(SourceTest, BrokenJsonRowsNameFileAndLine) {
+  const std::string good = "{\"text\": \"a\"}\n";
+  for (const char* bad : {"{\"text\": ", "{\"text\": 3}", "[1]", "{\"other\": \"x\"}", "{\"prompt\": \"p\"}",
+                          "{\"messages\": []}", "{\"messages\": [{\"role\": \"user\"}]}",
+                          "{\"messages\": [1]}", "{\"text\": \"a\", \"text\": \"b\"}"}) {
+    SourceOptions o = options("bad.jsonl", good + bad + "\n");
+    EXPECT_THAT(message_of([&] { (void)open_source(o); }), HasSubstr("bad.jsonl:2")) << bad;
+    o.skip_invalid = true;
+    SourceCounts counts;
+    EXPECT_EQ(open_source(o, Split::kAll, &counts)->size(), 1);
+    EXPECT_EQ(counts.invalid, 1) << bad;
+  }
+}
+
+TEST_F(SourceTest, EmptySourcesAreErrors) {
+  EXPECT_THAT(message_of([&] { (void)open_source(options("e.txt", "")); }),
+              AllOf(HasSubstr("data error"), HasSubstr("e.txt"), HasSubstr("has no text")));
+  EXPECT_THROW((void)open_source(options("blank.txt", "\n \n")), DataError);
+  EXPECT_THAT(message_of([&] { (void)open_source(options("one.txt", "a\n"), Split::kHeldOut); }),
+              HasSubstr("held out for evaluation"));
+  EXPECT_THROW((void)make_source("none", "en", {}), DataError);
+  SourceOptions missing;
+  missing.path = (folder_.path() / "missing.txt").string();
+  EXPECT_THROW((void)open_source(missing), IoError);
+}
+
+TEST_F(SourceTest, ContradictingOptionsAreErrors) {
+  auto with = [&](auto change) {
+    SourceOptions o = options("a.txt", "a\nb\n");
+    change(o);
+    return message_of([&] { (void)open_source(o); });
+  };
+  EXPECT_THAT(with([](auto& o) { o.format = "tvs"; }), HasSubstr("did you mean 'tsv'"));
+  EXPECT_THAT(with([](auto& o) { o.column = 0; }), HasSubstr("counted from 1"));
+  EXPECT_THAT(with([](auto& o) { o.held_out_last = o.held_out_every = 2; }), HasSubstr("not both"));
+  EXPECT_THAT(with([](auto& o) { o.held_out_every = 1; }), HasSubstr("nothing to train on"));
+  EXPECT_THAT(with([](auto& o) { o.pair_column = 2; }), HasSubstr("TSV"));
+  EXPECT_THAT(with([](auto& o) { o.max_rows = -1; }), HasSubstr("negative"));
+}
+
+TEST_F(SourceTest, HeldOutRowsAndTrainingRowsPartTheFile) {
+  for (const bool every : {false, true}) {
+    SourceOptions o = options("n.txt", "1\n2\n\n4\n5\n6\n7\n8\n");
+    (every ? o.held_out_every : o.held_out_last) = every ? 4 : 2;
+    const auto train = texts_of(*open_source(o, Split::kTrain));
+    const auto held = texts_of(*open_source(o, Split::kHeldOut));
+    if (every) {
+      EXPECT_THAT(held, ElementsAre("4", "8"));
+      EXPECT_THAT(train, ElementsAre("1", "2", "5", "6", "7"));
+    } else {
+      EXPECT_THAT(held, ElementsAre("7", "8"));
+      EXPECT_THAT(train, ElementsAre("1", "2", "4", "5", "6"));
+    }
+  }
+}
+
+TEST_F(SourceTest, JoinsConsecutiveLinesButNotAcrossHeldOutRows) {
+  SourceOptions o = options("n.txt", "1\n2\n3\n4\n5\n6\n7\n");
+  o.lines_per_document = 2;
+  o.line_joiner = " ";
+  EXPECT_THAT(texts_of(*open_source(o)), ElementsAre("1 2", "3 4", "5 6", "7"));
+  o.held_out_every = 4;
+  EXPECT_THAT(texts_of(*open_source(o, Split::kTrain)), ElementsAre("1 2", "3", "5 6", "7"));
+}
+
+TEST_F(SourceTest, BlankLinesPartDocumentsOnRequest) {
+  SourceOptions o = options("p.txt", "1\n2\n\n3\n\n\n4\n5\n");
+  o.lines_per_document = 0;
+  EXPECT_THAT(texts_of(*open_source(o)), ElementsAre("1\n2", "3", "4\n5"));
+}
+
+TEST_F(SourceTest, MaxRowsStopsReading) {
+  SourceOptions o = options("n.txt", "1\n2\n\xff\n");
+  o.max_rows = 2;
+  EXPECT_EQ(open_source(o)->size(), 2);
+}
+
+TEST(Options, EveryFieldIsListed) {
+  EXPECT_EQ(field_names<SourceOptions>().size(), 17u);
+}
+
+}  // namespace
+}  // namespace bitrain::data
