@@ -93,7 +93,7 @@ fs::path CheckpointStore::path(std::int64_t step) const {
 }
 
 fs::path CheckpointStore::save(std::int64_t step, const Contents& contents) {
-  const fs::path target = path(step);
+  fs::path target = path(step);
   try {
     io::AtomicDirectory folder(target);
     const fs::path aside = folder.path();

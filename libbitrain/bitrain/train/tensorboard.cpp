@@ -170,7 +170,8 @@ void TensorBoard::on_step(const StepRecord& record) {
 void TensorBoard::on_evaluate(const Evaluation& evaluation) {
   std::vector<std::pair<std::string, double>> values;
   for (const auto& [language, figures] : evaluation.languages) {
-    for (const auto& [name, value] : figures) values.emplace_back("eval/" + language + "/" + name, value);
+    for (const auto& [name, value] : figures)
+      values.emplace_back(c10::str("eval/", language, "/", name), value);
   }
   file_->add_scalars(evaluation.step, values);
   file_->flush();
