@@ -15,8 +15,8 @@ struct LlamaConfig;
 /// Keys and values of past tokens, for generation: the only place that has rows.
 struct KeyValueCache {
   struct Layer {
-    at::Tensor keys;    ///< [T, H_kv, head_dim]
-    at::Tensor values;  ///< [T, H_kv, head_dim]
+    at::Tensor keys;    ///< [capacity, H_kv, head_dim]; the first `length` rows are filled.
+    at::Tensor values;  ///< The same.
   };
   std::vector<Layer> layers;
   std::int64_t length = 0;
@@ -25,7 +25,8 @@ struct KeyValueCache {
 /// A decoder that maps packed tokens to hidden states. The head is applied by objectives, in chunks.
 class LanguageModel : public nn::Module {
  public:
-  /// [N] tokens -> hidden [N, D] after the final norm.
+  /// [N] tokens -> hidden [N, D] after the final norm. Throws DataError for a token outside the vocabulary,
+  /// UnsupportedError for a segment longer than the model's sliding window.
   [[nodiscard]] virtual ModelOutput forward(const Batch& batch, const nn::ForwardContext& context) = 0;
   /// The next tokens of one row: input_ids [n] are appended to the cache; returns hidden [n, D]. No gradient.
   [[nodiscard]] virtual at::Tensor forward_cached(const at::Tensor& input_ids, KeyValueCache& cache) = 0;

@@ -13,7 +13,7 @@ namespace bitrain::nn {
 /// never know which; adapters never know the quantiser. Also the language-model head.
 class Linear : public Module {
  public:
-  /// Weights are allocated but not filled.
+  /// Weights are allocated but not filled. The names are fixed: "weight", "bias".
   Linear(std::int64_t in_features, std::int64_t out_features, bool bias, at::TensorOptions options = {});
 
   /// x [.., in] -> [.., out]. The base weight gets a gradient only where it requires one.
@@ -31,7 +31,8 @@ class Linear : public Module {
   std::int64_t out_features;
   at::Tensor weight;  ///< [out, in]; undefined when quantised.
   std::optional<quant::QuantizedTensor> quantized;
-  at::Tensor bias;  ///< [out], or undefined.
+  at::Tensor bias;             ///< [out], or undefined.
+  bool shares_weight = false;  ///< A tied head: the weight is the embedding's, which visits and saves it.
   std::vector<LowRank> adapters;
   std::optional<TrainableRows> trainable_rows;  ///< For a head.
 

@@ -1,0 +1,94 @@
+#include <bitrain/adapters/parameters.h>
+
+#include <set>
+
+#include <bitrain/base/error.h>
+#include <bitrain/nn/embedding.h>
+#include <bitrain/nn/linear.h>
+
+namespace bitrain::adapters {
+namespace {
+
+using optim::Parameter;
+using optim::Role;
+
+/// Collects what requires grad, each tensor once.
+class Collector {
+ public:
+  void add(std::string name, const at::Tensor& tensor, Role role, bool adapter) {
+    if (!tensor.requires_grad() || !seen_.insert(tensor.unsafeGetTensorImpl()).second) return;
+    parameters_.push_back({std::move(name), tensor, role, adapter});
+  }
+  [[nodiscard]] std::vector<Parameter> take() { return std::move(parameters_); }
+
+ private:
+  std::set<const void*> seen_;
+  std::vector<Parameter> parameters_;
+};
+
+std::string joined(const std::string& path, const std::string& name) {
+  return path.empty() ? name : path + "." + name;
+}
+
+void add_extras(Collector& collector, const std::string& path, Role role, bool embedding,
+                const std::vector<nn::LowRank>& adapters, const std::optional<nn::TrainableRows>& rows) {
+  for (const nn::LowRank& adapter : adapters) {
+    collector.add(joined(path, embedding ? "lora_embedding_A" : "lora_A.weight"), adapter.a, role, true);
+    collector.add(joined(path, embedding ? "lora_embedding_B" : "lora_B.weight"), adapter.b, role, true);
+  }
+  if (rows) collector.add(joined(path, "token_adapter.trainable_tokens_delta"), rows->rows, role, true);
+}
+
+void visit_weights(models::LanguageModel& model, const std::function<void(at::Tensor&)>& visit) {
+  model.visit_tensors([&](const std::string&, at::Tensor& tensor) { visit(tensor); });
+}
+
+}  // namespace
+
+std::vector<Parameter> trainable_parameters(models::LanguageModel& model) {
+  Collector collector;
+  const nn::Linear* head = &model.output_head();
+  model.visit_modules([&](const std::string& path, nn::Module& module) {
+    const auto* linear = dynamic_cast<nn::Linear*>(&module);
+    const auto* embedding = dynamic_cast<nn::Embedding*>(&module);
+    const Role weights = embedding ? Role::kEmbedding : linear == head && head ? Role::kHead : Role::kLinear;
+    module.visit_own_tensors([&](const std::string& name, at::Tensor& tensor) {
+      const Role role = name == "bias" ? Role::kBias : linear || embedding ? weights : Role::kNorm;
+      collector.add(joined(path, name), tensor, role, false);
+    });
+    if (linear) add_extras(collector, path, weights, false, linear->adapters, linear->trainable_rows);
+    if (embedding) add_extras(collector, path, weights, true, embedding->adapters, embedding->trainable_rows);
+  });
+  return collector.take();
+}
+
+void train_all(models::LanguageModel& model) {
+  model.visit_modules([](const std::string& path, nn::Module& module) {
+    const auto* linear = dynamic_cast<nn::Linear*>(&module);
+    if (linear && linear->is_quantized())
+      throw StateError(path,
+                       " is in 4 bits and cannot be trained in full: attach adapters, or load the model "
+                       "without quantising");
+  });
+  visit_weights(model, [](at::Tensor& tensor) { tensor.set_requires_grad(true); });
+  static_cast<void>(model.output_head());  // A tied head takes the embedding's tensor.
+}
+
+void freeze(models::LanguageModel& model) {
+  visit_weights(model, [](at::Tensor& tensor) {
+    tensor.set_requires_grad(false);
+    tensor.mutable_grad() = at::Tensor();
+  });
+}
+
+std::int64_t count_parameters(models::LanguageModel& model) {
+  std::int64_t count = 0;
+  visit_weights(model, [&](at::Tensor& tensor) { count += tensor.numel(); });
+  model.visit_modules([&](const std::string&, nn::Module& module) {
+    const auto* linear = dynamic_cast<nn::Linear*>(&module);
+    if (linear && linear->is_quantized()) count += linear->quantized->numel();
+  });
+  return count;
+}
+
+}  // namespace bitrain::adapters

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <bitrain/models/language_model.h>
+#include <bitrain/optim/param_groups.h>
+
+namespace bitrain::adapters {
+
+/// Every tensor that requires grad, each once, in the order of the modules. Names are Hugging Face's and, for
+/// adapters, PEFT's without its prefix: "model.layers.0.self_attn.q_proj.lora_A.weight",
+/// "model.embed_tokens.lora_embedding_A", "model.embed_tokens.token_adapter.trainable_tokens_delta".
+[[nodiscard]] std::vector<optim::Parameter> trainable_parameters(models::LanguageModel& model);
+
+/// Makes all weights trainable, for training in full. Throws StateError for 4-bit weights.
+void train_all(models::LanguageModel& model);
+/// Makes none trainable.
+void freeze(models::LanguageModel& model);
+
+/// Elements of all weights (4-bit ones counted as weights), without adapters; tied ones once.
+[[nodiscard]] std::int64_t count_parameters(models::LanguageModel& model);
+
+}  // namespace bitrain::adapters

@@ -1,0 +1,300 @@
+#include <bitrain/models/llama/config.h>
+
+#include <cmath>
+#include <limits>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::models {
+namespace {
+
+using io::Json;
+
+/// Typed access to the keys of one JSON object; null counts as absent, as in transformers.
+class Reader {
+ public:
+  Reader(const Json& json, std::string place) : json_(json), place_(std::move(place)) {
+    if (!json_.is_object()) throw FormatError(place_, ": a JSON object was expected");
+  }
+
+  [[nodiscard]] const Json* find(const char* key) const {
+    const auto found = json_.find(key);
+    return found == json_.end() || found->is_null() ? nullptr : &*found;
+  }
+  void read(const char* key, std::int64_t& value) const {
+    if (const Json* json = find(key)) value = integer(key, *json);
+  }
+  void read(const char* key, double& value) const {
+    if (const Json* json = find(key)) {
+      if (!json->is_number()) wrong(key, "a number");
+      value = json->get<double>();
+      if (!std::isfinite(value)) wrong(key, "a finite number");
+    }
+  }
+  void read(const char* key, bool& value) const {
+    if (const Json* json = find(key)) {
+      if (!json->is_boolean()) wrong(key, "true or false");
+      value = json->get<bool>();
+    }
+  }
+  void read(const char* key, std::string& value) const {
+    if (const Json* json = find(key)) {
+      if (!json->is_string()) wrong(key, "a string");
+      value = json->get<std::string>();
+    }
+  }
+  template <class T>
+  void read(const char* key, std::optional<T>& value) const {
+    value.reset();
+    if (find(key)) read(key, value.emplace());
+  }
+  /// One number or a list of them.
+  void read(const char* key, std::vector<std::int64_t>& values) const {
+    values.clear();
+    const Json* json = find(key);
+    if (!json) return;
+    if (!json->is_array()) {
+      values.push_back(integer(key, *json));
+      return;
+    }
+    for (const Json& element : *json) values.push_back(integer(key, element));
+  }
+  template <class T>
+  void require(const char* key, T& value) const {
+    if (!find(key)) throw FormatError(place_, ": the key '", key, "' is missing");
+    read(key, value);
+  }
+
+ private:
+  [[noreturn]] void wrong(const char* key, const char* expected) const {
+    throw FormatError(place_, ": ", key, ": ", expected, " was expected, not ", json_[key].dump());
+  }
+  [[nodiscard]] std::int64_t integer(const char* key, const Json& json) const {
+    const bool fits =
+        json.is_number_integer() &&
+        !(json.is_number_unsigned() &&
+          json.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
+    if (!fits) wrong(key, "an integer");
+    return json.get<std::int64_t>();
+  }
+
+  const Json& json_;
+  std::string place_;
+};
+
+void read_rope(const Json& json, const std::string& name, RopeParameters& rope) {
+  const Reader top(json, name);
+  top.read("rope_theta", rope.rope_theta);
+  // transformers 5 writes rope_parameters; before, the scaling stood apart from rope_theta.
+  const char* key = top.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  const Json* found = top.find(key);
+  if (!found) return;
+  const Reader reader(*found, name + ": " + key);
+  reader.read("type", rope.rope_type);
+  reader.read("rope_type", rope.rope_type);
+  reader.read("rope_theta", rope.rope_theta);
+  double partial = 1.0;
+  reader.read("partial_rotary_factor", partial);
+  if (partial != 1.0)
+    throw UnsupportedError(name, ": partial_rotary_factor ", partial, ": only whole heads are rotated");
+  reader.read("factor", rope.factor);
+  reader.read("low_freq_factor", rope.low_freq_factor);
+  reader.read("high_freq_factor", rope.high_freq_factor);
+  reader.read("original_max_position_embeddings", rope.original_max_position_embeddings);
+  reader.read("attention_factor", rope.attention_factor);
+  reader.read("beta_fast", rope.beta_fast);
+  reader.read("beta_slow", rope.beta_slow);
+  reader.read("mscale", rope.mscale);
+  reader.read("mscale_all_dim", rope.mscale_all_dim);
+  reader.read("truncate", rope.truncate);
+  const std::string& type = rope.rope_type;
+  if (type != "default" && type != "linear" && type != "llama3" && type != "yarn") {
+    throw UnsupportedError(name, ": rotary scaling '", type,
+                           "' is not supported; there are: default, linear, llama3, yarn");
+  }
+}
+
+/// The keys whose default depends on the family, as in transformers.
+void family_defaults(LlamaConfig& config) {
+  if (config.model_type != "llama")
+    config.max_position_embeddings = config.model_type == "mistral" ? 131072 : 32768;
+  if (config.model_type == "mistral") {
+    config.intermediate_size = 14336;
+    config.num_key_value_heads = 8;
+  } else if (config.model_type == "qwen2") {
+    config.intermediate_size = 22016;
+    config.vocab_size = 151936;
+  }
+}
+
+Json rope_to_json(const LlamaConfig& config) {
+  const RopeParameters& rope = config.rope_parameters;
+  Json json = {{"rope_type", rope.rope_type}};
+  if (rope.rope_type == "default") return json;
+  json["factor"] = rope.factor;
+  if (rope.rope_type == "linear") return json;
+  json["original_max_position_embeddings"] = rope.original_max_position_embeddings > 0
+                                                 ? rope.original_max_position_embeddings
+                                                 : config.max_position_embeddings;
+  if (rope.rope_type == "llama3") {
+    json["low_freq_factor"] = rope.low_freq_factor;
+    json["high_freq_factor"] = rope.high_freq_factor;
+    return json;
+  }
+  json["beta_fast"] = rope.beta_fast;
+  json["beta_slow"] = rope.beta_slow;
+  if (rope.attention_factor) json["attention_factor"] = *rope.attention_factor;
+  if (rope.mscale) json["mscale"] = *rope.mscale;
+  if (rope.mscale_all_dim) json["mscale_all_dim"] = *rope.mscale_all_dim;
+  if (!rope.truncate) json["truncate"] = false;
+  return json;
+}
+
+template <class T>
+Json optional_json(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+const char* architecture(const std::string& model_type) {
+  if (model_type == "mistral") return "MistralForCausalLM";
+  if (model_type == "qwen2") return "Qwen2ForCausalLM";
+  return "LlamaForCausalLM";
+}
+
+void check_rope(const LlamaConfig& config) {
+  const RopeParameters& rope = config.rope_parameters;
+  if (!(rope.rope_theta > 1)) throw ConfigError("rope_theta must be above 1, not ", rope.rope_theta);
+  if (rope.rope_type == "default") return;
+  if (rope.rope_type != "linear" && rope.rope_type != "llama3" && rope.rope_type != "yarn") {
+    throw ConfigError("unknown rope_type '", rope.rope_type, "'; there are: default, linear, llama3, yarn");
+  }
+  if (!(rope.factor >= 1)) throw ConfigError("the rotary factor must be at least 1, not ", rope.factor);
+  if (rope.rope_type == "llama3" &&
+      !(rope.high_freq_factor > rope.low_freq_factor && rope.low_freq_factor > 0)) {
+    throw ConfigError("llama3 rotary scaling needs high_freq_factor above low_freq_factor above 0, not ",
+                      rope.high_freq_factor, " and ", rope.low_freq_factor);
+  }
+  if (rope.rope_type == "yarn" && !(rope.beta_fast > 0 && rope.beta_slow > 0))
+    throw ConfigError("yarn needs beta_fast and beta_slow above 0");
+}
+
+}  // namespace
+
+void check(const LlamaConfig& config) {
+  const std::string& type = config.model_type;
+  if (type != "llama" && type != "mistral" && type != "qwen2")
+    throw ConfigError("unknown model_type '", type, "'; there are: llama, mistral, qwen2");
+  const auto positive = [](const char* key, std::int64_t value) {
+    if (value < 1) throw ConfigError(key, " must be at least 1, not ", value);
+  };
+  positive("vocab_size", config.vocab_size);
+  positive("hidden_size", config.hidden_size);
+  positive("intermediate_size", config.intermediate_size);
+  positive("num_hidden_layers", config.num_hidden_layers);
+  positive("num_attention_heads", config.num_attention_heads);
+  positive("num_key_value_heads", config.key_value_heads());
+  positive("max_position_embeddings", config.max_position_embeddings);
+  if (config.sliding_window) positive("sliding_window", *config.sliding_window);
+  if (config.num_attention_heads % config.key_value_heads() != 0) {
+    throw ConfigError("num_attention_heads (", config.num_attention_heads,
+                      ") must be a multiple of num_key_value_heads (", config.key_value_heads(), ")");
+  }
+  if (!config.head_dim && config.hidden_size % config.num_attention_heads != 0) {
+    throw ConfigError("hidden_size (", config.hidden_size, ") must be a multiple of num_attention_heads (",
+                      config.num_attention_heads, "), unless head_dim is given");
+  }
+  if (config.head_width() < 2 || config.head_width() % 2 != 0)
+    throw ConfigError("the width of a head must be even for rotary positions, not ", config.head_width());
+  if (!(config.rms_norm_eps > 0)) throw ConfigError("rms_norm_eps must be above 0");
+  const auto in_vocabulary = [&](const char* key, std::int64_t id) {
+    if (id < 0 || id >= config.vocab_size)
+      throw ConfigError(key, " (", id, ") lies outside the vocabulary of ", config.vocab_size);
+  };
+  if (config.bos_token_id) in_vocabulary("bos_token_id", *config.bos_token_id);
+  for (const std::int64_t id : config.eos_token_id) in_vocabulary("eos_token_id", id);
+  check_rope(config);
+}
+
+LlamaConfig config_from_json(const Json& json, const std::string& name) {
+  const Reader reader(json, name);
+  LlamaConfig config;
+  reader.require("model_type", config.model_type);
+  if (config.model_type != "llama" && config.model_type != "mistral" && config.model_type != "qwen2") {
+    throw UnsupportedError(name, ": model_type '", config.model_type,
+                           "' is not supported; there are: llama, mistral, qwen2");
+  }
+  family_defaults(config);
+  reader.require("vocab_size", config.vocab_size);
+  reader.require("hidden_size", config.hidden_size);
+  reader.require("num_hidden_layers", config.num_hidden_layers);
+  reader.require("num_attention_heads", config.num_attention_heads);
+  reader.read("intermediate_size", config.intermediate_size);
+  if (reader.find("num_key_value_heads")) reader.read("num_key_value_heads", config.num_key_value_heads);
+  reader.read("head_dim", config.head_dim);
+  reader.read("max_position_embeddings", config.max_position_embeddings);
+  reader.read("rms_norm_eps", config.rms_norm_eps);
+  reader.read("initializer_range", config.initializer_range);
+  reader.read("tie_word_embeddings", config.tie_word_embeddings);
+  reader.read("attention_bias", config.attention_bias);
+  reader.read("mlp_bias", config.mlp_bias);
+  bool use_window = config.model_type == "mistral";
+  reader.read("use_sliding_window", use_window);
+  if (use_window && config.model_type != "llama") reader.read("sliding_window", config.sliding_window);
+  reader.read("bos_token_id", config.bos_token_id);
+  reader.read("eos_token_id", config.eos_token_id);
+  reader.read("pad_token_id", config.pad_token_id);
+  std::string activation = "silu";
+  reader.read("hidden_act", activation);
+  if (activation != "silu" && activation != "swish")
+    throw UnsupportedError(name, ": hidden_act '", activation, "': this family is supported with silu only");
+  read_rope(json, name, config.rope_parameters);
+  try {
+    check(config);
+  } catch (Error& error) {
+    error.add_context(name);
+    throw;
+  }
+  return config;
+}
+
+Json config_to_json(const LlamaConfig& config) {
+  Json json = {{"architectures", {architecture(config.model_type)}},
+               {"model_type", config.model_type},
+               {"vocab_size", config.vocab_size},
+               {"hidden_size", config.hidden_size},
+               {"intermediate_size", config.intermediate_size},
+               {"num_hidden_layers", config.num_hidden_layers},
+               {"num_attention_heads", config.num_attention_heads},
+               {"num_key_value_heads", config.key_value_heads()},
+               {"hidden_act", "silu"},
+               {"max_position_embeddings", config.max_position_embeddings},
+               {"initializer_range", config.initializer_range},
+               {"rms_norm_eps", config.rms_norm_eps},
+               {"tie_word_embeddings", config.tie_word_embeddings},
+               {"attention_dropout", 0.0},
+               {"use_cache", true}};
+  if (config.model_type != "qwen2" || config.head_dim) json["head_dim"] = config.head_width();
+  if (config.model_type == "llama") {
+    json["attention_bias"] = config.attention_bias;
+    json["mlp_bias"] = config.mlp_bias;
+  } else {
+    json["sliding_window"] = optional_json(config.sliding_window);
+  }
+  if (config.model_type == "qwen2") json["use_sliding_window"] = config.sliding_window.has_value();
+  json["bos_token_id"] = optional_json(config.bos_token_id);
+  if (config.eos_token_id.empty())
+    json["eos_token_id"] = nullptr;
+  else if (config.eos_token_id.size() == 1)
+    json["eos_token_id"] = config.eos_token_id.front();
+  else
+    json["eos_token_id"] = config.eos_token_id;
+  json["pad_token_id"] = optional_json(config.pad_token_id);
+  Json rope = rope_to_json(config);
+  json["rope_theta"] = config.rope_parameters.rope_theta;
+  json["rope_scaling"] = config.rope_parameters.rope_type == "default" ? Json(nullptr) : rope;
+  rope["rope_theta"] = config.rope_parameters.rope_theta;
+  json["rope_parameters"] = std::move(rope);
+  return json;
+}
+
+}  // namespace bitrain::models

@@ -1,0 +1,113 @@
+#include <bitrain/models/llama/config.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/models/llama/model.h>
+
+#include "support/tiny_llama.h"
+
+namespace bitrain::models {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+io::Json valid() {
+  return config_to_json(testing::tiny_config());
+}
+
+template <class Value>
+io::Json with(const char* key, const Value& value) {
+  io::Json json = valid();
+  json[key] = value;
+  return json;
+}
+
+io::Json without(const char* key) {
+  io::Json json = valid();
+  json.erase(key);
+  return json;
+}
+
+TEST(LlamaConfig, MissingAndMistypedKeysAreFormatErrorsThatNameThem) {
+  for (const char* key :
+       {"model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"}) {
+    EXPECT_THAT([&] { (void)config_from_json(without(key), "some/config.json"); },
+                ThrowsMessage<FormatError>(::testing::AllOf(HasSubstr("some/config.json"), HasSubstr(key))));
+  }
+  EXPECT_THAT([] { (void)config_from_json(with("hidden_size", "wide")); },
+              ThrowsMessage<FormatError>(HasSubstr("hidden_size: an integer was expected")));
+  EXPECT_THAT([] { (void)config_from_json(with("hidden_size", 1.5)); },
+              ThrowsMessage<FormatError>(HasSubstr("hidden_size")));
+  EXPECT_THAT([] { (void)config_from_json(with("hidden_size", 18446744073709551615U)); },
+              ThrowsMessage<FormatError>(HasSubstr("hidden_size")));
+  EXPECT_THAT([] { (void)config_from_json(with("tie_word_embeddings", 1)); },
+              ThrowsMessage<FormatError>(HasSubstr("true or false")));
+  EXPECT_THAT(
+      [] {
+        (void)config_from_json(with("eos_token_id", io::Json::array({1, "x"})));
+      },
+      ThrowsMessage<FormatError>(HasSubstr("eos_token_id")));
+  EXPECT_THROW((void)config_from_json(io::Json::array()), FormatError);
+}
+
+TEST(LlamaConfig, ImpossibleShapesAreConfigErrors) {
+  EXPECT_THAT([] { (void)config_from_json(with("num_key_value_heads", 3), "c.json"); },
+              ThrowsMessage<ConfigError>(
+                  ::testing::AllOf(HasSubstr("c.json"), HasSubstr("multiple of num_key_value_heads (3)"))));
+  EXPECT_THAT([] { (void)config_from_json(with("vocab_size", 0)); },
+              ThrowsMessage<ConfigError>(HasSubstr("vocab_size must be at least 1")));
+  EXPECT_THAT([] { (void)config_from_json(with("head_dim", 7)); },
+              ThrowsMessage<ConfigError>(HasSubstr("even")));
+  EXPECT_THAT([] { (void)config_from_json(with("bos_token_id", 23)); },
+              ThrowsMessage<ConfigError>(HasSubstr("bos_token_id (23) lies outside")));
+  LlamaConfig config = testing::tiny_config();
+  config.hidden_size = 18;
+  EXPECT_THAT([&] { (void)make_llama(config); }, ThrowsMessage<ConfigError>(HasSubstr("hidden_size (18)")));
+}
+
+TEST(LlamaConfig, WhatThisFamilyDoesNotDoIsUnsupported) {
+  EXPECT_THAT([] { (void)config_from_json(with("model_type", "gemma")); },
+              ThrowsMessage<UnsupportedError>(HasSubstr("gemma")));
+  EXPECT_THAT([] { (void)config_from_json(with("hidden_act", "gelu")); },
+              ThrowsMessage<UnsupportedError>(HasSubstr("gelu")));
+  for (const char* type : {"dynamic", "longrope", "nonsense"}) {
+    EXPECT_THAT(
+        [&] {
+          (void)config_from_json(with("rope_parameters", io::Json{{"rope_type", type}}));
+        },
+        ThrowsMessage<UnsupportedError>(HasSubstr(type)));
+  }
+  EXPECT_THAT(
+      [] {
+        (void)config_from_json(with("rope_parameters", io::Json{{"partial_rotary_factor", 0.5}}));
+      },
+      ThrowsMessage<UnsupportedError>(HasSubstr("partial_rotary_factor")));
+}
+
+TEST(LlamaConfig, ListsOfEndTokensAndNullsAreRead) {
+  const LlamaConfig config = config_from_json(with("eos_token_id", io::Json::array({3, 5})));
+  EXPECT_EQ(config.eos_token_id, (std::vector<std::int64_t>{3, 5}));
+  EXPECT_EQ(config_to_json(config).at("eos_token_id"), io::Json::array({3, 5}));
+  EXPECT_TRUE(config_from_json(with("eos_token_id", nullptr)).eos_token_id.empty());
+  EXPECT_FALSE(config_from_json(with("bos_token_id", nullptr)).bos_token_id.has_value());
+}
+
+TEST(LlamaConfig, DefaultsOfTheFamiliesAreThoseOfTransformers) {
+  io::Json mistral = valid();
+  mistral["model_type"] = "mistral";
+  mistral.erase("num_key_value_heads");
+  mistral["num_attention_heads"] = 8;
+  EXPECT_EQ(config_from_json(mistral).key_value_heads(), 8);
+  mistral["sliding_window"] = 6;
+  EXPECT_EQ(config_from_json(mistral).sliding_window, 6);
+  mistral["model_type"] = "qwen2";
+  mistral["use_sliding_window"] = false;
+  EXPECT_FALSE(config_from_json(mistral).sliding_window.has_value());
+  EXPECT_TRUE(config_from_json(mistral).qkv_bias());
+}
+
+}  // namespace
+}  // namespace bitrain::models
