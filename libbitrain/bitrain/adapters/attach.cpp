@@ -113,11 +113,13 @@ class Attacher {
 
   AttachReport run() {
     check_options();
-    const std::vector<Candidate> targets = choose_targets();  // Before anything changes.
+    const std::vector<Candidate> targets = choose_targets();
+    const std::vector<Candidate> saved = choose_saved();
     check_rows(targets);
+    // Nothing has changed up to here.
     freeze(model_);
     for (const Candidate& target : targets) adapt(target);
-    save_in_full();
+    for (const Candidate& module : saved) train_in_full(module);
     train_rows();
     if (report_.trainable_parameters == 0) {
       throw ConfigError(
@@ -260,28 +262,42 @@ class Attacher {
         .dtype(like.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
   }
 
-  void save_in_full() {
+  /// The modules of modules_to_save, in the order of the model.
+  [[nodiscard]] std::vector<Candidate> choose_saved() const {
     for (const std::string& name : options_.modules_to_save) {
-      bool found = false;
-      for (const Candidate& module : modules_) {
-        if (!saved_in_full({name}, module.path)) continue;
-        found = true;
-        if (module.linear && module.linear->is_quantized()) {
-          throw ConfigError("modules_to_save: ", module.path,
-                            " is in 4 bits and cannot be trained in full; leave it out of the quantised "
-                            "modules or of modules_to_save");
-        }
-        at::Tensor& weight = module.linear ? module.linear->weight : module.embedding->weight;
-        weight.set_requires_grad(true);
-        report_.trained_in_full.push_back(module.path);
-        report_.trainable_parameters += weight.numel();
-        if (module.linear && module.linear->bias.defined()) {
-          module.linear->bias.set_requires_grad(true);
-          report_.trainable_parameters += module.linear->bias.numel();
-        }
-      }
-      if (!found) nothing_matches("modules_to_save", name, modules_);
+      if (std::none_of(modules_.begin(), modules_.end(),
+                       [&](const Candidate& module) { return saved_in_full({name}, module.path); }))
+        nothing_matches("modules_to_save", name, modules_);
     }
+    std::vector<Candidate> saved;
+    for (const Candidate& module : modules_) {
+      if (!saved_in_full(options_.modules_to_save, module.path)) continue;
+      if (module.linear && module.linear->is_quantized()) {
+        throw ConfigError("modules_to_save: ", module.path,
+                          " is in 4 bits and cannot be trained in full; take it out of modules_to_save");
+      }
+      if (module.is_head && model_.tied()) {
+        throw ConfigError("modules_to_save: ", module.path, " is tied to the embedding; name ",
+                          embedding_path(), " to train both");
+      }
+      saved.push_back(module);
+    }
+    return saved;
+  }
+
+  [[nodiscard]] std::string embedding_path() const {
+    for (const Candidate& module : modules_)
+      if (module.embedding) return module.path;
+    return "the embedding";
+  }
+
+  void train_in_full(const Candidate& module) {
+    report_.trained_in_full.push_back(module.path);
+    nn::Module& owner = module.linear ? static_cast<nn::Module&>(*module.linear) : *module.embedding;
+    owner.visit_own_tensors([&](const std::string&, at::Tensor& tensor) {
+      tensor.set_requires_grad(true);
+      report_.trainable_parameters += tensor.numel();
+    });
   }
 
   /// The modules that an entry of trainable_token_indices names.
