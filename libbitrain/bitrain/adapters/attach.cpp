@@ -90,11 +90,16 @@ bool matches_any(const std::vector<std::string>& entries, const std::string& pat
                      [&](const std::string& entry) { return matches(entry, path); });
 }
 
-/// The value that a pattern map gives to `path`, or `otherwise`.
+/// PEFT's rule for the keys of rank_pattern and alpha_pattern: expressions, too, may match the end of a path.
+bool matches_end(const std::string& entry, const std::string& path) {
+  return matches(is_plain(entry) ? entry : "(?:.*\\.)?(?:" + entry + ")", path);
+}
+
+/// The value that the first matching entry of a pattern map gives to `path`, or `otherwise`.
 template <class T>
 T from_pattern(const std::map<std::string, T>& patterns, const std::string& path, T otherwise) {
   for (const auto& [entry, value] : patterns)
-    if (matches(entry, path)) return value;
+    if (matches_end(entry, path)) return value;
   return otherwise;
 }
 
@@ -148,22 +153,22 @@ class Attacher {
     const std::string& how = options_.init_lora_weights;
     if (how != "true" && how != "gaussian" && how != "false")
       throw ConfigError("init_lora_weights: '", how, "' is not supported; there are: true, gaussian, false");
-    check_patterns("exclude_modules", options_.exclude_modules);
-    for (const auto& [entry, rank] : options_.rank_pattern) check_pattern("rank_pattern", entry);
-    for (const auto& [entry, alpha] : options_.alpha_pattern) check_pattern("alpha_pattern", entry);
+    for (const std::string& entry : options_.exclude_modules)
+      check_pattern("exclude_modules", entry, matches);
+    for (const auto& [entry, rank] : options_.rank_pattern) check_pattern("rank_pattern", entry, matches_end);
+    for (const auto& [entry, alpha] : options_.alpha_pattern)
+      check_pattern("alpha_pattern", entry, matches_end);
     const std::int64_t layers = model_.config().num_hidden_layers;
     for (const std::int64_t layer : options_.layers_to_transform)
       if (layer < 0 || layer >= layers)
         throw ConfigError("layers_to_transform: there is no layer ", layer, "; the model has ", layers);
   }
 
-  void check_pattern(const char* option, const std::string& entry) const {
+  using Rule = bool (*)(const std::string& entry, const std::string& path);
+  void check_pattern(const char* option, const std::string& entry, Rule rule) const {
     if (std::none_of(modules_.begin(), modules_.end(),
-                     [&](const Candidate& module) { return matches(entry, module.path); }))
+                     [&](const Candidate& module) { return rule(entry, module.path); }))
       nothing_matches(option, entry, modules_);
-  }
-  void check_patterns(const char* option, const std::vector<std::string>& entries) const {
-    for (const std::string& entry : entries) check_pattern(option, entry);
   }
 
   /// Whether `entry` of target_modules takes `module`, layer choice aside.
