@@ -1,0 +1,45 @@
+#include <bitrain/text/charsmap.h>
+
+#include <cstring>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::text {
+
+CharsMap::CharsMap(std::string_view blob, const std::string& name) {
+  if (blob.empty()) return;
+  std::uint32_t size = 0;
+  if (blob.size() < sizeof(size)) throw FormatError(name, ": the normalisation table is truncated");
+  std::memcpy(&size, blob.data(), sizeof(size));
+  blob.remove_prefix(sizeof(size));
+  if (size == 0 || size % sizeof(std::uint32_t) != 0 || size > blob.size())
+    throw FormatError(name, ": the normalisation table claims ", size, " bytes of ", blob.size());
+  units_.resize(size / sizeof(std::uint32_t));
+  std::memcpy(units_.data(), blob.data(), size);
+  strings_ = std::string(blob.substr(size));
+}
+
+std::pair<std::size_t, std::string_view> CharsMap::longest(std::string_view text, std::size_t at) const {
+  // The units of Darts-clone: 8 bits of label, a leaf flag, and an offset to the children.
+  const auto offset = [](std::uint32_t unit) { return unit >> 10 << ((unit & (1U << 9)) >> 6); };
+  std::pair<std::size_t, std::string_view> best{0, {}};
+  if (units_.empty()) return best;
+  std::size_t node = offset(units_[0]);
+  for (std::size_t i = at; i < text.size(); ++i) {
+    const auto byte = static_cast<std::uint8_t>(text[i]);
+    node ^= byte;
+    if (node >= units_.size()) break;
+    const std::uint32_t unit = units_[node];
+    if ((unit & (1U << 31 | 0xFFU)) != byte) break;
+    node ^= offset(unit);
+    if ((unit >> 8 & 1U) == 0) continue;
+    if (node >= units_.size()) break;
+    const std::size_t begin = units_[node] & 0x7FFFFFFFU;
+    if (begin > strings_.size()) break;
+    const std::string_view tail = std::string_view(strings_).substr(begin);
+    best = {i + 1 - at, tail.substr(0, tail.find('\0'))};
+  }
+  return best;
+}
+
+}  // namespace bitrain::text
