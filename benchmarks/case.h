@@ -1,0 +1,35 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace bitrain::benchmarks {
+
+/// Named figures of a case, in the order they are printed.
+using Figures = std::vector<std::pair<std::string, double>>;
+
+/// Prints {"case": name, "peak_rss_gib": .., figures..} as one line.
+void report(const std::string& name, const Figures& figures);
+
+/// Seconds since the program started, its loading included.
+double seconds_since_start();
+
+/// Shortest and median seconds of `repeats` calls of `work`, after one that is not counted.
+struct Timing {
+  double best = 0;
+  double median = 0;
+};
+Timing time_calls(int repeats, const std::function<void()>& work);
+
+// The cases, one file each.
+void bench_limit();
+void bench_train();
+void bench_qlora();
+void bench_nf4();
+void bench_extend();
+void bench_merge();
+
+}  // namespace bitrain::benchmarks

@@ -1,0 +1,101 @@
+#include <bitrain/recipe/decode.h>
+
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+
+namespace bitrain::recipe {
+namespace {
+
+std::string number_text(double value) {
+  char text[40];
+  std::snprintf(text, sizeof text, "%.12g", value);
+  return text;
+}
+
+/// The scalar's text, or null after a problem was added.
+const std::string* text_of(const Node& node, const std::string& key, const char* wanted, Problems& problems) {
+  if (node.kind == Node::Kind::kScalar) return &node.scalar;
+  problems.add(node.mark, key, std::string("should be ") + wanted + ", not " + node.describe());
+  return nullptr;
+}
+
+void check_range(const Node& node, const std::string& key, const Rule& rule, double value,
+                 Problems& problems) {
+  const bool low = rule.minimum && (rule.exclusive_minimum ? value <= *rule.minimum : value < *rule.minimum);
+  const bool high = rule.maximum && value > *rule.maximum;
+  if (!low && !high) return;
+  std::string bound;
+  if (rule.minimum) bound = (rule.exclusive_minimum ? "above " : "at least ") + number_text(*rule.minimum);
+  if (rule.maximum) bound += (bound.empty() ? "" : " and ") + ("at most " + number_text(*rule.maximum));
+  problems.add(node.mark, key, "must be " + bound + ", not " + node.scalar);
+}
+
+}  // namespace
+
+void decode_scalar(const Node& node, const std::string& key, const Rule& /*rule*/, bool& to,
+                   Problems& problems) {
+  const std::string* text = text_of(node, key, "true or false", problems);
+  if (text == nullptr) return;
+  if (*text == "true" || *text == "True" || *text == "TRUE")
+    to = true;
+  else if (*text == "false" || *text == "False" || *text == "FALSE")
+    to = false;
+  else
+    problems.add(node.mark, key, "should be true or false, not " + node.describe());
+}
+
+void decode_scalar(const Node& node, const std::string& key, const Rule& rule, std::int64_t& to,
+                   Problems& problems) {
+  const std::string* text = text_of(node, key, "a whole number", problems);
+  if (text == nullptr) return;
+  std::string digits;
+  for (const char c : *text)
+    if (c != '_') digits += c;  // 1_000_000
+  std::int64_t value = 0;
+  const char* begin = digits.data() + (digits.size() > 1 && digits[0] == '+' ? 1 : 0);
+  const auto [end, error] = std::from_chars(begin, digits.data() + digits.size(), value);
+  if (error != std::errc() || end != digits.data() + digits.size() || digits.empty())
+    return problems.add(node.mark, key, "should be a whole number, not " + node.describe());
+  check_range(node, key, rule, static_cast<double>(value), problems);
+  to = value;
+}
+
+void decode_scalar(const Node& node, const std::string& key, const Rule& rule, double& to,
+                   Problems& problems) {
+  const std::string* text = text_of(node, key, "a number", problems);
+  if (text == nullptr) return;
+  double value = 0;
+  const char* begin = text->data() + (text->size() > 1 && (*text)[0] == '+' ? 1 : 0);
+  const auto [end, error] = std::from_chars(begin, text->data() + text->size(), value);
+  if (error != std::errc() || end != text->data() + text->size() || !std::isfinite(value))
+    return problems.add(node.mark, key, "should be a number, not " + node.describe());
+  check_range(node, key, rule, value, problems);
+  to = value;
+}
+
+void decode_scalar(const Node& node, const std::string& key, const Rule& rule, std::string& to,
+                   Problems& problems) {
+  std::string value;
+  if (node.kind != Node::Kind::kNull) {
+    const std::string* text = text_of(node, key, "text", problems);
+    if (text == nullptr) return;
+    value = *text;
+  }
+  if (value.empty() && rule.not_empty) return problems.add(node.mark, key, "must not be empty");
+  if (!rule.choices.empty()) {
+    bool known = false;
+    for (const std::string& choice : rule.choices) known = known || choice == value;
+    if (!known) {
+      std::vector<std::string> shown;
+      for (const std::string& choice : rule.choices)
+        if (!choice.empty()) shown.push_back(choice);
+      return problems.add(
+          node.mark, key,
+          "'" + value + "' is none of " + join(shown, ", ") + did_you_mean(value, rule.choices));
+    }
+  }
+  to = std::move(value);
+}
+
+}  // namespace bitrain::recipe

@@ -1,0 +1,171 @@
+#include <bitrain/recipe/document.h>
+
+#include <algorithm>
+
+#include <yaml-cpp/yaml.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/io/file.h>
+
+namespace bitrain::recipe {
+namespace {
+
+constexpr int kMaxDepth = 64;
+constexpr std::int64_t kMaxNodes = 200'000;  ///< Aliases of aliases would grow without end.
+
+class Converter {
+ public:
+  explicit Converter(const std::string& name) : name_(name) {}
+
+  Node convert(const YAML::Node& yaml, int depth) {
+    Node node;
+    node.mark = mark_of(yaml);
+    if (depth > kMaxDepth) throw ConfigError(node.mark.text(), ": nested deeper than ", kMaxDepth);
+    if (++nodes_ > kMaxNodes)
+      throw ConfigError(node.mark.text(), ": more than ", kMaxNodes,
+                        " values (do aliases repeat one another?)");
+    switch (yaml.Type()) {
+      case YAML::NodeType::Scalar: scalar(yaml, node); break;
+      case YAML::NodeType::Sequence:
+        node.kind = Node::Kind::kList;
+        for (const YAML::Node& item : yaml) node.items.push_back(convert(item, depth + 1));
+        break;
+      case YAML::NodeType::Map: map(yaml, node, depth); break;
+      default: break;
+    }
+    return node;
+  }
+
+ private:
+  [[nodiscard]] Mark mark_of(const YAML::Node& yaml) const {
+    const YAML::Mark mark = yaml.Mark();
+    return {name_, mark.line + 1, mark.column + 1};
+  }
+
+  static void scalar(const YAML::Node& yaml, Node& node) {
+    const std::string& text = yaml.Scalar();
+    if (find_invalid_utf8(text) != std::string::npos) throw ConfigError(node.mark.text(), ": not UTF-8");
+    const bool plain = yaml.Tag() != "!";  // yaml-cpp's tag of a quoted scalar.
+    if (plain && (text.empty() || text == "~" || text == "null")) return;
+    node.kind = Node::Kind::kScalar;
+    node.scalar = text;
+  }
+
+  void map(const YAML::Node& yaml, Node& node, int depth) {
+    node.kind = Node::Kind::kMap;
+    for (const auto& pair : yaml) {
+      if (!pair.first.IsScalar())
+        throw ConfigError(mark_of(pair.first).text(), ": a key must be a plain word");
+      const std::string& key = pair.first.Scalar();
+      if (node.find(key) != nullptr)
+        throw ConfigError(mark_of(pair.first).text(), ": ", key, ": this key is there already");
+      Node value = convert(pair.second, depth + 1);
+      // An error about a value is best shown where its key is.
+      value.mark = mark_of(pair.first);
+      node.members.emplace_back(key, std::move(value));
+    }
+  }
+
+  const std::string& name_;
+  std::int64_t nodes_ = 0;
+};
+
+/// A bad key or bracket inside a short text blows the parser's stack: look before parsing.
+void check_nesting(const std::string& text, const std::string& name) {
+  int depth = 0;
+  int deepest = 0;
+  for (const char c : text) {
+    if (c == '[' || c == '{') deepest = std::max(deepest, ++depth);
+    if (c == ']' || c == '}') --depth;
+  }
+  // Brackets inside strings count too; nobody writes so many.
+  if (deepest > 4 * kMaxDepth) throw ConfigError(name, ": nested deeper than ", kMaxDepth);
+  // Block nesting needs growing indentation: "- - - - x" or deeper and deeper lines.
+  int dashes = 0;
+  for (std::size_t i = 0; i + 1 < text.size(); ++i) {
+    if (text[i] == '\n') dashes = 0;
+    if ((text[i] == '-' || text[i] == '?' || text[i] == ':') && (text[i + 1] == ' ' || text[i + 1] == '\t'))
+      if (++dashes > 4 * kMaxDepth) throw ConfigError(name, ": nested deeper than ", kMaxDepth);
+  }
+}
+
+}  // namespace
+
+std::string Mark::text() const {
+  if (line == 0) return file;
+  return file + ":" + std::to_string(line) + ":" + std::to_string(column);
+}
+
+const Node* Node::find(std::string_view key) const {
+  for (const auto& [name, value] : members)
+    if (name == key) return &value;
+  return nullptr;
+}
+
+Node* Node::find(std::string_view key) {
+  for (auto& [name, value] : members)
+    if (name == key) return &value;
+  return nullptr;
+}
+
+std::string Node::describe() const {
+  switch (kind) {
+    case Kind::kNull: return "nothing";
+    case Kind::kList: return "a list";
+    case Kind::kMap: return "a map";
+    default: return "'" + (scalar.size() > 60 ? scalar.substr(0, 60) + "..." : scalar) + "'";
+  }
+}
+
+std::string Problem::text() const {
+  return mark.text() + ": " + (key.empty() ? "" : key + ": ") + what;
+}
+
+void Problems::raise() const {
+  if (list_.empty()) return;
+  std::string message = list_.size() == 1 ? "" : std::to_string(list_.size()) + " problems:";
+  for (const Problem& problem : list_) message += (list_.size() == 1 ? "" : "\n  ") + problem.text();
+  throw ConfigError(message);
+}
+
+Node parse_yaml(const std::string& text, const std::string& name) {
+  check_nesting(text, name);
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.empty()) return {};
+    if (documents.size() > 1) throw ConfigError(name, ": more than one YAML document ('---')");
+    return Converter(name).convert(documents.front(), 0);
+  } catch (const YAML::Exception& error) {
+    throw ConfigError(Mark{name, error.mark.line + 1, error.mark.column + 1}.text(), ": ", error.msg);
+  }
+}
+
+Node load_yaml(const std::filesystem::path& path) {
+  return parse_yaml(io::read_file(path), path.string());
+}
+
+void apply_override(Node& root, const std::string& assignment) {
+  const std::size_t equals = assignment.find('=');
+  if (equals == std::string::npos || equals == 0)
+    throw ConfigError("'", assignment, "' is no override: write key=value, for example train.max_steps=100");
+  const std::string path = assignment.substr(0, equals);
+  const Mark mark{"on the command line", 0, 0};
+  Node* node = &root;
+  for (const std::string& key : split(path, '.')) {
+    if (key.empty()) throw ConfigError("'", assignment, "': an empty key");
+    if (node->kind == Node::Kind::kNull) node->kind = Node::Kind::kMap;
+    if (node->kind != Node::Kind::kMap)
+      throw ConfigError("'", assignment, "': ", node->describe(), " stands where '", key, "' should be");
+    Node* child = node->find(key);
+    if (child == nullptr) {
+      node->members.emplace_back(key, Node{Node::Kind::kNull, mark, {}, {}, {}});
+      child = &node->members.back().second;
+    }
+    node = child;
+  }
+  *node = parse_yaml(assignment.substr(equals + 1), "on the command line");
+  node->mark = mark;
+}
+
+}  // namespace bitrain::recipe

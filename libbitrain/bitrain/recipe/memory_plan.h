@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <bitrain/recipe/recipe.h>
+
+namespace bitrain::recipe {
+
+/// Bytes a stage will need at its peak, worked out from shapes alone.
+struct MemoryPlan {
+  std::string stage;
+  std::string type;
+  std::int64_t parameters = 0;  ///< Of the model.
+  std::int64_t trained = 0;     ///< Of them, or of its adapters.
+  std::uint64_t weights = 0;
+  std::uint64_t adapters = 0;
+  std::uint64_t optimizer = 0;    ///< Gradients, moments and master weights.
+  std::uint64_t activations = 0;  ///< Of one micro-batch, with the chunk of logits.
+
+  [[nodiscard]] std::uint64_t total() const { return weights + adapters + optimizer + activations; }
+};
+
+/// For each stage that holds a model. Nothing is loaded but the config.json of a base. Vocabularies of
+/// tokenizers that are not learned yet are taken at the size asked for.
+[[nodiscard]] std::vector<MemoryPlan> memory_plan(const Recipe& recipe);
+
+/// As a table of text.
+[[nodiscard]] std::string describe(const std::vector<MemoryPlan>& plans);
+
+}  // namespace bitrain::recipe

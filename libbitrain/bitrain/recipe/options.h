@@ -1,0 +1,217 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <bitrain/adapters/lora.h>
+#include <bitrain/adapters/merge.h>
+#include <bitrain/base/fields.h>
+#include <bitrain/data/loader.h>
+#include <bitrain/data/transform.h>
+#include <bitrain/eval/completion.h>
+#include <bitrain/eval/perplexity.h>
+#include <bitrain/models/generation.h>
+#include <bitrain/models/llama/config.h>
+#include <bitrain/objectives/causal_lm.h>
+#include <bitrain/objectives/sft.h>
+#include <bitrain/text/spm_trainer.h>
+#include <bitrain/train/options.h>
+#include <bitrain/vocab/initialisers.h>
+#include <bitrain/vocab/plan.h>
+
+/// What a recipe says, as plain structs. The reference page (docs/recipe.md) is generated from these.
+namespace bitrain::recipe {
+
+/// One side of the pair: where its text is.
+struct TextOptions {
+  std::string path;
+  std::string format = "auto";
+  std::int64_t column = 1;
+  std::string language;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, TextOptions& o) {
+  v.field("path", o.path, required(not_empty()),
+          "Text, TSV or JSONL file, also as .gz or .zst; relative to the recipe's folder, else to the "
+          "current one.");
+  v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
+          "What a line is; auto goes by the name's ending.");
+  v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
+  v.field("language", o.language, required(not_empty()), "Code of the language, for example es.");
+}
+
+/// Rows that no stage trains on.
+struct HeldOutOptions {
+  std::int64_t every = 0;
+  std::int64_t last = 0;
+  std::int64_t max_documents = 0;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, HeldOutOptions& o) {
+  v.field("every", o.every, at_least(0), "Keep every k-th row of both files for evaluation.");
+  v.field("last", o.last, at_least(0), "Keep the last N rows of both files for evaluation.");
+  v.field("max_documents", o.max_documents, at_least(0), "Evaluate on no more than this many; 0: all.");
+}
+
+/// Documents for language modelling, from `source` and `target`.
+struct DataOptions {
+  std::int64_t lines_per_document = 1;
+  bool skip_invalid = false;
+  data::LoaderOptions loader;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, DataOptions& o) {
+  v.field("lines_per_document", o.lines_per_document, at_least(0),
+          "Consecutive rows joined into one document; 0: text up to a blank line.");
+  v.field("skip_invalid", o.skip_invalid, any(),
+          "Count and skip rows that cannot be read; otherwise they are errors.");
+  v.field("loader", o.loader, any(), "Mixing and packing; the sources are called source and target.");
+}
+
+struct QuantizationOptions {
+  bool enabled = true;
+  std::string type = "nf4";
+  std::int64_t block_size = 64;
+  bool double_quant = true;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, QuantizationOptions& o) {
+  v.field("enabled", o.enabled, any(),
+          "Keep the base's linear maps in 4 bits (QLoRA); otherwise plain LoRA.");
+  v.field("type", o.type, one_of({"nf4", "fp4"}), "Code book.");
+  v.field("block_size", o.block_size, in_range(32, 4096), "Weights that share a scale; a power of two.");
+  v.field("double_quant", o.double_quant, any(), "Quantise the scales too.");
+}
+
+/// recipe: tokenizer
+struct TokenizerStage {
+  std::string text = "source";
+  text::TrainOptions tokenizer;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, TokenizerStage& o) {
+  v.field("text", o.text, one_of({"source", "target"}), "Whose text it is learned on.");
+  v.field("tokenizer", o.tokenizer, any(), "How it is learned.");
+}
+
+/// recipe: pretrain
+struct PretrainStage {
+  models::LlamaConfig model;
+  DataOptions data;
+  objectives::CausalLmOptions objective;
+  train::TrainOptions train;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, PretrainStage& o) {
+  v.field("model", o.model, any(), "Shape of the model; vocab_size and special ids come from the tokenizer.");
+  v.field("data", o.data, any(), "Text, mixture, packing.");
+  v.field("objective", o.objective, any(), "Marks around documents.");
+  v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+}
+
+/// recipe: evaluate
+struct EvaluateStage {
+  eval::PerplexityOptions perplexity;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, EvaluateStage& o) {
+  v.field("perplexity", o.perplexity, any(), "How the held-out text is scored.");
+}
+
+/// recipe: extend_vocab
+struct ExtendStage {
+  vocab::ExtensionOptions vocab;
+  vocab::InitialiserOptions initialiser;
+  bool compare_initialisers = true;
+  std::int64_t pad_to_multiple_of = 1;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, ExtendStage& o) {
+  v.field("vocab", o.vocab, any(), "Which pieces are added.");
+  v.field("initialiser", o.initialiser, any(), "How their rows begin.");
+  v.field("compare_initialisers", o.compare_initialisers, any(),
+          "Score the held-out text under every preset before going on.");
+  v.field("pad_to_multiple_of", o.pad_to_multiple_of, at_least(1),
+          "Round the model's rows up to a multiple.");
+}
+
+/// recipe: cpt
+struct CptStage {
+  QuantizationOptions quantize;
+  adapters::LoraOptions lora;
+  DataOptions data;
+  objectives::CausalLmOptions objective;
+  train::TrainOptions train;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, CptStage& o) {
+  v.field("quantize", o.quantize, any(), "4-bit base.");
+  v.field("lora", o.lora, any(), "Adapters.");
+  v.field("data", o.data, any(), "Text, mixture, packing.");
+  v.field("objective", o.objective, any(), "Marks around documents.");
+  v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+}
+
+/// One instruction set made from the pair of files.
+struct InstructionOptions {
+  std::string name;
+  std::string rows = "pairs";
+  std::vector<data::TransformOptions> transforms;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, InstructionOptions& o) {
+  v.field("name", o.name, required(not_empty()), "Name in the mixture.");
+  v.field("rows", o.rows, one_of({"pairs", "source", "target"}),
+          "What a row is: both sides of a line (one TSV file), or one side.");
+  v.field("transforms", o.transforms, required(not_empty()), "From rows to conversations.");
+}
+
+/// recipe: sft
+struct SftStage {
+  QuantizationOptions quantize;
+  adapters::LoraOptions lora;
+  std::vector<InstructionOptions> instructions;
+  std::vector<std::string> files;
+  data::LoaderOptions loader;
+  objectives::SftOptions objective;
+  train::TrainOptions train;
+  std::int64_t accuracy_cases = 200;
+  std::int64_t prompt_words = 6;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, SftStage& o) {
+  v.field("quantize", o.quantize, any(), "4-bit base.");
+  v.field("lora", o.lora, any(), "Adapters.");
+  v.field("instructions", o.instructions, any(), "Conversations built from source and target.");
+  v.field("files", o.files, any(), "JSONL files with prompt and response, or messages.");
+  v.field("loader", o.loader, any(), "Mixing and packing.");
+  v.field("objective", o.objective, any(), "How conversations are written.");
+  v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+  v.field("accuracy_cases", o.accuracy_cases, at_least(0),
+          "Held-out lines of each language whose next word is asked for, before and after.");
+  v.field("prompt_words", o.prompt_words, at_least(1), "Words of the line that are given.");
+}
+
+/// recipe: merge
+struct MergeStage {
+  adapters::MergeOptions merge;
+  double tolerance = 0.05;
+  bool evaluate = true;
+  std::vector<std::string> prompts;
+  models::GenerationOptions generation;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, MergeStage& o) {
+  v.field("merge", o.merge, any(), "Form of the merged weights.");
+  v.field("tolerance", o.tolerance, at_least(0),
+          "Largest mean KL divergence a token, in nats, between the adapted and the merged model.");
+  v.field("evaluate", o.evaluate, any(), "Score the held-out text with the merged model.");
+  v.field("prompts", o.prompts, any(), "Texts to continue.");
+  v.field("generation", o.generation, any(), "How they are continued.");
+}
+
+}  // namespace bitrain::recipe

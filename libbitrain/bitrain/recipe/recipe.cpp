@@ -1,0 +1,183 @@
+#include <bitrain/recipe/recipe.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/recipe/decode.h>
+
+namespace bitrain::recipe {
+namespace {
+
+std::vector<std::string> type_names() {
+  std::vector<std::string> names;
+  for (const StageType& type : stage_types()) names.emplace_back(type.type);
+  return names;
+}
+
+/// Reads one stage; false when its type is not known.
+bool read_stage(const std::string& name, const Node& node, Stage& stage, Problems& problems) {
+  const std::string key = "stages." + name;
+  if (node.kind != Node::Kind::kMap) {
+    problems.add(node.mark, key, "should be a map, not " + node.describe());
+    return false;
+  }
+  stage.name = name;
+  if (name.empty() || name == "base" ||
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") !=
+          std::string::npos)
+    problems.add(node.mark, key, "a stage's name is made of letters, digits, _ and -, and is not 'base'");
+  const Node* type = node.find("recipe");
+  if (type == nullptr) {
+    problems.add(node.mark, key + ".recipe",
+                 "is missing: what kind of stage is this? There are " + join(type_names(), ", "));
+    return false;
+  }
+  Rule rule = one_of(type_names());
+  decode_scalar(*type, key + ".recipe", rule, stage.type, problems);
+  if (const Node* from = node.find("from"))
+    decode_scalar(*from, key + ".from", not_empty(), stage.from, problems);
+  for (StageType& known : stage_types()) {
+    if (stage.type != known.type) continue;
+    stage.options = std::move(known.defaults);
+    std::visit(
+        [&](auto& options) {
+          Decoder decoder(node, key, problems);
+          visit_fields(decoder, options);
+          decoder.finish({"recipe", "from"});
+        },
+        stage.options);
+    return true;
+  }
+  return false;
+}
+
+bool trains_a_base(const Stage& stage) {
+  return stage.type == "tokenizer" || stage.type == "pretrain";
+}
+
+/// Checks who reads from whom, and fills in the stage before where nothing is said.
+void connect(Recipe& recipe, const Node& stages, Problems& problems) {
+  std::vector<std::string> before;
+  if (!recipe.base.empty()) before.emplace_back("base");
+  std::vector<Stage> kept;
+  std::vector<std::string> replaced;
+  for (Stage& stage : recipe.stages) {
+    const Node* node = stages.find(stage.name);
+    if (!recipe.base.empty() && trains_a_base(stage)) {
+      replaced.push_back(stage.name);
+      continue;
+    }
+    for (const std::string& name : replaced)
+      if (stage.from == name) stage.from = "base";
+    if (stage.from.empty() && !before.empty() && stage.type != "tokenizer") stage.from = before.back();
+    bool found = stage.type == "tokenizer" && stage.from.empty();
+    for (const std::string& name : before) found = found || name == stage.from;
+    if (!found)
+      problems.add(
+          node->mark, "stages." + stage.name + ".from",
+          stage.from.empty()
+              ? "there is nothing to read from: set base=DIR, or put a stage before this one"
+              : "no earlier stage is called '" + stage.from + "'" + did_you_mean(stage.from, before));
+    before.push_back(stage.name);
+    kept.push_back(std::move(stage));
+  }
+  recipe.stages = std::move(kept);
+}
+
+/// Rules between fields, which no single field can check.
+void check_stage(const Stage& stage, const Node& node, Problems& problems) {
+  const std::string key = "stages." + stage.name;
+  const auto steps = [&](const train::TrainOptions& train) {
+    if (train.max_steps == 0 && train.max_tokens == 0)
+      problems.add(node.mark, key + ".train.max_steps", "set max_steps or max_tokens");
+  };
+  if (const auto* pretrain = std::get_if<PretrainStage>(&stage.options)) steps(pretrain->train);
+  if (const auto* cpt = std::get_if<CptStage>(&stage.options)) {
+    steps(cpt->train);
+    if (cpt->lora.target_modules.empty() && cpt->lora.modules_to_save.empty() &&
+        cpt->lora.trainable_token_indices.empty())
+      problems.add(node.mark, key + ".lora.target_modules",
+                   "nothing would be trained: name modules, or all-linear");
+  }
+  if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
+    steps(sft->train);
+    if (sft->instructions.empty() && sft->files.empty())
+      problems.add(node.mark, key + ".instructions", "no conversations: set instructions or files");
+    if (sft->objective.max_length > sft->loader.sequence_length)
+      problems.add(node.mark, key + ".objective.max_length", "must not be above loader.sequence_length");
+  }
+}
+
+}  // namespace
+
+const Stage* Recipe::find(const std::string& stage) const {
+  for (const Stage& candidate : stages)
+    if (candidate.name == stage) return &candidate;
+  return nullptr;
+}
+
+std::vector<StageType> stage_types() {
+  return {{"tokenizer", "Learns a SentencePiece tokenizer.", TokenizerStage{}},
+          {"pretrain", "Trains a model from random weights, with the tokenizer of the stage it reads from.",
+           PretrainStage{}},
+          {"evaluate", "Scores held-out text of both languages.", EvaluateStage{}},
+          {"extend_vocab", "Adds pieces of the target language to tokenizer and model.", ExtendStage{}},
+          {"cpt", "Continual pre-training of LoRA adapters on a 4-bit or 16-bit base.", CptStage{}},
+          {"sft", "Supervised fine-tuning of adapters on conversations.", SftStage{}},
+          {"merge", "Folds the adapter of the stage it reads from into its base, and checks the result.",
+           MergeStage{}}};
+}
+
+Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
+  Recipe recipe;
+  recipe.file = file;
+  if (document.kind != Node::Kind::kMap) {
+    problems.add({file.string(), 1, 1}, "", "a recipe is a map of keys, not " + document.describe());
+    return recipe;
+  }
+  Decoder decoder(document, "", problems);
+  visit_fields(decoder, recipe);
+  decoder.finish({"schema", "stages"});
+  std::int64_t schema = 0;
+  const Node* version = document.find("schema");
+  if (version == nullptr)
+    problems.add(document.mark, "schema", "is missing; write 'schema: 1'");
+  else
+    decode_scalar(*version, "schema", in_range(1, 1), schema, problems);
+  const Node* stages = document.find("stages");
+  if (stages == nullptr || stages->kind != Node::Kind::kMap || stages->members.empty()) {
+    problems.add(stages != nullptr ? stages->mark : document.mark, "stages",
+                 "should be a map of stages, from name to what it does");
+    return recipe;
+  }
+  for (const auto& [name, node] : stages->members) {
+    Stage stage;
+    if (!read_stage(name, node, stage, problems)) continue;
+    check_stage(stage, node, problems);
+    recipe.stages.push_back(std::move(stage));
+  }
+  connect(recipe, *stages, problems);
+  return recipe;
+}
+
+Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+  Node document = load_yaml(file);
+  for (const std::string& assignment : overrides) apply_override(document, assignment);
+  Problems problems;
+  Recipe recipe = read_recipe(document, file, problems);
+  problems.raise();
+  return recipe;
+}
+
+std::filesystem::path resolve(const Recipe& recipe, const std::string& path) {
+  const std::filesystem::path given(path);
+  std::error_code ignored;
+  if (given.is_absolute() || recipe.file.empty() || std::filesystem::exists(given, ignored)) return given;
+  // Recipes lie in recipes/<name>/ of the project: their data paths start at any folder above them.
+  for (std::filesystem::path folder = std::filesystem::absolute(recipe.file, ignored).parent_path();
+       !folder.empty(); folder = folder.parent_path()) {
+    if (std::filesystem::exists(folder / given, ignored)) return folder / given;
+    if (folder == folder.parent_path()) break;
+  }
+  return given;
+}
+
+}  // namespace bitrain::recipe

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <bitrain/recipe/document.h>
+#include <bitrain/recipe/options.h>
+
+namespace bitrain::recipe {
+
+using StageOptions =
+    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage>;
+
+/// One step of a recipe: reads the folder of an earlier stage, writes its own.
+struct Stage {
+  std::string name;
+  std::string type;  ///< "tokenizer", "pretrain", ...
+  std::string from;  ///< Name of an earlier stage, or "base"; empty only for a tokenizer.
+  StageOptions options;
+};
+
+/// A whole recipe: what all stages share, and the stages in order.
+struct Recipe {
+  std::filesystem::path file;  ///< Empty when it was not read from one.
+  std::string name;
+  std::string dir = "runs";
+  std::int64_t seed = 42;
+  std::string device = "cpu";
+  std::string dtype = "bfloat16";
+  std::int64_t threads = 0;
+  std::string base;
+  TextOptions source;
+  TextOptions target;
+  HeldOutOptions held_out;
+  std::vector<Stage> stages;
+
+  /// Places of the stages' keys, for problems that only appear later.
+  [[nodiscard]] const Stage* find(const std::string& stage) const;
+};
+
+/// The fields of a recipe besides its stages.
+template <class Visitor>
+void visit_fields(Visitor& v, Recipe& o) {
+  v.field("name", o.name, required(not_empty()), "Name of the run.");
+  v.field("dir", o.dir, not_empty(), "Folder of the run.");
+  v.field("seed", o.seed, at_least(0), "Seed of everything random.");
+  v.field("device", o.device, one_of({"cpu", "cuda"}), "Where models live.");
+  v.field("dtype", o.dtype, one_of({"bfloat16", "float32"}), "Type of weights and activations.");
+  v.field("threads", o.threads, in_range(0, 1024), "CPU threads; 0: as many as there are cores.");
+  v.field("base", o.base, any(),
+          "Hugging Face folder to start from, in place of the stages tokenizer and pretrain.");
+  v.field("source", o.source, required(), "The language the model knows.");
+  v.field("target", o.target, required(), "The language it is to learn.");
+  v.field("held_out", o.held_out, any(), "Rows kept for evaluation.");
+}
+
+/// The stage types with their options at their defaults and one line about each.
+struct StageType {
+  const char* type;
+  const char* doc;
+  StageOptions defaults;
+};
+[[nodiscard]] std::vector<StageType> stage_types();
+
+/// Reads a recipe from its document. Every problem is added: unknown keys with the nearest name, wrong types,
+/// values out of range, stages that read from none. With `base` set, tokenizer and pretrain stages are left
+/// out and what read from them reads from the base.
+[[nodiscard]] Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems);
+
+/// Loads a file, applies the overrides in turn, reads. Throws IoError, or ConfigError with all problems.
+[[nodiscard]] Recipe load_recipe(const std::filesystem::path& file,
+                                 const std::vector<std::string>& overrides = {});
+
+/// A data path of the recipe: as it is, if absolute or there from the current folder, else from the recipe's.
+[[nodiscard]] std::filesystem::path resolve(const Recipe& recipe, const std::string& path);
+
+}  // namespace bitrain::recipe

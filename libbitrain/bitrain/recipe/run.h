@@ -1,0 +1,31 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include <bitrain/io/json.h>
+#include <bitrain/recipe/recipe.h>
+
+namespace bitrain::recipe {
+
+/// What a run left behind.
+struct RunResult {
+  std::filesystem::path dir;
+  io::Json summary;  ///< As in summary.json (docs/formats.md).
+  int signal = 0;    ///< SIGINT or SIGTERM when one ended the run; running it again goes on.
+};
+
+/// Runs the stages in order. Each writes "<dir>/<number>-<name>/", which appears whole, with stage.json (what
+/// it was made from, and its figures) inside. A stage that is there already, made from the same options and
+/// inputs, is skipped; a training stage that was interrupted goes on from its last checkpoint. After each
+/// stage summary.json and report.html are written anew.
+///
+/// Throws StateError when another process runs in the folder, and whatever a stage throws, with the stage's
+/// name in front.
+RunResult run(const Recipe& recipe);
+
+/// The folder of a stage.
+[[nodiscard]] std::filesystem::path stage_directory(const Recipe& recipe, const std::string& stage);
+
+}  // namespace bitrain::recipe

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <bitrain/data/source.h>
+#include <bitrain/objectives/objective.h>
+#include <bitrain/objectives/sft.h>
+#include <bitrain/recipe/recipe.h>
+#include <bitrain/text/tokenizer.h>
+
+namespace bitrain::recipe {
+
+/// What a training stage reads, and how it becomes tokens.
+struct StageData {
+  std::vector<data::SourcePtr> sources;
+  std::unique_ptr<objectives::Objective> objective;
+  const objectives::Sft* sft = nullptr;  ///< The objective, when it is one.
+  data::LoaderOptions loader;
+  train::TrainOptions train;
+};
+
+/// Sources and objective of a stage of type pretrain, cpt or sft; nothing for others.
+[[nodiscard]] std::optional<StageData> stage_data(const Recipe& recipe, const Stage& stage,
+                                                  const std::shared_ptr<const text::Tokenizer>& tokenizer,
+                                                  data::Split split);
+
+/// Text of one side as a source called "source" or "target".
+[[nodiscard]] data::SourcePtr open_side(const Recipe& recipe, bool target, data::Split split,
+                                        std::int64_t lines_per_document = 1, bool skip_invalid = false);
+/// The lines of one side that are kept for evaluation. Throws ConfigError when none are.
+[[nodiscard]] std::vector<std::string> held_out_lines(const Recipe& recipe, bool target);
+
+/// The conversations of an sft stage.
+[[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
+                                                              data::Split split);
+
+}  // namespace bitrain::recipe

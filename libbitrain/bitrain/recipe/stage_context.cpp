@@ -1,0 +1,67 @@
+#include <bitrain/recipe/stage_context.h>
+
+#include <map>
+
+#include <ATen/core/grad_mode.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/eval/perplexity.h>
+#include <bitrain/hub/peft.h>
+#include <bitrain/recipe/run.h>
+
+namespace bitrain::recipe {
+
+at::ScalarType StageContext::dtype() const {
+  return recipe.dtype == "float32" ? at::kFloat : at::kBFloat16;
+}
+
+at::Device StageContext::device() const {
+  return at::Device(recipe.device);
+}
+
+std::filesystem::path StageContext::directory_of(const std::string& stage_name) const {
+  return stage_name == "base" ? std::filesystem::path(recipe.base) : stage_directory(recipe, stage_name);
+}
+
+std::optional<quant::QuantizeOptions> quantize_options(const QuantizationOptions& options) {
+  if (!options.enabled) return std::nullopt;
+  return quant::QuantizeOptions{options.type == "fp4" ? quant::QuantType::kFp4 : quant::QuantType::kNf4,
+                                options.block_size, options.double_quant};
+}
+
+hub::OpenedModel open_stage_model(const StageContext& context, const std::string& stage_name) {
+  hub::OpenOptions options;
+  options.dtype = context.dtype();
+  options.device = context.device();
+  const Stage* stage = context.recipe.find(stage_name);
+  const QuantizationOptions* quantization = nullptr;
+  if (stage != nullptr) {
+    if (const auto* cpt = std::get_if<CptStage>(&stage->options)) quantization = &cpt->quantize;
+    if (const auto* sft = std::get_if<SftStage>(&stage->options)) quantization = &sft->quantize;
+  }
+  if (quantization == nullptr) return hub::open_model(context.directory_of(stage_name), options);
+  options.quantize = quantize_options(*quantization);
+  hub::OpenedModel opened = hub::open_model(context.directory_of(stage->from), options);
+  hub::load_adapter(context.directory_of(stage_name), *opened.model);
+  return opened;
+}
+
+io::Json score_held_out(const Recipe& recipe, models::LanguageModel& model, const text::Tokenizer& tokenizer,
+                        const eval::PerplexityOptions& options) {
+  const at::NoGradGuard no_grad;
+  const std::map<std::string, std::vector<std::string>> documents = {
+      {recipe.source.language, held_out_lines(recipe, false)},
+      {recipe.target.language, held_out_lines(recipe, true)}};
+  const auto scores = eval::perplexity(model, tokenizer, documents, options);
+  io::Json json = io::Json::object();
+  for (const std::string& language : {recipe.source.language, recipe.target.language}) {
+    const eval::LanguageScore& score = scores.at(language);
+    json[language] = {{"loss_per_token", score.loss_per_token},
+                      {"bits_per_byte", score.bits_per_byte},
+                      {"tokens", score.tokens},
+                      {"bytes", score.bytes}};
+  }
+  return json;
+}
+
+}  // namespace bitrain::recipe

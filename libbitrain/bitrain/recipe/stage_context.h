@@ -1,0 +1,52 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <bitrain/data/source.h>
+#include <bitrain/hub/model_dir.h>
+#include <bitrain/io/json.h>
+#include <bitrain/recipe/recipe.h>
+#include <bitrain/recipe/sources.h>
+
+namespace bitrain::recipe {
+
+/// What a stage gets to work with.
+struct StageContext {
+  const Recipe& recipe;
+  const Stage& stage;
+  std::filesystem::path out;   ///< Folder to write into; it becomes the stage's when the stage returns.
+  std::filesystem::path work;  ///< Folder that survives an interruption: checkpoints and logs of training.
+  io::Json result = io::Json::object();  ///< Figures, under the names of summary.json.
+  int signal = 0;                        ///< Set when a signal ended the stage early: nothing is finished.
+
+  [[nodiscard]] at::ScalarType dtype() const;
+  [[nodiscard]] at::Device device() const;
+  /// The Hugging Face folder behind "base" or a stage's name.
+  [[nodiscard]] std::filesystem::path directory_of(const std::string& stage_name) const;
+};
+
+/// The 4-bit options of a stage, or none.
+[[nodiscard]] std::optional<quant::QuantizeOptions> quantize_options(const QuantizationOptions& options);
+
+/// Opens what a stage (or "base") left: a model folder, or an adapter on its base in the form it was trained
+/// on.
+[[nodiscard]] hub::OpenedModel open_stage_model(const StageContext& context, const std::string& stage_name);
+
+/// Loss per token and bits per byte of the held-out text, by language code, as in summary.json.
+[[nodiscard]] io::Json score_held_out(const Recipe& recipe, models::LanguageModel& model,
+                                      const text::Tokenizer& tokenizer,
+                                      const eval::PerplexityOptions& options = {});
+
+// One function a type of stage; figures go into context.result.
+void run_stage(const TokenizerStage& options, StageContext& context);
+void run_stage(const PretrainStage& options, StageContext& context);
+void run_stage(const EvaluateStage& options, StageContext& context);
+void run_stage(const ExtendStage& options, StageContext& context);
+void run_stage(const CptStage& options, StageContext& context);
+void run_stage(const SftStage& options, StageContext& context);
+void run_stage(const MergeStage& options, StageContext& context);
+
+}  // namespace bitrain::recipe

@@ -1,0 +1,149 @@
+#include <filesystem>
+
+#include <ATen/core/grad_mode.h>
+
+#include <bitrain/adapters/attach.h>
+#include <bitrain/adapters/merge.h>
+#include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
+#include <bitrain/eval/completion.h>
+#include <bitrain/hub/peft.h>
+#include <bitrain/models/generation.h>
+#include <bitrain/recipe/stage_context.h>
+#include <bitrain/recipe/training.h>
+
+/// Stages that work with adapters: cpt, sft, merge.
+namespace bitrain::recipe {
+namespace fs = std::filesystem;
+namespace {
+
+/// The base of an adapter stage, packed as asked, with fresh adapters.
+hub::OpenedModel open_for_adapters(StageContext& context, const QuantizationOptions& quantization,
+                                   const adapters::LoraOptions& lora) {
+  hub::OpenOptions open;
+  open.dtype = context.dtype();
+  open.device = context.device();
+  open.quantize = quantize_options(quantization);
+  hub::OpenedModel opened = hub::open_model(context.directory_of(context.stage.from), open);
+  const adapters::AttachReport report =
+      adapters::attach(*opened.model, lora, static_cast<std::uint64_t>(context.recipe.seed));
+  context.result["adapted_modules"] = report.adapted.size();
+  return opened;
+}
+
+std::function<void(const fs::path&)> adapter_saver(const StageContext& context,
+                                                   const hub::OpenedModel& opened,
+                                                   const adapters::LoraOptions& lora) {
+  return [&](const fs::path& folder) {
+    const std::string base =
+        fs::absolute(context.directory_of(context.stage.from)).lexically_normal().string();
+    hub::save_adapter(folder, *opened.model, lora, base);
+    opened.tokenizer->save(folder);
+  };
+}
+
+/// Held-out prompts of one source, as greedy generation gets them.
+std::vector<eval::CompletionCase> completion_cases(const objectives::Sft& objective,
+                                                   const data::Source& source, std::int64_t count) {
+  std::vector<eval::CompletionCase> cases;
+  std::map<std::string, std::int64_t> taken;
+  for (std::int64_t i = 0; i < source.size(); ++i) {
+    const data::Example example = source.at(i);
+    if (example.messages.empty() || example.messages.back().role != "assistant" ||
+        taken[example.language] >= count)
+      continue;
+    const std::vector<data::Message> before(example.messages.begin(), example.messages.end() - 1);
+    cases.push_back({objective.prompt(before), example.messages.back().content, example.language});
+    ++taken[example.language];
+  }
+  return cases;
+}
+
+/// Response loss and exact next-word accuracy of the held-out conversations, by set and language.
+io::Json score_responses(models::LanguageModel& model, const text::Tokenizer& tokenizer,
+                         const objectives::Sft& objective, const std::vector<data::SourcePtr>& held_out,
+                         std::int64_t cases) {
+  io::Json json = io::Json::object();
+  for (const data::SourcePtr& source : held_out) {
+    io::Json& set = json[source->name()];
+    for (const auto& [language, score] : eval::objective_loss(model, objective, *source))
+      set[language]["response_loss"] = score.loss_per_token;
+    const std::vector<eval::CompletionCase> prompts = completion_cases(objective, *source, cases);
+    if (prompts.empty()) continue;
+    for (const auto& [language, score] : eval::completion_accuracy(model, tokenizer, prompts)) {
+      set[language]["next_word_accuracy"] = score.accuracy;
+      set[language]["cases"] = score.cases;
+    }
+  }
+  return json;
+}
+
+}  // namespace
+
+void run_stage(const CptStage& options, StageContext& context) {
+  hub::OpenedModel opened = open_for_adapters(context, options.quantize, options.lora);
+  const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
+  train_stage(context, {opened, data, adapter_saver(context, opened, options.lora)});
+}
+
+void run_stage(const SftStage& options, StageContext& context) {
+  hub::OpenedModel opened = open_for_adapters(context, options.quantize, options.lora);
+  const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
+  const std::vector<data::SourcePtr> held_out =
+      open_conversations(context.recipe, options, data::Split::kHeldOut);
+  const auto score = [&] {
+    return score_responses(*opened.model, *opened.tokenizer, *data.sft, held_out, options.accuracy_cases);
+  };
+  context.result["before"] = score();  // A fresh adapter changes nothing: this is the base.
+  train_stage(context, {opened, data, adapter_saver(context, opened, options.lora)});
+  if (context.signal == 0) context.result["after"] = score();
+}
+
+void run_stage(const MergeStage& options, StageContext& context) {
+  const at::NoGradGuard no_grad;
+  hub::OpenedModel opened = open_stage_model(context, context.stage.from);
+  const text::Tokenizer& tokenizer = *opened.tokenizer;
+  // Held-out lines of both languages, enough to see every module at work.
+  std::vector<std::vector<std::int32_t>> rows;
+  std::vector<std::vector<std::int32_t>> labels;
+  for (const bool target : {false, true}) {
+    const std::vector<std::string> lines = held_out_lines(context.recipe, target);
+    for (std::size_t i = 0; i < std::min<std::size_t>(8, lines.size()); ++i) {
+      rows.push_back(tokenizer.encode(lines[i]));
+      if (rows.back().empty()) rows.pop_back();
+    }
+  }
+  for (const auto& row : rows) labels.emplace_back(row.size(), static_cast<std::int32_t>(kIgnoreIndex));
+  const Batch batch = make_batch(rows, labels).to(context.device());
+  adapters::MergeOptions merge = options.merge;
+  const adapters::LogitDifference difference = adapters::merge_and_compare(*opened.model, batch, merge);
+  if (!(difference.mean_kl <= options.tolerance))
+    throw StateError("the merged model is not the adapted one: mean KL divergence ", difference.mean_kl,
+                     " nats a token, tolerance ", options.tolerance,
+                     merge.requantize
+                         ? "; packing in 4 bits again costs precision: raise the tolerance if that is meant"
+                         : "");
+  context.result["verified"] = true;
+  context.result["max_logit_difference"] = difference.max_absolute;
+  context.result["mean_kl"] = difference.mean_kl;
+  context.result["top1_agreement"] = difference.top1_agreement;
+  hub::save_model(context.out, *opened.model, &tokenizer);
+  if (options.evaluate)
+    context.result["languages"] = score_held_out(context.recipe, *opened.model, tokenizer);
+  io::Json generations = io::Json::array();
+  for (const std::string& prompt : options.prompts) {
+    std::vector<text::TokenId> ids = tokenizer.encode(prompt);
+    if (tokenizer.special_tokens().bos) ids.insert(ids.begin(), *tokenizer.special_tokens().bos);
+    const auto continuation =
+        models::generate(*opened.model, ids, options.generation, {}, tokenizer.vocab_size());
+    // Decoded together, so that a space at the seam is not lost.
+    std::vector<text::TokenId> whole = ids;
+    whole.insert(whole.end(), continuation.begin(), continuation.end());
+    const std::string text = tokenizer.decode(whole);
+    const std::string begin = tokenizer.decode(ids);
+    generations.push_back({{"prompt", prompt}, {"text", text.substr(std::min(begin.size(), text.size()))}});
+  }
+  if (!generations.empty()) context.result["generations"] = generations;
+}
+
+}  // namespace bitrain::recipe

@@ -1,0 +1,100 @@
+#include <bitrain/recipe/training.h>
+
+#include <bitrain/adapters/parameters.h>
+#include <bitrain/base/log.h>
+#include <bitrain/io/directory.h>
+#include <bitrain/io/file.h>
+#include <bitrain/train/connect.h>
+#include <bitrain/train/trainer.h>
+
+namespace bitrain::recipe {
+namespace fs = std::filesystem;
+namespace {
+
+io::Json evaluations_json(const std::vector<train::Evaluation>& evaluations) {
+  io::Json list = io::Json::array();
+  for (const train::Evaluation& evaluation : evaluations)
+    list.push_back({{"step", evaluation.step}, {"languages", evaluation.languages}});
+  return list;
+}
+
+/// Shares by language, asked for and realised, in the mixture's unit.
+io::Json shares_json(const std::vector<data::SourceShare>& shares) {
+  io::Json json = io::Json::object();
+  for (const data::SourceShare& share : shares) {
+    io::Json& entry = json[share.language.empty() ? share.source : share.language];
+    if (entry.is_null()) entry = io::Json::object();
+    entry["asked"] = entry.value("asked", 0.0) + share.asked;
+    entry["realised"] = entry.value("realised", 0.0) + share.realised;
+    entry["tokens"] = entry.value("tokens", std::int64_t{0}) + share.tokens;
+    entry["epochs"] = share.epochs;
+  }
+  return json;
+}
+
+void record(const train::TrainResult& result, const data::Loader& loader, io::Json& json) {
+  json["trainable_parameters"] = result.trainable_parameters;
+  json["steps"] = result.steps;
+  json["tokens"] = result.tokens;
+  json["supervised_tokens"] = result.supervised_tokens;
+  json["train_seconds"] = result.seconds;
+  json["tokens_per_second"] = result.tokens_per_second;
+  json["train_loss"] = result.train_loss;
+  json["skipped_steps"] = result.skipped_steps;
+  json["shares"] = shares_json(loader.shares());
+  json["curve"] = {{"step", result.curve.step},
+                   {"loss", result.curve.loss},
+                   {"learning_rate", result.curve.learning_rate},
+                   {"tokens_per_second", result.curve.tokens_per_second}};
+  json["evaluations"] = evaluations_json(result.evaluations);
+}
+
+/// The logs of training move from the work folder to the stage's.
+void keep_logs(const fs::path& work, const fs::path& out) {
+  for (const char* name : {"metrics.jsonl", "trainer_state.json", "tensorboard"})
+    if (fs::exists(work / name)) fs::rename(work / name, out / name);
+}
+
+}  // namespace
+
+train::LanguageFigures language_figures(const io::Json& scores) {
+  train::LanguageFigures figures;
+  for (const auto& [language, values] : scores.items())
+    for (const auto& [name, value] : values.items()) figures[language][name] = value.get<double>();
+  return figures;
+}
+
+void train_stage(StageContext& context, const TrainingParts& parts) {
+  models::LanguageModel& model = *parts.model.model;
+  const StageData& data = parts.data;
+  train::TrainOptions options = data.train;
+  options.seed = context.recipe.seed;
+  const std::int64_t tokens_per_step = data.loader.rows_per_step * data.loader.sequence_length;
+  const objectives::Objective& objective = *data.objective;
+  data::Loader loader(
+      data.loader, data.sources,
+      [&objective](const data::Example& example) { return objective.encode(example); },
+      {static_cast<std::uint64_t>(context.recipe.seed), train::total_steps(options, tokens_per_step)});
+
+  train::TrainParts trainer_parts;
+  trainer_parts.parameters = adapters::trainable_parameters(model);
+  trainer_parts.loss = train::make_loss(model, objective);
+  trainer_parts.source = train::make_source(loader);
+  trainer_parts.evaluate = [&](std::int64_t) {
+    return language_figures(score_held_out(context.recipe, model, *parts.model.tokenizer));
+  };
+  trainer_parts.output_dir = context.work.string();
+  trainer_parts.name = context.stage.name;
+  context.result["parameters"] = adapters::count_parameters(model);
+  const train::TrainResult result = train::Trainer(options, std::move(trainer_parts)).run();
+  if (result.interrupted()) {
+    context.signal = result.signal;
+    return;
+  }
+  log_info(context.stage.name, ": ", data::describe(loader.shares(), data.loader.mixture.unit));
+  record(result, loader, context.result);
+  parts.save(context.out);
+  keep_logs(context.work, context.out);
+}
+
+}  // namespace bitrain::recipe

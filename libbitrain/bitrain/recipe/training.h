@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include <bitrain/data/loader.h>
+#include <bitrain/hub/model_dir.h>
+#include <bitrain/objectives/objective.h>
+#include <bitrain/recipe/stage_context.h>
+#include <bitrain/train/callbacks.h>
+
+namespace bitrain::recipe {
+
+/// The parts of a training stage.
+struct TrainingParts {
+  hub::OpenedModel& model;
+  const StageData& data;
+  /// Writes the model or adapter into a folder that does not exist yet.
+  std::function<void(const std::filesystem::path&)> save;
+};
+
+/// Trains, and puts steps, speed, shares, curve and evaluations into context.result. When a signal ended the
+/// run, context.signal is set and nothing is saved but the checkpoint in context.work. Otherwise the weights
+/// are saved into context.out, with the logs beside them.
+void train_stage(StageContext& context, const TrainingParts& parts);
+
+/// Figures of score_held_out as the trainer wants them.
+[[nodiscard]] train::LanguageFigures language_figures(const io::Json& scores);
+
+}  // namespace bitrain::recipe

@@ -1,0 +1,149 @@
+#include <bitrain/recipe/validate.h>
+
+#include <bitrain/base/cuda_library.h>
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/recipe/run.h>
+#include <bitrain/recipe/sources.h>
+
+namespace bitrain::recipe {
+namespace fs = std::filesystem;
+namespace {
+
+/// Where a key stands in the file, for problems that only the values together show.
+Mark mark_of(const Recipe& recipe, const Node* document, const std::string& key) {
+  const Node* node = document;
+  Mark mark{recipe.file.string(), 1, 1};
+  if (node == nullptr) return mark;
+  for (const std::string& part : split(key, '.')) {
+    node = node->find(part);
+    if (node == nullptr) break;
+    mark = node->mark;
+  }
+  return mark;
+}
+
+void check_file(const Recipe& recipe, const TextOptions& side, const std::string& key, const Node* document,
+                Problems& problems) {
+  std::error_code error;
+  const fs::path path = resolve(recipe, side.path);
+  const std::string where = key + ".path";
+  if (side.path.empty()) return;  // Said already.
+  if (!fs::exists(path, error))
+    problems.add(mark_of(recipe, document, where), where, "there is no file " + path.string());
+  else if (!fs::is_regular_file(path, error))
+    problems.add(mark_of(recipe, document, where), where, path.string() + " is no file");
+  else if (fs::file_size(path, error) == 0)
+    problems.add(mark_of(recipe, document, where), where, path.string() + " is empty");
+}
+
+void check_weights(const Recipe& recipe, const Node* document, const std::string& key,
+                   const data::MixtureOptions& mixture, const std::vector<std::string>& sources,
+                   Problems& problems) {
+  const auto check = [&](const std::map<std::string, double>& weights, const std::string& where) {
+    for (const auto& [name, weight] : weights) {
+      bool known = false;
+      for (const std::string& source : sources) known = known || source == name;
+      if (!known)
+        problems.add(mark_of(recipe, document, where), where + "." + name,
+                     "there is no source '" + name + "'" + did_you_mean(name, sources) + "; there are " +
+                         join(sources, ", "));
+    }
+  };
+  check(mixture.weights, key + ".mixture.weights");
+}
+
+void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* document, Problems& problems) {
+  const std::string key = "stages." + stage.name;
+  if (const auto* pretrain = std::get_if<PretrainStage>(&stage.options))
+    check_weights(recipe, document, key + ".data.loader", pretrain->data.loader.mixture, {"source", "target"},
+                  problems);
+  if (const auto* cpt = std::get_if<CptStage>(&stage.options))
+    check_weights(recipe, document, key + ".data.loader", cpt->data.loader.mixture, {"source", "target"},
+                  problems);
+  if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
+    std::vector<std::string> names;
+    for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
+    for (const std::string& file : sft->files) {
+      names.push_back(fs::path(file).stem().string());
+      std::error_code error;
+      if (!fs::is_regular_file(resolve(recipe, file), error))
+        problems.add(mark_of(recipe, document, key + ".files"), key + ".files", "there is no file " + file);
+    }
+    check_weights(recipe, document, key + ".loader", sft->loader.mixture, names, problems);
+  }
+  if (const auto* extend = std::get_if<ExtendStage>(&stage.options)) {
+    try {
+      (void)vocab::rules_of(extend->initialiser);
+    } catch (const Error& error) {
+      problems.add(mark_of(recipe, document, key + ".initialiser"), key + ".initialiser", error.what());
+    }
+  }
+}
+
+void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
+  check_file(recipe, recipe.source, "source", document, problems);
+  check_file(recipe, recipe.target, "target", document, problems);
+  if (!recipe.source.language.empty() && recipe.source.language == recipe.target.language)
+    problems.add(mark_of(recipe, document, "target.language"), "target.language",
+                 "is the source's language too: '" + recipe.target.language + "'");
+  if (recipe.held_out.every == 0 && recipe.held_out.last == 0)
+    problems.add(mark_of(recipe, document, "held_out"), "held_out",
+                 "nothing is kept for evaluation: set every or last");
+  std::error_code error;
+  if (!recipe.base.empty() && !fs::exists(fs::path(recipe.base) / "config.json", error))
+    problems.add(mark_of(recipe, document, "base"), "base",
+                 recipe.base + " is no Hugging Face model folder: it has no config.json");
+  if (recipe.device == "cuda")
+    for (const std::string& reason : missing_for_cuda())
+      problems.add(mark_of(recipe, document, "device"), "device", reason);
+  for (const Stage& stage : recipe.stages) check_stage_inputs(recipe, stage, document, problems);
+}
+
+}  // namespace
+
+Validation validate(const fs::path& file, const std::vector<std::string>& overrides) {
+  Node document = load_yaml(file);
+  for (const std::string& assignment : overrides) apply_override(document, assignment);
+  Validation result;
+  result.recipe = read_recipe(document, file, result.problems);
+  check_all(result.recipe, &document, result.problems);
+  if (result.problems.empty()) result.plans = memory_plan(result.recipe);
+  return result;
+}
+
+void check_inputs(const Recipe& recipe) {
+  Problems problems;
+  Node document;
+  if (!recipe.file.empty()) document = load_yaml(recipe.file);
+  check_all(recipe, &document, problems);
+  problems.raise();
+}
+
+std::string inspect_stage(const Recipe& recipe, const std::string& name,
+                          const data::InspectOptions& options) {
+  const Stage* stage = recipe.find(name);
+  if (stage == nullptr) {
+    std::vector<std::string> names;
+    for (const Stage& known : recipe.stages) names.push_back(known.name);
+    throw ConfigError("there is no stage '", name, "'", did_you_mean(name, names), "; there are ",
+                      join(names, ", "));
+  }
+  const fs::path from = stage->from == "base" ? fs::path(recipe.base) : stage_directory(recipe, stage->from);
+  const auto tokenizer = text::open_tokenizer(from);
+  const std::optional<StageData> data = stage_data(recipe, *stage, tokenizer, data::Split::kTrain);
+  if (!data) throw ConfigError("stage ", name, " is of type ", stage->type, ", which reads no training data");
+  const std::int64_t tokens = data->loader.rows_per_step * data->loader.sequence_length;
+  data::LoaderOptions loader_options = data->loader;
+  loader_options.prefetch_threads = 0;
+  const objectives::Objective& objective = *data->objective;
+  data::Loader loader(loader_options, data->sources,
+                      [&objective](const data::Example& example) { return objective.encode(example); },
+                      {static_cast<std::uint64_t>(recipe.seed), train::total_steps(data->train, tokens)});
+  std::string text;
+  for (const Batch& batch : loader.next_step())
+    text += data::render_batch(batch, *tokenizer, loader.languages(), options);
+  return text + data::describe(loader.shares(), loader_options.mixture.unit) + "\n";
+}
+
+}  // namespace bitrain::recipe

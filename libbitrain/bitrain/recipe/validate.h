@@ -1,0 +1,34 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <bitrain/data/inspect.h>
+#include <bitrain/recipe/memory_plan.h>
+#include <bitrain/recipe/recipe.h>
+
+namespace bitrain::recipe {
+
+/// What can be said about a recipe before anything is run.
+struct Validation {
+  Recipe recipe;
+  Problems problems;
+  std::vector<MemoryPlan> plans;  ///< Empty when there are problems.
+};
+
+/// Reads the recipe with its overrides and looks at everything it names: files that are missing or empty, a
+/// base that is no model folder, mixtures that name unknown sources, a GPU that is not there. All problems at
+/// once. Throws only when the file cannot be read or is no YAML.
+[[nodiscard]] Validation validate(const std::filesystem::path& file,
+                                  const std::vector<std::string>& overrides = {});
+
+/// The same looks for a recipe that was read; throws ConfigError with all problems.
+void check_inputs(const Recipe& recipe);
+
+/// The first step of a training stage as a person can check it. Throws ConfigError for a stage that trains
+/// nothing, IoError when the stage it reads from has not run.
+[[nodiscard]] std::string inspect_stage(const Recipe& recipe, const std::string& stage,
+                                        const data::InspectOptions& options);
+
+}  // namespace bitrain::recipe
