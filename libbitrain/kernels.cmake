@@ -38,9 +38,9 @@ if(build_cuda AND cuda_sources)
   set(CMAKE_CUDA_ARCHITECTURES 80 90)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
-  set(CMAKE_CUDA_STANDARD 20)
   add_library(bitrain_cuda SHARED ${cuda_sources})
   target_include_directories(bitrain_cuda PRIVATE ${PROJECT_SOURCE_DIR}/libbitrain)
-  set_target_properties(bitrain_cuda PROPERTIES CUDA_ARCHITECTURES "80;90" CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Shared)
+  set_target_properties(bitrain_cuda PROPERTIES CUDA_ARCHITECTURES "80;90" CUDA_RUNTIME_LIBRARY Shared
+    CUDA_STANDARD 17)  # CMake 3.25 does not know that nvcc 13 has C++20.
   target_link_libraries(bitrain_cuda PRIVATE CUDA::cudart)
 endif()
