@@ -13,9 +13,7 @@ constexpr std::size_t kShort = 40;
 }  // namespace
 
 void BpeMerger::add(std::uint32_t left, std::uint32_t right, std::uint32_t rank, std::uint32_t result) {
-  bool inserted = false;
-  Merge& merge = merges_.at_or_insert(PairTable<Merge>::pair(left, right), &inserted);
-  if (inserted) merge = {rank, result};
+  merges_.at_or_insert(PairTable<Merge>::pair(left, right)) = {rank, result};
 }
 
 void BpeMerger::merge(std::vector<Symbol>& word) const {

@@ -16,7 +16,7 @@ class BpeMerger {
   /// A symbol that takes part in no merge. Greater numbers are not allowed.
   static constexpr std::uint32_t kNoSymbol = std::numeric_limits<std::uint32_t>::max() - 1;
 
-  /// Neighbours `left` and `right` become `result`. The first merge given for a pair counts.
+  /// Neighbours `left` and `right` become `result`. The last merge given for a pair counts.
   void add(std::uint32_t left, std::uint32_t right, std::uint32_t rank, std::uint32_t result);
   void reserve(std::size_t count) { merges_.reserve(count); }
   [[nodiscard]] std::size_t size() const { return merges_.size(); }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,8 +20,13 @@ class CharsMap {
   [[nodiscard]] bool empty() const { return units_.empty(); }
   /// The longest entry that begins at `at`: its length and what it becomes; length 0 when there is none.
   [[nodiscard]] std::pair<std::size_t, std::string_view> longest(std::string_view text, std::size_t at) const;
+  /// What the shortest entry that begins at `at` becomes.
+  [[nodiscard]] std::optional<std::string_view> shortest(std::string_view text, std::size_t at) const;
 
  private:
+  template <class Found>
+  void prefixes(std::string_view text, std::size_t at, Found&& found) const;
+
   std::vector<std::uint32_t> units_;
   std::string strings_;  ///< Each ends with a zero byte.
 };

@@ -1,0 +1,264 @@
+#include <bitrain/text/hf_normalizer.h>
+
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include <utf8proc.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/text/base64.h>
+#include <bitrain/text/characters.h>
+#include <bitrain/text/charsmap.h>
+#include <bitrain/text/json_fields.h>
+#include <bitrain/text/pattern.h>
+#include <bitrain/text/utf8.h>
+
+namespace bitrain::text {
+namespace {
+
+bool is_ascii(std::string_view text) {
+  for (const char c : text) {
+    if (static_cast<std::uint8_t>(c) >= 0x80) return false;
+  }
+  return true;
+}
+
+/// Whether normalisation may join the character to the one before it.
+bool joins_previous(std::uint32_t code) {
+  return code >= 0x300 && (class_of(code) == CharacterClass::kMark || (code >= 0x1160 && code <= 0x11FF));
+}
+
+/// The Unicode normalisation forms, over runs that cannot change each other.
+class Unicode : public Normalizer {
+ public:
+  Unicode(bool compose, bool compatible)
+      : options_(static_cast<utf8proc_option_t>(UTF8PROC_STABLE |
+                                                (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
+                                                (compatible ? UTF8PROC_COMPAT : 0))) {}
+
+  void apply(AlignedText& text) const override {
+    if (is_ascii(text.text)) return;
+    Rewriter rewriter(text);
+    for (std::size_t begin = 0; begin < text.text.size();) {
+      std::size_t end = begin + utf8_at(text.text, begin).length;
+      while (end < text.text.size()) {
+        const Utf8Char c = utf8_at(text.text, end);
+        if (!joins_previous(c.code)) break;
+        end += c.length;
+      }
+      rewrite(text, begin, end, rewriter);
+      begin = end;
+    }
+    text = rewriter.take();
+  }
+
+ private:
+  void rewrite(const AlignedText& text, std::size_t begin, std::size_t end, Rewriter& rewriter) const {
+    if (end == begin + 1) return rewriter.keep(begin, end);
+    utf8proc_uint8_t* mapped = nullptr;
+    const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.text.data()) + begin,
+                                   static_cast<utf8proc_ssize_t>(end - begin), &mapped, options_);
+    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
+    if (size < 0) return rewriter.keep(begin, end);
+    const std::string_view result(reinterpret_cast<const char*>(mapped), static_cast<std::size_t>(size));
+    if (result == text.view().substr(begin, end - begin))
+      rewriter.keep(begin, end);
+    else
+      rewriter.put(result, begin, end);
+  }
+
+  utf8proc_option_t options_;
+};
+
+class Lowercase : public Normalizer {
+ public:
+  void apply(AlignedText& text) const override {
+    Rewriter rewriter(text);
+    for (std::size_t at = 0; at < text.text.size();) {
+      const Utf8Char c = utf8_at(text.text, at);
+      std::string lower;
+      if (c.code == 0x130)
+        lower = "i\xCC\x87";  // The one character whose lower case is two.
+      else
+        append_utf8(lower,
+                    static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.code))));
+      rewriter.put(lower, at, at + c.length);
+      at += c.length;
+    }
+    text = rewriter.take();
+  }
+};
+
+class StripAccents : public Normalizer {
+ public:
+  void apply(AlignedText& text) const override {
+    Rewriter rewriter(text);
+    for (std::size_t at = 0; at < text.text.size();) {
+      const Utf8Char c = utf8_at(text.text, at);
+      if (utf8proc_category(static_cast<utf8proc_int32_t>(c.code)) != UTF8PROC_CATEGORY_MN)
+        rewriter.keep(at, at + c.length);
+      at += c.length;
+    }
+    text = rewriter.take();
+  }
+};
+
+class Strip : public Normalizer {
+ public:
+  Strip(bool left, bool right) : left_(left), right_(right) {}
+  void apply(AlignedText& text) const override {
+    std::size_t begin = text.text.size();
+    std::size_t end = 0;
+    for (std::size_t at = 0; at < text.text.size();) {
+      const Utf8Char c = utf8_at(text.text, at);
+      if (class_of(c.code) != CharacterClass::kSpace) {
+        begin = std::min(begin, at);
+        end = at + c.length;
+      }
+      at += c.length;
+    }
+    if (!left_) begin = 0;
+    if (!right_) end = text.text.size();
+    Rewriter rewriter(text);
+    if (begin < end) rewriter.keep(begin, end);
+    text = rewriter.take();
+  }
+
+ private:
+  bool left_, right_;
+};
+
+class Replace : public Normalizer {
+ public:
+  Replace(Pattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  void apply(AlignedText& text) const override {
+    std::vector<Pattern::Range> matches;
+    pattern_.find_all(text.text, matches);
+    if (matches.empty()) return;
+    Rewriter rewriter(text);
+    std::size_t at = 0;
+    for (const auto& [begin, end] : matches) {
+      rewriter.keep(at, begin);
+      rewriter.put(content_, begin, end);
+      at = end;
+    }
+    rewriter.keep(at, text.text.size());
+    text = rewriter.take();
+  }
+
+ private:
+  Pattern pattern_;
+  std::string content_;
+};
+
+class Prepend : public Normalizer {
+ public:
+  explicit Prepend(std::string content) : content_(std::move(content)) {}
+  void apply(AlignedText& text) const override {
+    if (text.text.empty()) return;
+    Rewriter rewriter(text);
+    rewriter.put(content_, 0, 0);
+    rewriter.keep(0, text.text.size());
+    text = rewriter.take();
+  }
+
+ private:
+  std::string content_;
+};
+
+/// SentencePiece's table as Hugging Face applies it: to short grapheme clusters whole, by their shortest
+/// entry, else to single characters.
+class Precompiled : public Normalizer {
+ public:
+  explicit Precompiled(CharsMap map) : map_(std::move(map)) {}
+  void apply(AlignedText& text) const override {
+    Rewriter rewriter(text);
+    for (std::size_t begin = 0; begin < text.text.size();) {
+      const std::size_t end = grapheme_end(text.text, begin);
+      const auto found = end - begin < 6 ? map_.shortest(text.view().substr(0, end), begin) : std::nullopt;
+      if (found) {
+        rewriter.put(*found, begin, end);
+      } else {
+        for (std::size_t at = begin; at < end;) {
+          const std::size_t next = at + utf8_at(text.text, at).length;
+          if (const auto mapped = map_.shortest(text.view().substr(0, next), at))
+            rewriter.put(*mapped, at, next);
+          else
+            rewriter.keep(at, next);
+          at = next;
+        }
+      }
+      begin = end;
+    }
+    text = rewriter.take();
+  }
+
+ private:
+  static std::size_t grapheme_end(std::string_view text, std::size_t begin) {
+    Utf8Char c = utf8_at(text, begin);
+    std::size_t end = begin + c.length;
+    utf8proc_int32_t state = 0;
+    while (end < text.size()) {
+      const Utf8Char next = utf8_at(text, end);
+      if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(c.code),
+                                           static_cast<utf8proc_int32_t>(next.code), &state))
+        break;
+      end += next.length;
+      c = next;
+    }
+    return end;
+  }
+
+  CharsMap map_;
+};
+
+class Sequence : public Normalizer {
+ public:
+  explicit Sequence(std::vector<std::unique_ptr<const Normalizer>> steps) : steps_(std::move(steps)) {}
+  void apply(AlignedText& text) const override {
+    for (const auto& step : steps_) step->apply(text);
+  }
+
+ private:
+  std::vector<std::unique_ptr<const Normalizer>> steps_;
+};
+
+}  // namespace
+
+std::unique_ptr<const Normalizer> make_normalizer(const io::Json& json, const std::string& where) {
+  if (json.is_null()) return nullptr;
+  const std::string place = where + ": normalizer";
+  const auto type = field<std::string>(json, "type", place);
+  if (type == "NFC") return std::make_unique<Unicode>(true, false);
+  if (type == "NFD") return std::make_unique<Unicode>(false, false);
+  if (type == "NFKC") return std::make_unique<Unicode>(true, true);
+  if (type == "NFKD") return std::make_unique<Unicode>(false, true);
+  if (type == "Lowercase") return std::make_unique<Lowercase>();
+  if (type == "StripAccents") return std::make_unique<StripAccents>();
+  if (type == "Strip")
+    return std::make_unique<Strip>(field<bool>(json, "strip_left", place),
+                                   field<bool>(json, "strip_right", place));
+  if (type == "Replace")
+    return std::make_unique<Replace>(Pattern(member(json, "pattern", place), place),
+                                     field<std::string>(json, "content", place));
+  if (type == "Prepend") return std::make_unique<Prepend>(field<std::string>(json, "prepend", place));
+  if (type == "Precompiled") {
+    const auto table = from_base64(field<std::string>(json, "precompiled_charsmap", place));
+    if (!table) throw FormatError(place, ": 'precompiled_charsmap' is not base64");
+    return std::make_unique<Precompiled>(CharsMap(*table, place));
+  }
+  if (type == "Sequence") {
+    const io::Json& list = member(json, "normalizers", place);
+    if (!list.is_array()) throw FormatError(place, ": 'normalizers' is not a list");
+    std::vector<std::unique_ptr<const Normalizer>> steps;
+    for (const io::Json& step : list) {
+      if (auto made = make_normalizer(step, where)) steps.push_back(std::move(made));
+    }
+    return std::make_unique<Sequence>(std::move(steps));
+  }
+  throw UnsupportedError(place, ": the type '", type, "' is not supported");
+}
+
+}  // namespace bitrain::text

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <bitrain/io/json.h>
+#include <bitrain/text/aligned_text.h>
+
+namespace bitrain::text {
+
+/// A "normalizer" of a tokenizer.json: rewrites valid UTF-8 text before it is split.
+class Normalizer {
+ public:
+  virtual ~Normalizer() = default;
+  virtual void apply(AlignedText& text) const = 0;
+};
+
+/// NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace, Prepend, Precompiled, Sequence; null for
+/// null. Throws FormatError, UnsupportedError for another type.
+[[nodiscard]] std::unique_ptr<const Normalizer> make_normalizer(const io::Json& json,
+                                                                const std::string& where);
+
+}  // namespace bitrain::text

@@ -1,0 +1,241 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/io/file.h>
+#include <bitrain/io/json.h>
+#include <bitrain/io/line_reader.h>
+#include <bitrain/text/hf_tokenizer.h>
+#include <bitrain/text/sentencepiece_tokenizer.h>
+#include <bitrain/text/spm_trainer.h>
+#include <bitrain/text/tokenizer_json.h>
+
+#include "support/temporary_directory.h"
+#include "text/corpus.h"
+
+namespace bitrain::text {
+namespace {
+
+using io::Json;
+using ::testing::HasSubstr;
+
+/// What Hugging Face's `tokenizers` gives (golden/make_tokenizers.py).
+const Json& golden() {
+  static const Json kGolden = [] {
+    io::LineReader reader(std::string(BITRAIN_SOURCE_DIR) + "/tests/text/golden/tokenizers.json.zst");
+    std::string text;
+    EXPECT_TRUE(reader.next(text));
+    return io::parse_json(text, "golden");
+  }();
+  return kGolden;
+}
+
+std::shared_ptr<const Tokenizer> make(const std::string& json, const Json& config = nullptr) {
+  return make_hf_tokenizer(json, config, "tokenizer.json");
+}
+std::shared_ptr<const Tokenizer> make_golden(const std::string& name) {
+  for (const Json& entry : golden()) {
+    if (entry["name"] == name) return make(entry["tokenizer"].get<std::string>());
+  }
+  throw StateError("no golden tokenizer ", name);
+}
+
+TEST(HfTokenizer, GivesTheIdsOfTokenizers) {
+  ASSERT_EQ(golden().size(), 9U);
+  for (const Json& entry : golden()) {
+    const auto tokenizer = make(entry["tokenizer"].get<std::string>());
+    for (const Json& sample : entry["cases"]) {
+      const auto text = sample["text"].get<std::string>();
+      EXPECT_EQ(tokenizer->encode(text), sample["ids"].get<std::vector<TokenId>>())
+          << entry["name"] << ": " << text;
+      EXPECT_EQ(tokenizer->encode_with_offsets(text).ids, tokenizer->encode(text));
+    }
+  }
+}
+
+TEST(HfTokenizer, DecodesAsTokenizersDoes) {
+  for (const Json& entry : golden()) {
+    const auto tokenizer = make(entry["tokenizer"].get<std::string>());
+    for (const Json& sample : entry["cases"]) {
+      const auto ids = sample["ids"].get<std::vector<TokenId>>();
+      EXPECT_EQ(tokenizer->decode(ids), sample["decoded"].get<std::string>())
+          << entry["name"] << ": " << sample["text"];
+    }
+  }
+}
+
+TEST(HfTokenizer, OffsetsLieInTheTextAndTileItWithoutNormalisation) {
+  for (const Json& entry : golden()) {
+    const auto tokenizer = make(entry["tokenizer"].get<std::string>());
+    for (const Json& sample : entry["cases"]) {
+      const auto text = sample["text"].get<std::string>();
+      const Encoding encoding = tokenizer->encode_with_offsets(text);
+      ASSERT_EQ(encoding.offsets.size(), encoding.ids.size());
+      const auto size = static_cast<std::int32_t>(text.size());
+      std::int32_t at = 0;
+      bool tiled = true;
+      for (const Offset& offset : encoding.offsets) {
+        EXPECT_LE(0, offset.begin);
+        EXPECT_LE(offset.begin, offset.end);
+        EXPECT_LE(offset.end, size);
+        tiled = tiled && offset.begin == at;
+        at = offset.end;
+      }
+      // Without normalisation nothing is left out and nothing is covered twice.
+      EXPECT_TRUE(entry["name"] != "gpt2" || (tiled && at == size)) << text;
+    }
+  }
+}
+
+TEST(HfTokenizer, ReadsWhatWeWrite) {
+  for (const char* type : {"bpe", "unigram"}) {
+    const std::vector<std::string> lines = test::corpus_column(1, 1500);
+    TrainOptions options;
+    options.vocab_size = 900;
+    options.model_type = type;
+    options.pad = true;
+    const auto ours = make_sentencepiece_tokenizer(train_sentencepiece(lines_of(lines), options));
+    const test::TemporaryDirectory folder;
+    ours->save(folder.path());
+    std::filesystem::remove(folder.path() / "tokenizer.model");
+    const auto read = open_tokenizer(folder.path());
+    EXPECT_EQ(read->vocab_size(), ours->vocab_size());
+    EXPECT_EQ(read->special_tokens().bos, 1);
+    EXPECT_EQ(read->special_tokens().eos, 2);
+    EXPECT_EQ(read->special_tokens().unk, 0);
+    EXPECT_EQ(read->special_tokens().pad, 3);
+    std::vector<std::string> texts = test::corpus_column(2, 500);
+    texts.insert(texts.end(), {"", " ", "  a  b ", "日本 😀", std::string(500, '=')});
+    for (const std::string& text : texts) {
+      const Encoding a = ours->encode_with_offsets(text);
+      const Encoding b = read->encode_with_offsets(text);
+      ASSERT_EQ(a.ids, b.ids) << text;
+      for (std::size_t i = 0; i < a.ids.size(); ++i) {
+        EXPECT_EQ(a.offsets[i].begin, b.offsets[i].begin);
+        EXPECT_EQ(a.offsets[i].end, b.offsets[i].end);
+      }
+      EXPECT_EQ(ours->decode(a.ids), read->decode(a.ids));
+    }
+  }
+}
+
+TEST(HfTokenizer, SavesWhatItRead) {
+  const auto tokenizer = make_golden("llama3");
+  const test::TemporaryDirectory folder;
+  tokenizer->save(folder.path());
+  const auto again = open_tokenizer(folder.path());
+  EXPECT_EQ(again->encode("¡Ñandú! 123"), tokenizer->encode("¡Ñandú! 123"));
+  EXPECT_EQ(io::read_json(folder.path() / "tokenizer_config.json")["tokenizer_class"],
+            "PreTrainedTokenizerFast");
+}
+
+TEST(HfTokenizer, SpecialTokensComeFromTheConfiguration) {
+  const Json config = {
+      {"bos_token", {{"content", "<|endoftext|>"}}}, {"eos_token", "<|endoftext|>"}, {"pad_token", nullptr}};
+  for (const Json& entry : golden()) {
+    if (entry["name"] != "gpt2") continue;
+    const auto tokenizer = make(entry["tokenizer"].get<std::string>(), config);
+    EXPECT_EQ(tokenizer->special_tokens().bos, 0);
+    EXPECT_EQ(tokenizer->special_tokens().eos, 0);
+    EXPECT_FALSE(tokenizer->special_tokens().pad);
+    EXPECT_EQ(tokenizer->decode({0}), "");
+    EXPECT_GT(tokenizer->encode("<|endoftext|>").size(), 1U);
+  }
+}
+
+TEST(HfTokenizer, InvalidUtf8BecomesReplacementCharacters) {
+  const auto tokenizer = make_golden("gpt2");
+  const std::string text = "ab\xFF\xC3(";
+  const Encoding encoding = tokenizer->encode_with_offsets(text);
+  EXPECT_EQ(tokenizer->decode(encoding.ids), "ab\xEF\xBF\xBD\xEF\xBF\xBD(");
+  EXPECT_EQ(encoding.offsets.back().end, static_cast<std::int32_t>(text.size()));
+}
+
+TEST(HfTokenizer, RefusesIdsOutsideTheVocabulary) {
+  const auto tokenizer = make_golden("gpt2");
+  EXPECT_THROW(static_cast<void>(tokenizer->decode({-1})), DataError);
+  EXPECT_THROW(static_cast<void>(tokenizer->id_to_piece(1 << 20)), DataError);
+}
+
+std::string message_of(const std::string& json) {
+  try {
+    static_cast<void>(make(json));
+  } catch (const Error& error) {
+    return std::string(kind_name(error.kind())) + ": " + error.what();
+  }
+  return "none";
+}
+
+/// A good little tokenizer with one part replaced.
+std::string with(const std::string& key, const Json& value) {
+  Json json = {{"model", {{"type", "BPE"}, {"vocab", {{"a", 0}, {"b", 1}, {"ab", 2}}}, {"merges", {"a b"}}}}};
+  json[Json::json_pointer(key)] = value;
+  return json.dump();
+}
+
+TEST(HfTokenizer, NamesUnknownComponents) {
+  EXPECT_EQ(message_of(with("/version", "1.0")), "none");
+  EXPECT_THAT(message_of(with("/normalizer", {{"type", "Nmt"}})),
+              HasSubstr("tokenizer.json: normalizer: the type 'Nmt' is not supported"));
+  EXPECT_THAT(message_of(with("/pre_tokenizer", {{"type", "UnicodeScripts"}})),
+              HasSubstr("pre_tokenizer: the type 'UnicodeScripts' is not supported"));
+  EXPECT_THAT(
+      message_of(with(
+          "/pre_tokenizer",
+          Json::parse(R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]})"))),
+      HasSubstr("after ByteLevel"));
+  EXPECT_THAT(message_of(with("/decoder", {{"type", "WordPiece"}})),
+              HasSubstr("decoder: the type 'WordPiece'"));
+  EXPECT_THAT(message_of(with("/post_processor", {{"type", "Other"}})),
+              HasSubstr("post_processor: the type 'Other'"));
+  EXPECT_THAT(message_of(with("/model/type", "WordPiece")), HasSubstr("unsupported"));
+  EXPECT_THAT(message_of(with("/model/dropout", 0.1)), HasSubstr("'dropout' is not supported"));
+  EXPECT_THAT(message_of(with("/model/end_of_word_suffix", "</w>")), HasSubstr("'end_of_word_suffix'"));
+  EXPECT_THAT(message_of(with(
+                  "/pre_tokenizer",
+                  Json::parse(R"({"type":"Split","pattern":{"Regex":"(unclosed"},"behavior":"Isolated"})"))),
+              HasSubstr("the expression '(unclosed' is not supported"));
+}
+
+TEST(HfTokenizer, RefusesDamage) {
+  EXPECT_THAT(message_of(""), HasSubstr("format error: tokenizer.json"));
+  EXPECT_THAT(message_of("[]"), HasSubstr("no object"));
+  EXPECT_THAT(message_of("{}"), HasSubstr("model: not an object"));
+  EXPECT_THAT(message_of(with("/model/vocab", Json::array())), HasSubstr("'vocab' is not an object"));
+  EXPECT_THAT(message_of(with("/model/vocab/a", -1)), HasSubstr("the id of 'a'"));
+  EXPECT_THAT(message_of(with("/model/vocab/a", 1LL << 40)), HasSubstr("the id of 'a'"));
+  EXPECT_THAT(message_of(with("/model/vocab/a", "0")), HasSubstr("the id of 'a'"));
+  EXPECT_THAT(message_of(with("/model/merges", Json::array({"a c"}))),
+              HasSubstr("merge 0, 'a' 'c', is not of the vocabulary"));
+  EXPECT_THAT(message_of(with("/model/merges", Json::array({"abc"}))),
+              HasSubstr("merge 0 is not two tokens"));
+  EXPECT_THAT(message_of(with("/model/merges", Json::array({7}))), HasSubstr("merge 0 is not two tokens"));
+  EXPECT_THAT(message_of(with("/model/unk_token", "zz")),
+              HasSubstr("the unk_token 'zz' is not in the vocabulary"));
+  EXPECT_THAT(message_of(with("/added_tokens", 3)), HasSubstr("added_tokens: not a list"));
+  EXPECT_THAT(message_of(with("/added_tokens", Json::parse(R"([{"content":"x"}])"))),
+              HasSubstr("'id' is missing"));
+  EXPECT_THAT(message_of(with("/normalizer", {{"type", "Precompiled"}, {"precompiled_charsmap", "!!"}})),
+              HasSubstr("not base64"));
+  EXPECT_THAT(message_of(with("/normalizer", {{"type", "Prepend"}})), HasSubstr("'prepend' is missing"));
+  EXPECT_THAT(message_of(R"({"model":{"type":"Unigram","vocab":[["a",0]],"unk_id":3}})"),
+              HasSubstr("unk_id 3"));
+  EXPECT_THAT(message_of(R"({"model":{"type":"Unigram","vocab":[["a"]]}})"),
+              HasSubstr("piece 0 is not a text and a score"));
+}
+
+TEST(HfTokenizer, EndsARunawayExpression) {
+  const auto tokenizer =
+      make(with("/pre_tokenizer",
+                Json::parse(R"({"type":"Split","pattern":{"Regex":"(a+)+$"},"behavior":"Isolated"})")));
+  EXPECT_THROW(static_cast<void>(tokenizer->encode(std::string(60, 'a') + "b")), DataError);
+}
+
+TEST(HfTokenizer, CountsHolesInTheVocabulary) {
+  const auto tokenizer = make(with("/model/vocab/b", 900));
+  EXPECT_EQ(tokenizer->vocab_size(), 901);
+  EXPECT_THROW(static_cast<void>(tokenizer->id_to_piece(500)), DataError);
+}
+
+}  // namespace
+}  // namespace bitrain::text
