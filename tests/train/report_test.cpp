@@ -94,6 +94,15 @@ TEST(Report, RefusesWhatIsNoSummary) {
     EXPECT_THROW((void)render_report(ordered_json::parse(text)), FormatError) << text;
 }
 
+TEST(Report, ComparesWithTheBaseAsItWasBeforeItWasAdapted) {
+  ordered_json summary = sample();
+  // The base was scored on the way too: half trained it is no baseline.
+  summary["stages"]["base"]["evaluations"] = ordered_json::parse(
+      R"([{"step": 1, "languages": {"en": {"bits_per_byte": 9.0, "loss_per_token": 9.0}, "es": {"bits_per_byte": 9.5, "loss_per_token": 9.0}}}])");
+  EXPECT_THAT(render_report(summary), HasSubstr("2.930 → 1.880"));
+  EXPECT_THAT(summarise(summary), HasSubstr("-35.8 %"));
+}
+
 TEST(Summarise, TellsTheSameFiguresInText) {
   const std::string text = summarise(sample());
   for (const char* part : {"English to Spanish", "2.930", "1.880", "-35.8 %", "zip_tie *", "4,321", "8:33"})

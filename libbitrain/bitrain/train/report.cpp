@@ -79,10 +79,10 @@ std::string table(const std::vector<std::vector<std::string>>& rows, const std::
 std::string tiles(const SummaryView& view, const std::vector<Snapshot>& snapshots) {
   std::string html = "<div class=\"tiles\">";
   for (const std::string& language : view.languages()) {
-    const Snapshot* first = SummaryView::first(snapshots, language);
+    const Snapshot* base = view.baseline(snapshots, language);
     const Snapshot* last = SummaryView::last(snapshots, language);
-    if (first == nullptr || first == last) continue;
-    const double before = first->languages.at(language).bits_per_byte;
+    if (base == nullptr || base == last) continue;
+    const double before = base->languages.at(language).bits_per_byte;
     const double after = last->languages.at(language).bits_per_byte;
     html += tile(language_name(language) + ", bits per byte", fixed(before, 3) + " → " + fixed(after, 3),
                  relative_change(before, after) + " (lower is better)");
@@ -125,10 +125,10 @@ Chart language_chart(const SummaryView& view, const std::string& name, const Jso
     }
     if (series.x.empty()) continue;
     chart.series.push_back(std::move(series));
-    const Snapshot* first = SummaryView::first(snapshots, language);
-    if (first != nullptr && first->stage != name)
-      chart.references.push_back({language_name(language) + ", " + first->label, view.color(language),
-                                  first->languages.at(language).bits_per_byte});
+    const Snapshot* base = view.baseline(snapshots, language);
+    if (base != nullptr && base->stage != name)
+      chart.references.push_back({language_name(language) + ", " + base->label, view.color(language),
+                                  base->languages.at(language).bits_per_byte});
   }
   return chart;
 }
@@ -162,7 +162,7 @@ std::string before_and_after(const SummaryView& view, const std::vector<Snapshot
   std::vector<std::vector<std::string>> rows(1, {"Model"});
   for (const std::string& language : view.languages()) {
     rows[0].push_back(escape_html(language_name(language)) + ", bits per byte");
-    rows[0].push_back("against the first");
+    rows[0].push_back("against the base");
     rows[0].push_back("nats per token");
   }
   for (const Snapshot& snapshot : snapshots) {
@@ -173,7 +173,7 @@ std::string before_and_after(const SummaryView& view, const std::vector<Snapshot
         row.insert(row.end(), 3, "–");
         continue;
       }
-      const double before = SummaryView::first(snapshots, language)->languages.at(language).bits_per_byte;
+      const double before = view.baseline(snapshots, language)->languages.at(language).bits_per_byte;
       row.push_back(fixed(figures->second.bits_per_byte, 3));
       row.push_back(relative_change(before, figures->second.bits_per_byte));
       row.push_back(fixed(figures->second.loss_per_token, 3));

@@ -61,11 +61,11 @@ std::string held_out(const SummaryView& view) {
     for (const std::string& language : view.languages()) {
       const auto found = snapshot.languages.find(language);
       const bool known = found != snapshot.languages.end();
-      const Snapshot* first = SummaryView::first(all, language);
+      const Snapshot* base = view.baseline(all, language);
       row.push_back(known ? fixed(found->second.bits_per_byte, 3) : "–");
-      row.push_back(known && first != nullptr ? relative_change(first->languages.at(language).bits_per_byte,
-                                                                found->second.bits_per_byte)
-                                              : "");
+      row.push_back(known && base != nullptr ? relative_change(base->languages.at(language).bits_per_byte,
+                                                               found->second.bits_per_byte)
+                                             : "");
     }
     rows.push_back(std::move(row));
   }

@@ -84,7 +84,17 @@ std::vector<Snapshot> SummaryView::snapshots() const {
   return all;
 }
 
-const Snapshot* SummaryView::first(const std::vector<Snapshot>& all, const std::string& language) {
+const Snapshot* SummaryView::baseline(const std::vector<Snapshot>& all, const std::string& language) const {
+  const Snapshot* found = nullptr;
+  for (const auto& [name, stage] : stages_) {
+    const std::string type = text_at(*stage, "type");
+    if (found != nullptr && (type == "extend_vocab" || type == "cpt" || type == "sft")) return found;
+    for (const Snapshot& snapshot : all)
+      if (snapshot.stage == name && snapshot.languages.count(language) != 0) {
+        found = &snapshot;
+        if (type == "extend_vocab" || type == "cpt" || type == "sft") return found;
+      }
+  }
   for (const Snapshot& snapshot : all)
     if (snapshot.languages.count(language) != 0) return &snapshot;
   return nullptr;

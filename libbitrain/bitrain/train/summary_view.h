@@ -45,8 +45,11 @@ class SummaryView {
   }
   /// Every moment at which held-out text was scored, in order.
   [[nodiscard]] std::vector<Snapshot> snapshots() const;
-  /// First and last moment that scored `language`; null where there is none.
-  [[nodiscard]] static const Snapshot* first(const std::vector<Snapshot>& all, const std::string& language);
+  /// The moment others are compared with: the last that scored `language` before the first stage that adapts
+  /// a model (extend_vocab, cpt, sft), or the first of all where nothing was scored before. Null where there
+  /// is none.
+  [[nodiscard]] const Snapshot* baseline(const std::vector<Snapshot>& all, const std::string& language) const;
+  /// The last moment that scored `language`; null where there is none.
   [[nodiscard]] static const Snapshot* last(const std::vector<Snapshot>& all, const std::string& language);
 
  private:
