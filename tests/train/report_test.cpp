@@ -103,6 +103,16 @@ TEST(Report, ComparesWithTheBaseAsItWasBeforeItWasAdapted) {
   EXPECT_THAT(summarise(summary), HasSubstr("-35.8 %"));
 }
 
+TEST(Report, ShowsResponsesBeforeAndAfter) {
+  const ordered_json summary =
+      ordered_json::parse(R"({"name": "sft", "stages": {"instruct": {"type": "sft", "seconds": 5,
+    "before": {"translation": {"es": {"response_loss": 5.5, "next_word_accuracy": 0.0}}},
+    "after": {"translation": {"es": {"response_loss": 3.25, "next_word_accuracy": 0.125}}, "new": {"en": {"response_loss": 1.5}}}}}})");
+  for (const std::string& text : {render_report(summary), summarise(summary)})
+    for (const char* part : {"translation", "5.500", "3.250", "0.0 %", "12.5 %", "1.500"})
+      EXPECT_THAT(text, HasSubstr(part));
+}
+
 TEST(Summarise, TellsTheSameFiguresInText) {
   const std::string text = summarise(sample());
   for (const char* part : {"English to Spanish", "2.930", "1.880", "-35.8 %", "zip_tie *", "4,321", "8:33"})

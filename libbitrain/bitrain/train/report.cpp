@@ -55,7 +55,7 @@ margin-left:10px;overflow:hidden}.bar i{display:block;height:100%;border-radius:
 )css";
 
 std::string percent(double share) {
-  return fixed(100 * share, 1) + " %";
+  return fixed(100 * share, 1) + (std::isfinite(share) ? " %" : "");
 }
 
 std::string tile(const std::string& label, const std::string& value, const std::string& note) {
@@ -303,6 +303,36 @@ std::string generations(const SummaryView& view) {
   return html;
 }
 
+/// Response loss and next-word accuracy of an sft stage, before and after.
+std::string responses(const SummaryView& view) {
+  std::string html;
+  for (const auto& [name, stage] : view.stages()) {
+    const Json* before = find_at(*stage, "before");
+    const Json* after = find_at(*stage, "after");
+    if (before == nullptr || after == nullptr) continue;
+    std::vector<std::vector<std::string>> rows(1, {"Conversations", "Language", "response loss, before",
+                                                   "after", "next word exact, before", "after"});
+    for (const auto& [set, languages] : after->items()) {
+      const Json* earlier = find_at(*before, set.c_str());
+      for (const auto& [language, figures] : languages.items()) {
+        const Json empty = Json::object();
+        const Json* first = earlier != nullptr ? find_at(*earlier, language.c_str()) : nullptr;
+        const Json& old = first != nullptr ? *first : empty;
+        rows.push_back({escape_html(set), escape_html(language_name(language)),
+                        fixed(number_at(old, "response_loss"), 3),
+                        fixed(number_at(figures, "response_loss"), 3),
+                        percent(number_at(old, "next_word_accuracy")),
+                        percent(number_at(figures, "next_word_accuracy"))});
+      }
+    }
+    html += "<h2>Responses</h2><p>" + escape_html(name) +
+            ", on held-out conversations: nats per token of the response, and how often greedy generation "
+            "begins with exactly the expected word.</p>" +
+            table(rows);
+  }
+  return html;
+}
+
 std::string verification(const SummaryView& view) {
   std::string html;
   for (const auto& [name, stage] : view.stages()) {
@@ -332,7 +362,7 @@ std::string render_report(const Json& summary) {
             " with " + escape_html(view.machine("threads")) + " threads, " +
             escape_html(view.machine("dtype")) + ".</p>";
   html += tiles(view, snapshots) + charts(view, snapshots) + before_and_after(view, snapshots) +
-          verification(view) + initialisers(view) + fertility(view) + mixtures(view) +
+          verification(view) + responses(view) + initialisers(view) + fertility(view) + mixtures(view) +
           speed_and_memory(view) + generations(view);
   html += "<footer>bitrain " + escape_html(view.text("version")) + " · " + escape_html(view.machine("cpu")) +
           " · every figure is in summary.json beside this page</footer></main></body></html>\n";

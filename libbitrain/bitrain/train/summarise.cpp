@@ -103,6 +103,29 @@ std::string vocabulary(const SummaryView& view) {
   return text;
 }
 
+std::string responses(const SummaryView& view) {
+  std::string text;
+  for (const auto& [name, stage] : view.stages()) {
+    const Json* before = find_at(*stage, "before");
+    const Json* after = find_at(*stage, "after");
+    if (before == nullptr || after == nullptr) continue;
+    std::vector<std::vector<std::string>> rows(
+        1, {"responses (" + name + ")", "", "loss before", "after", "next word before", "after"});
+    for (const auto& [set, languages] : after->items())
+      for (const auto& [language, figures] : languages.items()) {
+        const Json* earlier = find_at(*before, set.c_str());
+        const Json* first = earlier != nullptr ? find_at(*earlier, language.c_str()) : nullptr;
+        const Json old = first != nullptr ? *first : Json::object();
+        rows.push_back({set, language_name(language), fixed(number_at(old, "response_loss"), 3),
+                        fixed(number_at(figures, "response_loss"), 3),
+                        fixed(100 * number_at(old, "next_word_accuracy"), 1) + " %",
+                        fixed(100 * number_at(figures, "next_word_accuracy"), 1) + " %"});
+      }
+    text += align(rows);
+  }
+  return text;
+}
+
 std::string speed(const SummaryView& view) {
   std::vector<std::vector<std::string>> rows(1, {"stage", "time", "tokens", "tokens/s", "peak memory"});
   const auto count = [](const Json& stage, const char* key) {
@@ -129,7 +152,7 @@ std::string summarise(const Json& summary) {
     text += ": " + language_name(view.source()) + " to " + language_name(view.target());
   text += ", " + view.machine("device") + ", " + view.machine("threads") + " threads, " +
           view.machine("dtype") + "\n";
-  for (const std::string& part : {held_out(view), vocabulary(view), speed(view)})
+  for (const std::string& part : {held_out(view), responses(view), vocabulary(view), speed(view)})
     if (!part.empty()) text += "\n" + part;
   return text;
 }
