@@ -4,8 +4,9 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <map>
+#include <numeric>
 #include <tuple>
+#include <type_traits>
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -92,6 +93,21 @@ void store(Scalar* to, const Sum<Scalar>* sum, Sum<Scalar> divisor, std::int64_t
   }
 }
 
+template <class Scalar>
+Sum<Scalar> sum_of_squares(const Scalar* row, std::int64_t count) {
+  Sum<Scalar> sum = 0;
+  if constexpr (std::is_same_v<Scalar, at::BFloat16>) {
+    const auto* bits = reinterpret_cast<const std::uint16_t*>(row);
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = 0; i < count; ++i) sum += widen(bits[i]) * widen(bits[i]);
+  } else {
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = 0; i < count; ++i)
+      sum += static_cast<Sum<Scalar>>(row[i]) * static_cast<Sum<Scalar>>(row[i]);
+  }
+  return sum;
+}
+
 /// sum of weights[k] * row ids[k], over divisor.
 template <class Scalar>
 void combine(Scalar* data, std::int64_t dim, const text::TokenId* ids, const float* weights,
@@ -127,11 +143,11 @@ void fill_from_pieces(at::Tensor& matrix, const PieceTable& pieces, const FillRe
       const float* bytes = pieces.bytes.data() + offset;
       Scalar* to = data + (request.first_row + piece) * dim;
       if (request.rule == "piece_mean") {
-        combine<Scalar>(data, dim, ids, nullptr, count, static_cast<double>(count), to);
+        combine(data, dim, ids, nullptr, count, static_cast<double>(count), to);
       } else if (request.rule == "weighted_mean") {
         double total = 0;
         for (std::int64_t k = 0; k < count; ++k) total += bytes[k];
-        combine<Scalar>(data, dim, ids, bytes, count, total, to);
+        combine(data, dim, ids, bytes, count, total, to);
       } else {
         std::memcpy(to, data + copied_row(request.rule, request, ids, bytes, count) * dim,
                     static_cast<std::size_t>(dim) * sizeof(Scalar));
@@ -296,11 +312,19 @@ at::Tensor mean_row(const at::Tensor& matrix, std::int64_t rows) {
 
 double mean_norm(const at::Tensor& matrix, std::int64_t begin, std::int64_t end) {
   const at::NoGradGuard no_grad;
-  double sum = 0;
-  for_chunks(matrix, begin, end, [&](const at::Tensor& chunk) {
-    sum += at::linalg_vector_norm(chunk, 2, {1}).sum(at::kDouble).item<double>();
+  if (end <= begin) return 0.0;
+  const at::Tensor rows = matrix.detach().narrow(0, begin, end - begin).cpu().contiguous();
+  const std::int64_t dim = rows.size(1);
+  std::vector<double> norms(static_cast<std::size_t>(end - begin));
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, rows.scalar_type(), "mean_norm", [&] {
+    const auto* data = rows.const_data_ptr<scalar_t>();
+    at::parallel_for(0, end - begin, kGrain, [&](std::int64_t first, std::int64_t last) {
+      for (std::int64_t row = first; row < last; ++row)
+        norms[static_cast<std::size_t>(row)] =
+            std::sqrt(static_cast<double>(sum_of_squares(data + row * dim, dim)));
+    });
   });
-  return end > begin ? sum / static_cast<double>(end - begin) : 0.0;
+  return std::accumulate(norms.begin(), norms.end(), 0.0) / static_cast<double>(end - begin);
 }
 
 }  // namespace bitrain::vocab
