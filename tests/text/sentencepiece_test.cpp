@@ -300,6 +300,7 @@ TEST(SpmModel, RefusesDamage) {
   EXPECT_TRUE(refused(changed([](SpmModel& m) { m.pieces[300].text = m.pieces[301].text; })));
   EXPECT_TRUE(refused(changed([](SpmModel& m) { m.pieces[300].text.clear(); })));
   EXPECT_TRUE(refused(changed([](SpmModel& m) { m.pieces[300].text = "\xC3"; })));
+  EXPECT_TRUE(refused(changed([](SpmModel& m) { m.pieces[300].text = std::string(5000, 'a'); })));
   EXPECT_TRUE(
       refused(changed([](SpmModel& m) { m.pieces[300].score = std::numeric_limits<float>::quiet_NaN(); })));
   EXPECT_TRUE(refused(changed([](SpmModel& m) { m.pieces[300].type = PieceType::kUnknown; })));

@@ -28,6 +28,7 @@ enum TrainerField : std::uint32_t {
 enum NormalizerField : std::uint32_t { kCharsmap = 2, kDummyPrefix = 3, kRemoveExtra = 4, kEscape = 5 };
 
 constexpr std::size_t kMostPieces = std::size_t{1} << 24;
+constexpr std::size_t kMostPieceBytes = 4096;  // The trainer's limit is 512 characters.
 
 SpmPiece read_piece(std::string_view bytes, const std::string& name) {
   SpmPiece piece;
@@ -94,6 +95,8 @@ void check(const SpmModel& model, const std::string& name) {
   for (const SpmPiece& piece : model.pieces) {
     const auto id = static_cast<std::size_t>(&piece - model.pieces.data());
     if (piece.text.empty()) throw FormatError(name, ": the piece ", id, " is empty");
+    if (piece.text.size() > kMostPieceBytes)
+      throw FormatError(name, ": the piece ", id, " has ", piece.text.size(), " bytes");
     if (find_invalid_utf8(piece.text) != std::string_view::npos)
       throw FormatError(name, ": the piece ", id, " is not UTF-8");
     if (!std::isfinite(piece.score))

@@ -1,0 +1,48 @@
+#include <bitrain/base/error.h>
+#include <bitrain/text/hf_tokenizer.h>
+
+#include "driver.h"
+
+namespace bitrain::fuzz {
+
+void fuzz_one(const std::uint8_t* data, std::size_t size) {
+  const std::string_view input(reinterpret_cast<const char*>(data), size);
+  try {
+    const auto tokenizer = text::make_hf_tokenizer(input, nullptr, "fuzz");
+    for (const std::string& text :
+         {std::string("ab aab  <sep>\xC3\xA9 \xE6\x97\xA5 it's 123 \xF0\x9F\x98\x80 "), std::string(100, 'a'),
+          std::string(input.substr(0, 100))}) {
+      const text::Encoding encoding = tokenizer->encode_with_offsets(text);
+      if (encoding.ids != tokenizer->encode(text)) __builtin_trap();
+      for (const text::Offset& offset : encoding.offsets) {
+        if (offset.begin < 0 || offset.begin > offset.end ||
+            offset.end > static_cast<std::int32_t>(text.size()))
+          __builtin_trap();
+      }
+      static_cast<void>(tokenizer->decode(encoding.ids));
+    }
+  } catch (const Error&) {
+  }
+}
+
+std::vector<std::string> seeds() {
+  const std::string bpe =
+      R"("model":{"type":"BPE","unk_token":"<u>","fuse_unk":true,"byte_fallback":false,"vocab":{"<u>":0,"a":1,"b":2,"ab":3,"Ġ":4,"Ġa":5,"▁":6,"▁a":7,"aa":8},"merges":["a b",["Ġ","a"],["▁","a"],["a","a"]]})";
+  const std::string unigram =
+      R"("model":{"type":"Unigram","unk_id":0,"byte_fallback":true,"vocab":[["<u>",0],["a",-1],["b",-2.5],["ab",-2],["▁",-3],["▁a",-1.5]]})";
+  const std::string added =
+      R"("added_tokens":[{"id":9,"content":"<sep>","single_word":false,"lstrip":true,"rstrip":true,"normalized":true,"special":false},{"id":0,"content":"<u>","special":true}],)";
+  return {
+      "{" + added + bpe + "}",
+      R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]},)" +
+          added + bpe +
+          R"(,"decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]}})",
+      R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"'s| ?\\p{L}+|\\s+(?!\\S)|\\s+"},"behavior":"Isolated","invert":false},{"type":"ByteLevel","add_prefix_space":true,"use_regex":false}]},)" +
+          bpe + R"(,"decoder":{"type":"ByteLevel"},"post_processor":{"type":"ByteLevel"}})",
+      R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Lowercase"},{"type":"StripAccents"},{"type":"Strip","strip_left":true,"strip_right":true},{"type":"Precompiled","precompiled_charsmap":"BAAAAAAAAABh"}]},"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":true},)" +
+          unigram + R"(,"decoder":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"}})",
+      R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Whitespace"},{"type":"Digits","individual_digits":true},{"type":"Punctuation","behavior":"MergedWithNext"},{"type":"WhitespaceSplit"}]},)" +
+          unigram + "}"};
+}
+
+}  // namespace bitrain::fuzz
