@@ -36,8 +36,8 @@ struct TextOptions {
 template <class Visitor>
 void visit_fields(Visitor& v, TextOptions& o) {
   v.field("path", o.path, required(not_empty()),
-          "Text, TSV or JSONL file, also as .gz or .zst; relative to the recipe's folder, else to the "
-          "current one.");
+          "Text, TSV or JSONL file, also as .gz or .zst; from the current folder, else from the "
+          "recipe's or one above it.");
   v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
           "What a line is; auto goes by the name's ending.");
   v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
