@@ -119,6 +119,22 @@ TEST(HfTokenizer, ReadsWhatWeWrite) {
   }
 }
 
+TEST(OpenTokenizer, TakesTheFileWithAddedTokens) {
+  const std::vector<std::string> lines = test::corpus_column(1, 500);
+  TrainOptions options;
+  options.vocab_size = 500;
+  const auto ours = make_sentencepiece_tokenizer(train_sentencepiece(lines_of(lines), options));
+  const test::TemporaryDirectory folder;
+  ours->save(folder.path());
+  Json json = io::read_json(folder.path() / "tokenizer.json");
+  json["added_tokens"].push_back({{"id", 500}, {"content", "<|user|>"}, {"special", true}});
+  io::write_json(folder.path() / "tokenizer.json", json);
+  const auto opened = open_tokenizer(folder.path());
+  EXPECT_EQ(opened->vocab_size(), 501);
+  EXPECT_EQ(opened->piece_to_id("<|user|>"), 500);
+  EXPECT_EQ(opened->encode(lines[3]), ours->encode(lines[3]));
+}
+
 TEST(HfTokenizer, SavesWhatItRead) {
   const auto tokenizer = make_golden("llama3");
   const test::TemporaryDirectory folder;

@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <map>
 #include <set>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -30,10 +32,15 @@ const std::vector<std::string>& spanish() {
 }
 
 std::shared_ptr<const text::Tokenizer> base(const std::string& type = "bpe", std::int64_t size = 1500) {
-  text::TrainOptions options;
-  options.vocab_size = size;
-  options.model_type = type;
-  return text::make_sentencepiece_tokenizer(text::train_sentencepiece(lines_of(english()), options));
+  static std::map<std::pair<std::string, std::int64_t>, std::shared_ptr<const text::Tokenizer>> made;
+  auto& found = made[{type, size}];
+  if (found == nullptr) {
+    text::TrainOptions options;
+    options.vocab_size = size;
+    options.model_type = type;
+    found = text::make_sentencepiece_tokenizer(text::train_sentencepiece(lines_of(english()), options));
+  }
+  return found;
 }
 
 struct Case {

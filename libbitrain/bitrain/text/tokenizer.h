@@ -51,7 +51,8 @@ class Tokenizer {
   virtual void save(const std::filesystem::path& dir) const = 0;
 };
 
-/// Opens the tokenizer of a Hugging Face folder: tokenizer.model where there is one, else tokenizer.json.
+/// Opens the tokenizer of a Hugging Face folder: tokenizer.model where there is one, else tokenizer.json; the
+/// latter too where it has added tokens behind the pieces of the former.
 /// Throws IoError when neither exists, FormatError when one is damaged, UnsupportedError naming an unknown
 /// component.
 [[nodiscard]] std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir);
