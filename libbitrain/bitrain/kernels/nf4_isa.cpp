@@ -28,10 +28,9 @@ inline float float_of(std::uint32_t bits) {
 
 inline std::uint16_t to_bfloat16(float value) {  // Rounds to nearest even; keeps infinities; quiets NaN.
   const std::uint32_t bits = bits_of(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) {
-    return static_cast<std::uint16_t>((bits >> 16) | 0x40U);
-  }
-  return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+  const std::uint32_t quiet = bits >> 16 | 0x40U;
+  const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+  return static_cast<std::uint16_t>((bits & 0x7fffffffU) > 0x7f800000U ? quiet : rounded);
 }
 
 inline float from_float16(std::uint16_t half) {
@@ -274,6 +273,29 @@ Index quantize(FourBitType type, FloatType x_type, const void* x, Index n, Index
 
 // A block has only 16 different values: they are scaled and rounded once, then looked up.
 template <FloatType kType, class Bits>
+inline void scale_codebook(const float* values, float scale, Bits* table) {
+#if defined(__AVX512BW__)
+  const __m512 scaled = _mm512_mul_ps(_mm512_loadu_ps(values), _mm512_set1_ps(scale));
+  if constexpr (kType == FloatType::kFloat32) {
+    _mm512_store_ps(table, scaled);
+  } else if constexpr (kType == FloatType::kFloat16) {
+    _mm256_store_si256((__m256i*)table, _mm512_cvtps_ph(scaled, _MM_FROUND_TO_NEAREST_INT));
+  } else {  // The instruction for this would flush subnormals. Scales are finite or never were (NaN stays
+            // NaN).
+    const __m512i bits = _mm512_castps_si512(scaled);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i raised = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 nan = _mm512_cmp_ps_mask(scaled, scaled, _CMP_UNORD_Q);
+    const __m512i rounded = _mm512_mask_mov_epi32(raised, nan, quiet);
+    _mm256_store_si256((__m256i*)table, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  }
+#else
+  for (int k = 0; k < 16; ++k) table[k] = Stored<kType>::round(values[k] * scale);
+#endif
+}
+
+template <FloatType kType, class Bits>
 inline void decode_range(const std::uint8_t* codes, const Bits* table, Index size, Bits* y) {
   Index i = 0;
 #if defined(__AVX512BW__)
@@ -340,9 +362,7 @@ void dequantize_typed(FourBitType type, const std::uint8_t* codes, const BlockSc
     const Index size = n - begin < block_size ? n - begin : block_size;
     const float scale = scale_of(scales, map, block);
     alignas(64) Bits table[16];
-    for (int k = 0; k < 16; ++k) {
-      table[k] = Stored<kType>::round(book.values[k] * scale);
-    }
+    scale_codebook<kType>(book.values, scale, table);
     decode_range<kType>(codes + begin / 2, table, size, out + begin);
   }
 }
