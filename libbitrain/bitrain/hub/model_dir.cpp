@@ -78,15 +78,15 @@ class Loader {
  private:
   void load_packed(const std::string& path, nn::Linear& linear, const TensorLookup& lookup) {
     quant::QuantizedTensor packed = from_bitsandbytes(path + ".weight", lookup);
+    linear.weight = at::Tensor();  // Dealt with here, whether it fits or not.
+    for (const std::string& name : source_.names())
+      if (starts_with(name, path + ".weight")) used_.insert(name);
     if (packed.shape != std::vector<std::int64_t>{linear.out_features, linear.in_features}) {
       faults_.push_back(c10::str(path, ".weight is ", at::IntArrayRef(packed.shape), ", the model wants [",
                                  linear.out_features, ", ", linear.in_features, "]"));
       return;
     }
-    for (const std::string& name : source_.names())
-      if (starts_with(name, path + ".weight")) used_.insert(name);
     linear.quantized = packed.to(device_);
-    linear.weight = at::Tensor();
   }
 
   void load_dense(const std::string& name, at::Tensor& tensor) {

@@ -1,10 +1,14 @@
 #include <bitrain/hub/peft.h>
 
 #include <algorithm>
+#include <cctype>
+#include <numeric>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
 
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/parameters.h>
@@ -75,6 +79,11 @@ void refuse_unsupported(const Json& json, const std::string& where) {
                            " is not supported (there is LORA)");
   for (const char* key : {"use_dora", "lora_bias", "use_qalora", "fan_in_fan_out"})
     if (flag_at(json, key, where)) throw UnsupportedError(where, ": ", key, " is not supported");
+  if (const Json init = json.value("init_lora_weights", Json(true)); init.is_string())
+    for (const char* moved : {"pissa", "olora", "corda", "loftq"})  // These change the base as well.
+      if (starts_with(init.get<std::string>(), moved))
+        throw UnsupportedError(where, ": init_lora_weights ", init.dump(),
+                               " is not supported; save the adapter in PEFT converted to plain LoRA");
   if (const Json bias = json.value("bias", Json("none")); bias != "none")
     throw UnsupportedError(where, ": bias ", bias.dump(), " is not supported");
   for (const char* key :
@@ -90,10 +99,12 @@ void read_maps(const Json& json, const std::string& where, LoraOptions& options)
     if (!found->is_object()) wrong(where, key, "an object", *found);
     for (const auto& [pattern, value] : found->items()) {
       if (!value.is_number()) wrong(where, key, "an object of numbers", *found);
-      if (key == std::string("rank_pattern"))
+      if (key == std::string("rank_pattern")) {
+        if (!value.is_number_integer()) wrong(where, key, "an object of whole numbers", *found);
         options.rank_pattern[pattern] = value.get<std::int64_t>();
-      else
+      } else {
         options.alpha_pattern[pattern] = value.get<double>();
+      }
     }
   }
   const auto rows = json.find("trainable_token_indices");
@@ -107,62 +118,110 @@ void read_maps(const Json& json, const std::string& where, LoraOptions& options)
     wrong(where, "trainable_token_indices", "a list or an object of lists", *rows);
 }
 
-/// Copies the stored tensors into the fresh adapter of `model`.
-void fill(models::LanguageModel& model, const io::SafetensorsFile& file) {
-  std::set<std::string> used;
-  std::vector<std::string> missing;
-  const at::NoGradGuard no_grad;
-  for (const optim::Parameter& parameter : adapters::trainable_parameters(model)) {
-    const std::string key = kPrefix + parameter.name;
-    if (!file.contains(key)) {
-      missing.push_back(key);
+constexpr const char* kRowsSuffix = ".token_adapter.trainable_tokens_delta";
+
+/// Trained rows stand in the file in the order of its config, in the model by id.
+at::Tensor by_id(const at::Tensor& rows, const std::string& path, const LoraOptions& options) {
+  for (const auto& [entry, ids] : options.trainable_token_indices) {
+    if (!adapters::matches(entry, path) || rows.dim() == 0 ||
+        static_cast<std::int64_t>(ids.size()) != rows.size(0))
       continue;
-    }
-    used.insert(key);
-    const at::Tensor stored = file.tensor(key);
-    if (stored.sizes() != parameter.tensor.sizes())
-      throw ConfigError(file.where(), ": ", key, " is ", stored.sizes(), ", but on this base it would be ",
-                        parameter.tensor.sizes(),
-                        ": the adapter belongs to a base of another shape or vocabulary (this one has ",
-                        model.config().vocab_size, " rows)");
-    parameter.tensor.copy_(stored);
+    std::vector<std::int64_t> order(ids.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&ids = ids](std::int64_t a, std::int64_t b) {
+      return ids[static_cast<std::size_t>(a)] < ids[static_cast<std::size_t>(b)];
+    });
+    std::vector<at::Tensor> sorted;
+    for (const std::int64_t row : order) sorted.push_back(rows[row]);
+    return at::stack(sorted);
   }
-  std::vector<std::string> unexpected;
-  for (const std::string& name : file.names()) {
-    if (used.count(name) != 0) continue;
-    // PEFT saves whole tables beside an adapter of embedding or head: they replace the base's.
-    const std::string suffix = ".base_layer.weight";
-    if (starts_with(name, kPrefix) && ends_with(name, suffix)) {
-      const std::string path =
-          name.substr(std::string(kPrefix).size(), name.size() - std::string(kPrefix).size() - suffix.size());
-      nn::Module* module = model.find(path);
-      at::Tensor* weight = nullptr;
-      if (auto* embedding = dynamic_cast<nn::Embedding*>(module)) weight = &embedding->weight;
-      if (auto* linear = dynamic_cast<nn::Linear*>(module)) weight = &linear->weight;
-      const at::Tensor stored = file.tensor(name);
-      if (weight != nullptr && weight->defined()) {
-        if (stored.sizes() != weight->sizes())
-          throw ConfigError(file.where(), ": ", name, " is ", stored.sizes(), ", but the base has ",
-                            weight->sizes(), ": the adapter belongs to another vocabulary");
-        weight->copy_(stored);
+  return rows;
+}
+
+/// Brings the stored tensors into the fresh adapter of `model`; checks all before it copies the first, since
+/// some of them replace weights of the base.
+class Filler {
+ public:
+  Filler(models::LanguageModel& model, const io::SafetensorsFile& file, const LoraOptions& options)
+      : model_(model), file_(file), options_(options) {}
+
+  void fill() {
+    plan_trained();
+    plan_tables();
+    if (!missing_.empty())
+      throw FormatError(file_.where(), ": ", missing_.size(), " tensors are missing, the first is ",
+                        missing_.front(), did_you_mean(missing_.front(), unexpected_));
+    if (!unexpected_.empty())
+      throw FormatError(file_.where(), ": ", unexpected_.size(), " tensors fit no module, the first is ",
+                        unexpected_.front());
+    const at::NoGradGuard no_grad;
+    for (auto& [target, stored] : copies_) target.copy_(stored);
+  }
+
+ private:
+  void plan_trained() {
+    for (const optim::Parameter& parameter : adapters::trainable_parameters(model_)) {
+      const std::string key = kPrefix + parameter.name;
+      if (!file_.contains(key)) {
+        missing_.push_back(key);
         continue;
       }
+      used_.insert(key);
+      at::Tensor stored = file_.tensor(key);
+      if (ends_with(parameter.name, kRowsSuffix))
+        stored =
+            by_id(stored, parameter.name.substr(0, parameter.name.size() - std::string(kRowsSuffix).size()),
+                  options_);
+      plan(key, stored, parameter.tensor);
     }
-    unexpected.push_back(name);
   }
-  if (!missing.empty())
-    throw FormatError(file.where(), ": ", missing.size(), " tensors are missing, the first is ",
-                      missing.front(), did_you_mean(missing.front(), unexpected));
-  if (!unexpected.empty())
-    throw FormatError(file.where(), ": ", unexpected.size(), " tensors fit no module, the first is ",
-                      unexpected.front());
-}
+
+  /// PEFT saves whole tables beside an adapter of embedding or head: they replace the base's.
+  void plan_tables() {
+    const std::string prefix = kPrefix;
+    const std::string suffix = ".base_layer.weight";
+    for (const std::string& name : file_.names()) {
+      if (used_.count(name) != 0) continue;
+      at::Tensor weight;
+      if (starts_with(name, prefix) && ends_with(name, suffix)) {
+        nn::Module* module =
+            model_.find(name.substr(prefix.size(), name.size() - prefix.size() - suffix.size()));
+        if (auto* embedding = dynamic_cast<nn::Embedding*>(module)) weight = embedding->weight;
+        if (auto* linear = dynamic_cast<nn::Linear*>(module)) weight = linear->weight;
+      }
+      if (weight.defined())
+        plan(name, file_.tensor(name), weight);
+      else
+        unexpected_.push_back(name);
+    }
+  }
+
+  void plan(const std::string& key, const at::Tensor& stored, const at::Tensor& target) {
+    if (stored.sizes() != target.sizes())
+      throw ConfigError(file_.where(), ": ", key, " is ", stored.sizes(), ", but on this base it would be ",
+                        target.sizes(),
+                        ": the adapter belongs to a base of another shape or vocabulary (this one has ",
+                        model_.config().vocab_size, " rows)");
+    copies_.emplace_back(target, stored);
+  }
+
+  models::LanguageModel& model_;
+  const io::SafetensorsFile& file_;
+  const LoraOptions& options_;
+  std::set<std::string> used_;
+  std::vector<std::string> missing_;
+  std::vector<std::string> unexpected_;
+  std::vector<std::pair<at::Tensor, at::Tensor>> copies_;  ///< To, from.
+};
 
 }  // namespace
 
 Json adapter_config(const LoraOptions& o, const std::string& base_name) {
   Json rows = nullptr;
-  if (!o.trainable_token_indices.empty()) rows = o.trainable_token_indices;
+  for (const auto& [module, ids] : o.trainable_token_indices) {  // In the order of the saved rows.
+    const std::set<std::int64_t> sorted(ids.begin(), ids.end());
+    rows[module] = std::vector<std::int64_t>(sorted.begin(), sorted.end());
+  }
   Json alphas = Json::object();
   for (const auto& [pattern, alpha] : o.alpha_pattern) alphas[pattern] = number(alpha);
   Json init = true;
@@ -211,9 +270,12 @@ LoraOptions parse_adapter_config(const Json& json, const std::string& where) {
       throw FormatError(where, ": '", key, "' is missing or no number");
   options.r = json["r"].get<std::int64_t>();
   options.lora_alpha = json["lora_alpha"].get<double>();
-  if (options.r < 1 || options.r > 1'000'000) wrong(where, "r", "at least 1", json["r"]);
-  if (json.contains("lora_dropout") && json["lora_dropout"].is_number())
-    options.lora_dropout = json["lora_dropout"].get<double>();
+  if (!json["r"].is_number_integer() || options.r < 1 || options.r > 1'000'000)
+    wrong(where, "r", "a whole number of at least 1", json["r"]);
+  if (const auto dropout = json.find("lora_dropout"); dropout != json.end() && !dropout->is_null()) {
+    if (!dropout->is_number()) wrong(where, "lora_dropout", "a number", *dropout);
+    options.lora_dropout = dropout->get<double>();
+  }
   options.target_modules = names_at(json, "target_modules", where);
   options.exclude_modules = names_at(json, "exclude_modules", where);
   options.modules_to_save = names_at(json, "modules_to_save", where);
@@ -250,11 +312,17 @@ LoraOptions load_adapter(const fs::path& directory, models::LanguageModel& model
                            "load it in PEFT and save it with save_pretrained, which writes safetensors");
   const LoraOptions options = parse_adapter_config(io::read_json(config_path), config_path.string());
   const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
-  adapters::attach(model, options, 0);
   try {
-    fill(model, file);
+    adapters::attach(model, options, 0);
+  } catch (ConfigError& error) {
+    error.add_context(config_path.string());
+    throw;
+  }
+  try {
+    Filler(model, file, options).fill();
   } catch (...) {
     adapters::detach(model);
+    adapters::freeze(model);
     throw;
   }
   return options;
