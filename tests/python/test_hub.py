@@ -83,6 +83,8 @@ LORAS = {
     "patterns": dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj"], rank_pattern={"k_proj": 2},
                      alpha_pattern={"k_proj": 6}),
     "rows": dict(r=2, lora_alpha=2, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [3, 9]}),
+    "rows in any order": dict(r=2, lora_alpha=2, target_modules=["q_proj"],
+                              trainable_token_indices={"embed_tokens": [9, 3]}),
     "saved": dict(r=2, lora_alpha=2, target_modules=["q_proj"], modules_to_save=["lm_head"]),
 }
 
@@ -120,6 +122,21 @@ def test_our_adapter_loads_in_peft(layout, tmp_path):
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     close(theirs(model), ours.logits(ROWS))
+    ours.merge()
+    close(theirs(model.merge_and_unload()), ours.logits(ROWS))
+
+
+def test_tables_that_peft_saves_beside_an_adapter(tmp_path):
+    base = make("llama")
+    base.save_pretrained(tmp_path / "base")
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **LORAS["everywhere"]))
+    stir(model.parameters())  # The tables under the adapter, too.
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    ours = bitrain.open_model(tmp_path / "base", dtype="float32")
+    bitrain.load_adapter(ours, tmp_path / "adapter")
+    tables = {"model.embed_tokens.weight": "model.embed_tokens", "lm_head.weight": "lm_head"}
+    for name, path in tables.items():
+        assert torch.equal(ours.tensors()[name], model.base_model.model.get_submodule(path).base_layer.weight)
 
 
 def test_our_adapter_comes_back(tmp_path):
