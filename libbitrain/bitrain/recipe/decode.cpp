@@ -13,6 +13,11 @@ std::string number_text(double value) {
   return text;
 }
 
+/// Where from_chars should begin: behind a '+', which it does not know, unless another sign follows.
+const char* number_begin(const std::string& text) {
+  return text.data() + (text.size() > 1 && text[0] == '+' && text[1] != '-' ? 1 : 0);
+}
+
 /// The scalar's text, or null after a problem was added.
 const std::string* text_of(const Node& node, const std::string& key, const char* wanted, Problems& problems) {
   if (node.kind == Node::Kind::kScalar) return &node.scalar;
@@ -53,8 +58,7 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, s
   for (const char c : *text)
     if (c != '_') digits += c;  // 1_000_000
   std::int64_t value = 0;
-  const char* begin = digits.data() + (digits.size() > 1 && digits[0] == '+' ? 1 : 0);
-  const auto [end, error] = std::from_chars(begin, digits.data() + digits.size(), value);
+  const auto [end, error] = std::from_chars(number_begin(digits), digits.data() + digits.size(), value);
   if (error != std::errc() || end != digits.data() + digits.size() || digits.empty())
     return problems.add(node.mark, key, "should be a whole number, not " + node.describe());
   check_range(node, key, rule, static_cast<double>(value), problems);
@@ -66,8 +70,7 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, d
   const std::string* text = text_of(node, key, "a number", problems);
   if (text == nullptr) return;
   double value = 0;
-  const char* begin = text->data() + (text->size() > 1 && (*text)[0] == '+' ? 1 : 0);
-  const auto [end, error] = std::from_chars(begin, text->data() + text->size(), value);
+  const auto [end, error] = std::from_chars(number_begin(*text), text->data() + text->size(), value);
   if (error != std::errc() || end != text->data() + text->size() || !std::isfinite(value))
     return problems.add(node.mark, key, "should be a number, not " + node.describe());
   check_range(node, key, rule, value, problems);

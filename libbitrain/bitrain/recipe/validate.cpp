@@ -3,6 +3,8 @@
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/io/json.h>
+#include <bitrain/models/llama/config.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
 
@@ -35,6 +37,20 @@ void check_file(const Recipe& recipe, const TextOptions& side, const std::string
     problems.add(mark_of(recipe, document, where), where, path.string() + " is no file");
   else if (fs::file_size(path, error) == 0)
     problems.add(mark_of(recipe, document, where), where, path.string() + " is empty");
+}
+
+void check_base(const Recipe& recipe, const Node* document, Problems& problems) {
+  const Mark mark = mark_of(recipe, document, "base");
+  const fs::path config = fs::path(recipe.base) / "config.json";
+  std::error_code error;
+  if (!fs::exists(config, error))
+    return problems.add(mark, "base",
+                        recipe.base + " is no Hugging Face model folder: it has no config.json");
+  try {
+    (void)models::config_from_json(io::read_json(config), config.string());
+  } catch (const Error& problem) {
+    problems.add(mark, "base", problem.what());
+  }
 }
 
 void check_weights(const Recipe& recipe, const Node* document, const std::string& key,
@@ -90,10 +106,7 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   if (recipe.held_out.every == 0 && recipe.held_out.last == 0)
     problems.add(mark_of(recipe, document, "held_out"), "held_out",
                  "nothing is kept for evaluation: set every or last");
-  std::error_code error;
-  if (!recipe.base.empty() && !fs::exists(fs::path(recipe.base) / "config.json", error))
-    problems.add(mark_of(recipe, document, "base"), "base",
-                 recipe.base + " is no Hugging Face model folder: it has no config.json");
+  if (!recipe.base.empty()) check_base(recipe, document, problems);
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);

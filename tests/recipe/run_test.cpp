@@ -1,0 +1,175 @@
+#include <bitrain/recipe/run.h>
+
+#include <fstream>
+#include <functional>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/io/directory.h>
+#include <bitrain/io/json.h>
+
+#include "support/temporary_directory.h"
+
+namespace bitrain::recipe {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+/// A recipe of every cheap stage on three hundred made-up rows.
+class RunTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_rows(300);
+    std::ofstream(directory_.path() / "recipe.yaml") << R"(schema: 1
+name: tiny
+threads: 1
+source: {path: pairs.tsv, format: tsv, column: 2, language: en}
+target: {path: pairs.tsv, format: tsv, column: 3, language: es}
+held_out: {every: 10, max_documents: 10}
+stages:
+  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+  first:
+    recipe: pretrain
+    model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
+    data: {loader: {sequence_length: 64, rows_per_step: 2, mixture: {weights: {source: 0.75, target: 0.25}}}}
+    train: {max_steps: 4}
+  score: {recipe: evaluate}
+)";
+  }
+
+  void write_rows(int count) const {
+    std::ofstream file(directory_.path() / "pairs.tsv");
+    for (int i = 0; i < count; ++i)
+      file << i << "\tthe cat number " << i << " saw the dog\tel gato número " << i << " vio al perro\n";
+  }
+
+  [[nodiscard]] RunResult run_with(std::vector<std::string> overrides = {}) const {
+    overrides.push_back("dir=" + dir().string());
+    return run(load_recipe(directory_.path() / "recipe.yaml", overrides));
+  }
+
+  [[nodiscard]] fs::path dir() const { return directory_.path() / "run"; }
+
+  /// Puts a mark into every finished stage; a stage that runs again loses it, for its folder is replaced.
+  void mark_stages() const {
+    for (const char* stage : {"1-tok", "2-first", "3-score"}) std::ofstream(dir() / stage / "mark") << "x";
+  }
+  [[nodiscard]] std::vector<std::string> stages_run_again() const {
+    std::vector<std::string> again;
+    for (const char* stage : {"1-tok", "2-first", "3-score"})
+      if (!fs::exists(dir() / stage / "mark")) again.emplace_back(stage);
+    return again;
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+TEST_F(RunTest, StagesRunAndLeaveTheirFigures) {
+  const RunResult result = run_with();
+  EXPECT_EQ(result.signal, 0);
+  EXPECT_EQ(result.dir, dir());
+  const io::Json summary = io::read_json(dir() / "summary.json");
+  EXPECT_EQ(summary, result.summary);
+  EXPECT_EQ(summary["schema"], 1);
+  EXPECT_EQ(summary["name"], "tiny");
+  EXPECT_EQ(summary["machine"]["threads"], 1);
+  EXPECT_EQ(summary["languages"]["target"], "es");
+  EXPECT_GT(summary["seconds"].get<double>(), 0);
+  EXPECT_GT(summary["peak_memory_bytes"].get<std::uint64_t>(), 0U);
+  const io::Json& stages = summary["stages"];
+  EXPECT_EQ(stages["tok"]["type"], "tokenizer");
+  EXPECT_EQ(stages["tok"]["vocab_size"], 320);
+  const io::Json& first = stages["first"];
+  EXPECT_EQ(first["steps"], 4);
+  // Four steps of two rows of 64, less what whole documents leave free.
+  EXPECT_GT(first["tokens"].get<std::int64_t>(), 4 * 2 * 64 / 2);
+  EXPECT_LE(first["tokens"].get<std::int64_t>(), 4 * 2 * 64);
+  EXPECT_EQ(first["parameters"], 4 * 32 * 32 + 3 * 32 * 64 + 3 * 32 + 2 * 320 * 32);
+  EXPECT_EQ(first["trainable_parameters"], first["parameters"]);
+  EXPECT_DOUBLE_EQ(first["shares"]["es"]["asked"].get<double>(), 0.25);
+  EXPECT_FALSE(first["curve"]["loss"].empty());
+  for (const char* language : {"en", "es"}) {
+    const io::Json& figures = stages["score"]["languages"][language];
+    EXPECT_GT(figures["loss_per_token"].get<double>(), 0) << language;
+    EXPECT_GT(figures["bits_per_byte"].get<double>(), 0) << language;
+  }
+  EXPECT_TRUE(fs::exists(dir() / "report.html"));
+  EXPECT_TRUE(fs::exists(dir() / "2-first" / "model.safetensors"));
+  for (const auto& entry : fs::directory_iterator(dir())) {
+    EXPECT_NE(entry.path().extension(), ".work") << entry.path();
+    EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
+  }
+
+  // Once more: nothing is done again.
+  mark_stages();
+  const RunResult again = run_with();
+  EXPECT_THAT(stages_run_again(), IsEmpty());
+  EXPECT_EQ(again.summary["stages"], result.summary["stages"]);
+}
+
+TEST_F(RunTest, AChangeRunsItsStageAndThoseAfter) {
+  (void)run_with();
+  mark_stages();
+  (void)run_with({"stages.first.train.max_steps=3"});
+  EXPECT_THAT(stages_run_again(), ElementsAre("2-first", "3-score"));
+  mark_stages();
+  (void)run_with({"stages.first.train.max_steps=3", "stages.tok.tokenizer.vocab_size=310"});
+  EXPECT_THAT(stages_run_again(), ElementsAre("1-tok", "2-first", "3-score"));
+  mark_stages();
+  write_rows(290);  // Other text, other everything.
+  (void)run_with({"stages.first.train.max_steps=3", "stages.tok.tokenizer.vocab_size=310"});
+  EXPECT_THAT(stages_run_again(), ElementsAre("1-tok", "2-first", "3-score"));
+}
+
+TEST_F(RunTest, LeftoversOfAHalfRunAreRemoved) {
+  // What a killed run leaves: a folder being written by a process that is gone, and work of other options.
+  fs::create_directories(dir() / "1-tok.tmp-999999999-0");
+  fs::create_directories(dir() / "2-first.work" / "checkpoint-2");
+  std::ofstream(dir() / "2-first.work" / "made_from.json") << "{\"other\": 1}";
+  // A stage without its stage.json is not finished.
+  fs::create_directories(dir() / "1-tok");
+  std::ofstream(dir() / "1-tok" / "mark") << "x";
+  const RunResult result = run_with();
+  EXPECT_FALSE(fs::exists(dir() / "1-tok.tmp-999999999-0"));
+  EXPECT_FALSE(fs::exists(dir() / "2-first.work"));
+  EXPECT_FALSE(fs::exists(dir() / "1-tok" / "mark"));
+  EXPECT_EQ(result.summary["stages"]["first"]["steps"], 4);
+}
+
+TEST_F(RunTest, OneRunAFolder) {
+  const io::DirectoryLock other(dir());
+  EXPECT_THROW((void)run_with(), StateError);
+  EXPECT_FALSE(fs::exists(dir() / "1-tok"));
+}
+
+TEST_F(RunTest, AnErrorNamesItsStageAndLeavesNoFolder) {
+  std::ofstream(directory_.path() / "pairs.tsv", std::ios::app) << "300\tonly two\n";
+  try {
+    (void)run_with();
+    ADD_FAILURE() << "no DataError";
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("stage "));
+    EXPECT_THAT(error.what(), HasSubstr("pairs.tsv:301"));
+  }
+  EXPECT_FALSE(fs::exists(dir() / "2-first"));
+  EXPECT_FALSE(fs::exists(dir() / "summary.json") &&
+               io::read_json(dir() / "summary.json")["stages"].contains("first"));
+}
+
+TEST_F(RunTest, RefusesTwiceTheSameLanguage) {
+  EXPECT_THROW((void)run_with({"target.language=en"}), ConfigError);
+}
+
+TEST_F(RunTest, FoldersOfStages) {
+  const Recipe recipe = load_recipe(directory_.path() / "recipe.yaml", {"dir=out"});
+  EXPECT_EQ(stage_directory(recipe, "first"), fs::path("out") / "2-first");
+  EXPECT_THROW((void)stage_directory(recipe, "frist"), StateError);
+}
+
+}  // namespace
+}  // namespace bitrain::recipe
