@@ -180,5 +180,13 @@ TEST(ProblemsTest, AllAtOnce) {
             "2 problems:\n  r.yaml:2:3: a.b: is wrong\n  on the command line: also");
 }
 
+// Found by fuzzing: yaml-cpp's LoadAll never came back from these.
+TEST(Document, DamagedTextEndsInAnError) {
+  for (const std::string& text :
+       {std::string("&a\0\0*a,a, b]", 13), std::string(", train: {x: 1}}\n  c: {y: [\"x\", 'y']}\n"),
+        std::string("a: \x01"), std::string("a: \xff\xfe")})
+    EXPECT_THROW((void)parse_yaml(text, "x.yaml"), ConfigError) << text;
+}
+
 }  // namespace
 }  // namespace bitrain::recipe

@@ -1,7 +1,9 @@
 #include <bitrain/recipe/document.h>
 
 #include <algorithm>
+#include <sstream>
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <bitrain/base/error.h>
@@ -90,6 +92,41 @@ void check_nesting(const std::string& text, const std::string& name) {
   }
 }
 
+/// YAML is text: yaml-cpp never comes back from some documents with NUL bytes.
+void check_characters(const std::string& text, const std::string& name) {
+  int line = 1;
+  int column = 1;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\r' && c != '\t') || byte == 0x7F)
+      throw ConfigError(Mark{name, line, column}.text(), ": a control character (code ",
+                        static_cast<int>(byte), "): a recipe is plain text");
+    column = c == '\n' ? 1 : column + 1;
+    line += c == '\n' ? 1 : 0;
+  }
+  if (const std::size_t at = find_invalid_utf8(text); at != std::string::npos)
+    throw ConfigError(name, ":",
+                      1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n'),
+                      ": not UTF-8");
+}
+
+/// Takes no notice of what is in a document.
+class Ignore : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark& /*mark*/) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {}
+  void OnAlias(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {}
+  void OnScalar(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                const std::string& /*value*/) override {}
+  void OnSequenceStart(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                       YAML::EmitterStyle::value /*style*/) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                  YAML::EmitterStyle::value /*style*/) override {}
+  void OnMapEnd() override {}
+};
+
 }  // namespace
 
 std::string Mark::text() const {
@@ -130,12 +167,16 @@ void Problems::raise() const {
 }
 
 Node parse_yaml(const std::string& text, const std::string& name) {
+  check_characters(text, name);
   check_nesting(text, name);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.empty()) return {};
-    if (documents.size() > 1) throw ConfigError(name, ": more than one YAML document ('---')");
-    return Converter(name).convert(documents.front(), 0);
+    // Not LoadAll: it never comes back from some damaged documents.
+    std::istringstream stream(text);
+    YAML::Parser parser(stream);
+    Ignore events;
+    if (!parser.HandleNextDocument(events)) return {};
+    if (parser) throw ConfigError(name, ": more than one YAML document, or text after its end");
+    return Converter(name).convert(YAML::Load(text), 0);
   } catch (const YAML::Exception& error) {
     throw ConfigError(Mark{name, error.mark.line + 1, error.mark.column + 1}.text(), ": ", error.msg);
   }
