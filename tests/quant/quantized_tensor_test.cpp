@@ -6,6 +6,7 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -131,6 +132,12 @@ TEST(Quantize, RefusesBadWeights) {
       EXPECT_THAT(message_of([&] { (void)quantize(poisoned); }), HasSubstr("elements 384 to 399"));
     }
   }
+}
+
+TEST(Quantize, RefusesMaximaWhoseMeanOverflows) {
+  const at::Tensor x = at::full({64, 64}, 3e38);
+  EXPECT_THAT(message_of([&] { (void)quantize(x); }), HasSubstr("double_quant"));
+  EXPECT_TRUE(at::equal(dequantize(quantize(x, {QuantType::kNf4, 64, false}), at::kFloat), x));
 }
 
 TEST(Dequantize, WritesIntoATensorThatFits) {

@@ -22,7 +22,7 @@ namespace bitrain {
 namespace {
 
 constexpr std::size_t kLargeBlock = std::size_t{256} << 10;  // From here on blocks come from the arena.
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kChunk = std::size_t{2} << 20;    // Unit in which pages are counted and given back.
 constexpr std::size_t kGrowth = std::size_t{64} << 20;  // The arena's accessible part grows by this.
 constexpr std::size_t kPage = 4096;
 
@@ -31,9 +31,8 @@ std::size_t round_up(std::size_t size, std::size_t unit) {
 }
 
 /// Best fit with coalescing over one range of addresses, reserved once and made accessible as it grows. Freed
-/// pages stay: no step pays for their faults again. Where glibc would do the same (mallopt: no mmap, no
-/// trimming), huge pages, exact peaks and giving memory back between stages are missing
-/// (docs/performance.md).
+/// pages stay: no step pays for their faults again. glibc can be told to do the same (mallopt: no mmap, no
+/// trimming), but holds a quarter more memory and has no peaks (docs/performance.md).
 class Arena {
  public:
   Arena() {
@@ -41,12 +40,12 @@ class Arena {
         static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     const std::size_t wanted = round_up(4 * memory, kGrowth);
     void* address =
-        mmap(nullptr, wanted + kHugePage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        mmap(nullptr, wanted + kChunk, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) return;  // As under `ulimit -v`: every block is then malloc's.
     const auto start = reinterpret_cast<std::uintptr_t>(address);
-    base_ = static_cast<std::byte*>(address) + (round_up(start, kHugePage) - start);
+    base_ = static_cast<std::byte*>(address) + (round_up(start, kChunk) - start);
     capacity_ = wanted;
-    resident_.resize(capacity_ / kHugePage);
+    resident_.resize(capacity_ / kChunk);
   }
 
   [[nodiscard]] bool owns(const void* block) const {
@@ -75,9 +74,9 @@ class Arena {
       end_ = offset + size;
     }
     used_.emplace(offset, size);
-    for (std::size_t page = offset / kHugePage; page <= (offset + size - 1) / kHugePage; ++page) {
-      if (!resident_[page]) stats_.reserved += kHugePage;
-      resident_[page] = true;
+    for (std::size_t chunk = offset / kChunk; chunk <= (offset + size - 1) / kChunk; ++chunk) {
+      if (!resident_[chunk]) stats_.reserved += kChunk;
+      resident_[chunk] = true;
     }
     stats_.in_use += size;
     stats_.peak_in_use = std::max(stats_.peak_in_use, stats_.in_use);
@@ -113,11 +112,11 @@ class Arena {
     const std::scoped_lock lock(mutex_);
     std::uint64_t released = 0;
     for (const auto& [offset, size] : free_by_offset_) {
-      const std::size_t last = (offset + size) / kHugePage;
-      for (std::size_t page = round_up(offset, kHugePage) / kHugePage; page < last; ++page) {
-        if (!resident_[page] || madvise(base_ + page * kHugePage, kHugePage, MADV_DONTNEED) != 0) continue;
-        resident_[page] = false;
-        released += kHugePage;
+      const std::size_t last = (offset + size) / kChunk;
+      for (std::size_t chunk = round_up(offset, kChunk) / kChunk; chunk < last; ++chunk) {
+        if (!resident_[chunk] || madvise(base_ + chunk * kChunk, kChunk, MADV_DONTNEED) != 0) continue;
+        resident_[chunk] = false;
+        released += kChunk;
       }
     }
     stats_.reserved -= released;
@@ -140,10 +139,7 @@ class Arena {
     if (needed <= accessible_) return true;
     if (needed > capacity_) return false;
     const std::size_t target = round_up(needed, kGrowth);
-    std::byte* const start = base_ + accessible_;
-    const std::size_t size = target - accessible_;
-    if (mprotect(start, size, PROT_READ | PROT_WRITE) != 0) return false;
-    madvise(start, size, MADV_HUGEPAGE);  // A hint; a kernel without huge pages refuses it.
+    if (mprotect(base_ + accessible_, target - accessible_, PROT_READ | PROT_WRITE) != 0) return false;
     accessible_ = target;
     return true;
   }
@@ -165,7 +161,7 @@ class Arena {
   std::map<std::size_t, std::size_t> used_;                     // Offset to size.
   std::map<std::size_t, std::size_t> free_by_offset_;           // No two are neighbours.
   std::set<std::pair<std::size_t, std::size_t>> free_by_size_;  // Best fit, lowest address first.
-  std::vector<bool> resident_;                                  // Huge pages that have been given out.
+  std::vector<bool> resident_;                                  // Chunks that have been given out.
   CpuMemory stats_;
 };
 

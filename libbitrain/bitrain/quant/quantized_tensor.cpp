@@ -1,7 +1,7 @@
 #include <bitrain/quant/quantized_tensor.h>
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -88,6 +88,9 @@ void quantize_statistics(const at::Tensor& absmax, QuantizedTensor& result) {
   // bit.
   const at::Tensor offset = at::mean(absmax);
   result.nested_offset = offset.item<float>();
+  if (!std::isfinite(result.nested_offset))
+    throw DataError("cannot quantise a weight of shape ", at::IntArrayRef(result.shape),
+                    " twice: the sum of its block maxima overflows float32; set double_quant to false");
   result.absmax_codes = at::empty({blocks}, absmax.options().dtype(at::kByte));
   result.nested_absmax =
       at::empty({(blocks + kernels::kNestedBlockSize - 1) / kernels::kNestedBlockSize}, absmax.options());

@@ -51,7 +51,8 @@ void check(const QuantizedTensor& weight);
 /// Quantises a dense floating tensor (float32, bfloat16 or float16; any strides), on its device. On the CPU
 /// bit-exact with bitsandbytes 0.50.2's CPU back end; on CUDA the 8-bit codes of the block maxima and their
 /// mean may differ in rare last bits. Throws ConfigError for a bad block size, StateError for an empty tensor
-/// or another dtype, DataError for a weight that holds NaN or infinity.
+/// or another dtype, DataError for a weight that holds NaN or infinity, or whose block maxima
+/// overflow when they are summed for double quantisation.
 [[nodiscard]] QuantizedTensor quantize(const at::Tensor& weight, const QuantizeOptions& options = {});
 
 /// Decodes into `dtype` (float32, bfloat16, float16). Writes into `out` when it is defined (same shape, dtype
