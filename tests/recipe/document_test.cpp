@@ -93,13 +93,24 @@ TEST(Document, KeysAreUniqueAndPlain) {
   EXPECT_THAT(parse_error("? [x]\n: 1\n"), HasSubstr("a key must be a plain word"));
 }
 
-TEST(Document, BytesThatAreNotUtf8) {
-  EXPECT_EQ(parse_error("ok: 1\na: \"x\\xff\"\nb: \xff\xfe\n").substr(0, 7), "r.yaml:");
+TEST(Document, BytesThatAreNoText) {
+  EXPECT_EQ(parse_error("ok: 1\nb: \xff\xfe\n"), "r.yaml:2: not UTF-8");
+  EXPECT_THAT(parse_error("ok: 1\n\x04"), StartsWith("r.yaml:2:1: a control character"));
+  EXPECT_THAT(parse_error(std::string("a: 1\0", 5)), StartsWith("r.yaml:1:5: a control character"));
+  EXPECT_EQ(parse_yaml("a:\tñ\r\n", "r.yaml").find("a")->scalar, "ñ");
 }
 
 TEST(Document, OneDocumentOnly) {
   EXPECT_THAT(parse_error("a: 1\n---\nb: 2\n"), HasSubstr("more than one YAML document"));
   EXPECT_EQ(parse_yaml("---\na: 1\n", "r.yaml").members.size(), 1U);
+  EXPECT_EQ(parse_yaml("a: 1\n...\n# end\n", "r.yaml").members.size(), 1U);
+}
+
+// yaml-cpp's parser makes no step at these: reading document after document would never end.
+TEST(Document, StrayCommas) {
+  EXPECT_THAT(parse_error(", a: 1\n"), HasSubstr("text after its end"));
+  EXPECT_THAT(parse_error("[1] , 2\n"), HasSubstr("text after its end"));
+  EXPECT_THAT(override_error("a: 1\n", "a=,"), StartsWith("on the command line: "));
 }
 
 TEST(Document, NestingHasAnEnd) {
