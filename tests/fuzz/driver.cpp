@@ -130,6 +130,8 @@ int main(int argc, char** argv) {
       std::fprintf(stderr, "cannot write %s\n", path.c_str());
       return 2;
     }
+    alarm(30);  // An input that never ends is a finding too: the signal ends the program, the input stays on
+                // disk.
     fuzz_one(reinterpret_cast<const std::uint8_t*>(input.data()), input.size());
     ++runs;
     // A small share of the mutants joins the corpus, so that mutations add up.
@@ -140,6 +142,7 @@ int main(int argc, char** argv) {
         corpus[kept + below(random, corpus.size() - kept)] = std::move(input);
     }
   }
+  alarm(0);
   std::fclose(current);
   std::remove(path.c_str());
   std::printf("%llu inputs in %.0f s, no finding\n", static_cast<unsigned long long>(runs), passed());

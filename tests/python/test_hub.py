@@ -2,13 +2,12 @@
 
 import json
 
+import peft
 import pytest
 import torch
+import transformers
 
 import bitrain
-
-transformers = pytest.importorskip("transformers")
-peft = pytest.importorskip("peft")
 
 ROWS = [[1, 5, 9, 3, 17, 60, 2], [1, 44, 8], [7]]
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

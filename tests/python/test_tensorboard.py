@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 BUILD = Path(os.environ.get("BITRAIN_BUILD_DIR", Path(__file__).parents[2] / "build" / "release"))

@@ -39,7 +39,7 @@ struct Recipe {
   HeldOutOptions held_out;
   std::vector<Stage> stages;
 
-  /// Places of the stages' keys, for problems that only appear later.
+  /// The stage of that name, or null.
   [[nodiscard]] const Stage* find(const std::string& stage) const;
 };
 

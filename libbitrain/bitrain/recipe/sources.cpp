@@ -7,7 +7,7 @@
 namespace bitrain::recipe {
 namespace {
 
-/// One column of the pair as D's options have it; rows kept for evaluation are the same everywhere.
+/// One side as a source; rows kept for evaluation are the same everywhere.
 data::SourceOptions side_options(const Recipe& recipe, const TextOptions& side, const std::string& name) {
   data::SourceOptions options;
   options.path = resolve(recipe, side.path).string();
