@@ -2,8 +2,10 @@
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)
+  # Paths relative to the clone, so that one clone's objects serve another's build.
+  set(launcher ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
   foreach(language CXX CUDA)
-    set(CMAKE_${language}_COMPILER_LAUNCHER ${CCACHE_PROGRAM} CACHE STRING "")
+    set(CMAKE_${language}_COMPILER_LAUNCHER ${launcher})
   endforeach()
 endif()
 
@@ -13,6 +15,8 @@ if(LLD_PROGRAM)
 endif()
 
 add_library(bitrain_options INTERFACE)
+# One header for each operator: without it ATen/TensorOperators.h brings in all of them, a third of a file's compile time.
+target_compile_definitions(bitrain_options INTERFACE AT_PER_OPERATOR_HEADERS)
 target_compile_options(bitrain_options INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Wno-restrict -Werror>
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<CONFIG:Debug>>>:-g1>)

@@ -56,7 +56,11 @@ target_link_libraries(torch::cuda INTERFACE torch::c10_cuda torch::cpu)
 target_compile_definitions(torch::cpu INTERFACE USE_DISTRIBUTED USE_C10D_GLOO)
 target_compile_definitions(torch::cuda INTERFACE USE_C10D_NCCL)
 
-# torch's libgomp comes first, so that its kernels and ours share one OpenMP runtime.
+# torch's libgomp comes first, so that its kernels and ours share one OpenMP runtime: by the compiler's flag, because
+# find_package(OpenMP) links the compiler's own libgomp by its path.
+add_library(bitrain_openmp INTERFACE)
+target_compile_options(bitrain_openmp INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+target_link_options(bitrain_openmp INTERFACE -fopenmp)
 list(APPEND CMAKE_BUILD_RPATH ${TORCH_ROOT}/lib)
 list(APPEND CMAKE_INSTALL_RPATH ${TORCH_ROOT}/lib)
 foreach(folder ${TORCH_ROOT}/lib ${TORCH_NVIDIA_LIBS})

@@ -18,6 +18,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
