@@ -21,3 +21,11 @@ def test_any_order(order):
     program = "\n".join(USE[name] for name in order) + "\nprint('fine')"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and done.stdout.endswith("fine\n"), done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("order", ["import torch, bitrain", "import bitrain, torch"])
+def test_short_memory_is_an_error_and_no_abort(order):
+    """libsentencepiece and libc10 both have a variable of one name; see text/sentencepiece_flag.cpp."""
+    program = f"{order}\ntry:\n    torch.empty(1 << 60, dtype=torch.uint8)\nexcept RuntimeError:\n    print('fine')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("fine\n"), done.stderr[-2000:]

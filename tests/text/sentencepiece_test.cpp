@@ -17,6 +17,9 @@
 #include "support/temporary_directory.h"
 #include "text/corpus.h"
 
+// Of libc10; its header is not for us.
+extern bool FLAGS_caffe2_use_fatal_for_enforce;
+
 namespace bitrain::text {
 namespace {
 
@@ -196,6 +199,10 @@ TEST_P(SentencePiece, SavesAndOpens) {
   const auto opened = open_tokenizer(folder.path());
   EXPECT_EQ(opened->encode(spanish()[7]), tokenizer().encode(spanish()[7]));
   EXPECT_EQ(opened->vocab_size(), tokenizer().vocab_size());
+}
+
+TEST(SpmTrainer, DoesNotWriteOverLibTorchsFlags) {
+  EXPECT_FALSE(FLAGS_caffe2_use_fatal_for_enforce);  // text/sentencepiece_flag.cpp says how it could.
 }
 
 TEST(SpmTrainer, AddsPadAndControlSymbols) {
