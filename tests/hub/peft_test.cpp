@@ -166,6 +166,18 @@ TEST_F(PeftDir, RoundTripsEveryLayout) {
   }
 }
 
+TEST_F(PeftDir, NamesTheModulesWhereAListIsMoreThanPeftReads) {
+  LoraOptions options = lora_on({"all-linear", "lm_head"});
+  options.exclude_modules = {"k_proj", ".*mlp.*"};
+  const at::Tensor expected = save(options);
+  const auto base = tiny_llama();
+  const LoraOptions read = load_adapter(directory_, *base);
+  EXPECT_TRUE(at::equal(logits(*base), expected));
+  EXPECT_EQ(read.target_modules.front(), "model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(read.target_modules.back(), "lm_head");
+  EXPECT_TRUE(read.exclude_modules.empty());
+}
+
 TEST_F(PeftDir, RoundTripsOnTiedAndFourBitBases) {
   models::LlamaConfig config = tiny_config();
   config.tie_word_embeddings = true;

@@ -279,6 +279,32 @@ TEST_P(CpuKernelsTest, GatherAndScatter) {
   EXPECT_LT(relative_difference(gradient, expected), tolerance());
 }
 
+TEST_P(CpuKernelsTest, GatherMeanIsTheRoundedMeanOfRows) {
+  for (const std::int64_t dim : {64, 149}) {  // Whole registers, and a rest.
+    at::Tensor rows = draw({14, dim}, 1);
+    const std::vector<std::int32_t> ids = {3, 0, 10, 3, 7, 7, 1};
+    const std::vector<float> weights = {1, 2, 5, 1, 3, 3, 1};
+    const std::vector<std::int64_t> offsets = {0, 1, 4, 7};
+    for (const bool weighted : {false, true}) {
+      // The means go into the last rows of the table itself, as new rows of a vocabulary do.
+      table().gather_mean(type(), rows.const_data_ptr(), ids.data(), weighted ? weights.data() : nullptr,
+                          offsets.data(), 3, dim,
+                          static_cast<char*>(rows.mutable_data_ptr()) + 11 * dim * rows.element_size());
+      for (std::int64_t group = 0; group < 3; ++group) {
+        at::Tensor expected = at::zeros({dim}).to(at::kDouble);
+        double total = 0;
+        for (auto k = static_cast<std::size_t>(offsets[static_cast<std::size_t>(group)]);
+             k < static_cast<std::size_t>(offsets[static_cast<std::size_t>(group) + 1]); ++k) {
+          const double weight = weighted ? weights[k] : 1;
+          expected += weight * wide(rows[ids[k]]);
+          total += weight;
+        }
+        EXPECT_LT(relative_difference(rows[11 + group], expected / total), tolerance());
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, CpuKernelsTest,
                          ::testing::Values(Case{"generic", at::kFloat}, Case{"generic", at::kBFloat16},
                                            Case{"avx2", at::kFloat}, Case{"avx2", at::kBFloat16},

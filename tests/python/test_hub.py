@@ -87,6 +87,13 @@ LORAS = {
     "saved": dict(r=2, lora_alpha=2, target_modules=["q_proj"], modules_to_save=["lm_head"]),
 }
 
+# What our recipes may say and a PEFT list may not: the saved folder names the modules instead.
+WIDER = {
+    "all linears and tables": dict(r=2, lora_alpha=4, target_modules=["all-linear", "embed_tokens", "lm_head"]),
+    "names and expressions": dict(r=2, lora_alpha=4, target_modules=[r".*\.0\..*_proj", "down_proj", "lm_head"],
+                                  exclude_modules=["k_proj", ".*o_proj"], layers_to_transform=[0, 1]),
+}
+
 
 def stir(parameters):
     """Adapters begin as the identity: move every tensor."""
@@ -111,11 +118,11 @@ def test_peft_adapter_loads_in_ours(layout, tmp_path):
     close(ours.logits(ROWS), expected)
 
 
-@pytest.mark.parametrize("layout", LORAS)
+@pytest.mark.parametrize("layout", LORAS | WIDER)
 def test_our_adapter_loads_in_peft(layout, tmp_path):
     make("llama").save_pretrained(tmp_path / "base")
     ours = bitrain.open_model(tmp_path / "base", dtype="float32")
-    ours.attach_lora(LORAS[layout])
+    ours.attach_lora((LORAS | WIDER)[layout])
     stir(ours.trainable_parameters().values())
     bitrain.save_adapter(ours, tmp_path / "adapter", base=str(tmp_path / "base"))
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)

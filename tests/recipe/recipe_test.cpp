@@ -302,12 +302,56 @@ TEST(MemoryPlanTest, FiguresOfAKnownShape) {
   EXPECT_EQ(plans[1].trained, 0);
   EXPECT_EQ(plans[2].parameters, plans[1].parameters);
   EXPECT_EQ(plans[2].trained, 2 * 4 * ((16 + 16) + (32 + 16)) + 4 * (120 + 16));
-  EXPECT_EQ(plans[2].weights, static_cast<std::uint64_t>(static_cast<double>(linear) * 4.127 / 8) +
-                                  static_cast<std::uint64_t>(norms + 2 * 120 * 16) * 2);
+  // Packed: half a byte a weight, a byte for 64, a float32 for 256 of those and one for their mean.
+  const std::int64_t small = 16 * 16 / 2 + 16 * 16 / 64 + 4 + 4;
+  const std::int64_t large = 16 * 32 / 2 + 16 * 32 / 64 + 4 + 4;
+  EXPECT_EQ(plans[2].weights,
+            static_cast<std::uint64_t>(2 * (4 * small + 3 * large) + (norms + 2 * 120 * 16) * 2));
+  EXPECT_EQ(plans[2].adapters, static_cast<std::uint64_t>(plans[2].trained) * 4);
+  EXPECT_EQ(plans[2].optimizer, static_cast<std::uint64_t>(plans[2].trained) * (4 + 8));
   EXPECT_EQ(plans[2].total(),
             plans[2].weights + plans[2].adapters + plans[2].optimizer + plans[2].activations);
   EXPECT_THAT(describe(plans), HasSubstr("extend_vocab"));
   EXPECT_EQ(describe({}), "");
+}
+
+TEST(MemoryPlanTest, CountsBiasesFullyTrainedModulesAndRows) {
+  const std::string stages = R"(  t: {recipe: tokenizer, tokenizer: {vocab_size: 100}}
+  p:
+    recipe: pretrain
+    model: {model_type: qwen2, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
+    train: {max_steps: 1}
+  c:
+    recipe: cpt
+    lora: {r: 2, target_modules: [q_proj], modules_to_save: [lm_head], trainable_token_indices: {embed_tokens: [1, 5]}}
+    train: {max_steps: 1}
+)";
+  const Read got = read(stages);
+  ASSERT_THAT(got.problems, IsEmpty());
+  const std::vector<MemoryPlan> plans = memory_plan(got.recipe);
+  ASSERT_EQ(plans.size(), 2U);
+  const std::int64_t biases = 3 * 16;  // Qwen2 has them on q, k and v.
+  EXPECT_EQ(plans[0].parameters, 4 * 16 * 16 + 3 * 16 * 32 + biases + 3 * 16 + 2 * 100 * 16);
+  EXPECT_EQ(plans[1].trained, 2 * (16 + 16) + 100 * 16 + 2 * 16);
+  EXPECT_EQ(plans[1].adapters, (2 * (16 + 16) + 2 * 16) * 4U);
+  EXPECT_EQ(plans[1].optimizer, (2 * (16 + 16) + 2 * 16) * 12U + 100 * 16 * 14U);
+}
+
+TEST(MemoryPlanTest, AdaptersThatMatchNothingAreNamedWithTheirStage) {
+  const Read got = read(R"(  t: {recipe: tokenizer, tokenizer: {vocab_size: 100}}
+  p:
+    recipe: pretrain
+    model: {hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}
+    train: {max_steps: 1}
+  c: {recipe: cpt, lora: {target_modules: [q_prj]}, train: {max_steps: 1}}
+)");
+  ASSERT_THAT(got.problems, IsEmpty());
+  try {
+    (void)memory_plan(got.recipe);
+    FAIL() << "no error";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), AllOf(HasSubstr("stages.c"), HasSubstr("q_prj"), HasSubstr("q_proj")));
+  }
 }
 
 /// The quickstart on a small file, with overrides.

@@ -209,6 +209,7 @@ class Attacher {
 
   /// Random weights of an adapter, filled row by row, so that their number of rows may change.
   void fill(const at::Tensor& tensor, const std::string& name, bool uniform, double size) const {
+    if (tensor.is_meta()) return;  // Shapes alone, for plans.
     const at::Tensor draws = at::empty(tensor.sizes(), at::TensorOptions().dtype(at::kDouble));
     const std::uint64_t key = stream_key(seed_, "adapter " + name);
     auto* values = draws.mutable_data_ptr<double>();
@@ -361,7 +362,8 @@ class Attacher {
     const at::TensorOptions options = adapter_options(module);
     indices = indices.to(options.device());
     const at::Tensor& weight = module.linear ? module.linear->weight : module.embedding->weight;
-    at::Tensor rows = weight.index_select(0, indices).to(options.dtype().toScalarType());
+    at::Tensor rows = weight.is_meta() ? at::empty({indices.size(0), weight.size(1)}, options)
+                                       : weight.index_select(0, indices).to(options.dtype().toScalarType());
     rows = rows.is_alias_of(weight) ? rows.clone() : rows;
     rows.set_requires_grad(true);
     const nn::TrainableRows trained{indices, rows};

@@ -91,4 +91,14 @@ std::int64_t count_parameters(models::LanguageModel& model) {
   return count;
 }
 
+std::uint64_t weight_bytes(models::LanguageModel& model) {
+  std::uint64_t bytes = 0;
+  visit_weights(model, [&](at::Tensor& tensor) { bytes += tensor.nbytes(); });
+  model.visit_modules([&](const std::string&, nn::Module& module) {
+    const auto* linear = dynamic_cast<nn::Linear*>(&module);
+    if (linear && linear->is_quantized()) bytes += linear->quantized->nbytes();
+  });
+  return bytes;
+}
+
 }  // namespace bitrain::adapters

@@ -21,4 +21,7 @@ void freeze(models::LanguageModel& model);
 /// Elements of all weights (4-bit ones counted as weights), without adapters; tied ones once.
 [[nodiscard]] std::int64_t count_parameters(models::LanguageModel& model);
 
+/// Bytes of all weights as they are held, 4-bit ones packed, without adapters; tied ones once.
+[[nodiscard]] std::uint64_t weight_bytes(models::LanguageModel& model);
+
 }  // namespace bitrain::adapters

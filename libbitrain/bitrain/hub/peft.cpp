@@ -214,6 +214,31 @@ class Filler {
   std::vector<std::pair<at::Tensor, at::Tensor>> copies_;  ///< To, from.
 };
 
+/// Whether PEFT takes `entry` for the name of a module.
+bool is_name(const std::string& entry) {
+  return std::all_of(entry.begin(), entry.end(),
+                     [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '.'; });
+}
+
+/// In a list PEFT reads names only; an expression, or all-linear, has to stand alone.
+bool peft_reads(const std::vector<std::string>& entries) {
+  return entries.size() < 2 || std::all_of(entries.begin(), entries.end(), is_name);
+}
+
+/// Options that mean the same to PEFT: where a list is more than it reads, the adapted modules by their
+/// paths.
+LoraOptions for_peft(LoraOptions options, models::LanguageModel& model) {
+  if (peft_reads(options.target_modules) && peft_reads(options.exclude_modules)) return options;
+  options.target_modules = model.module_paths([](const nn::Module& module) {
+    const auto* linear = dynamic_cast<const nn::Linear*>(&module);
+    const auto* embedding = dynamic_cast<const nn::Embedding*>(&module);
+    return (linear && !linear->adapters.empty()) || (embedding && !embedding->adapters.empty());
+  });
+  options.exclude_modules.clear();
+  options.layers_to_transform.clear();
+  return options;
+}
+
 }  // namespace
 
 Json adapter_config(const LoraOptions& o, const std::string& base_name) {
@@ -229,10 +254,7 @@ Json adapter_config(const LoraOptions& o, const std::string& base_name) {
   if (o.init_lora_weights == "gaussian") init = "gaussian";
   // One entry that is no plain name is a pattern for whole paths, which PEFT wants as a string.
   const auto targets = [](const std::vector<std::string>& names) -> Json {
-    const auto plain = [](char c) {
-      return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == '.';
-    };
-    if (names.size() == 1 && !std::all_of(names[0].begin(), names[0].end(), plain)) return names[0];
+    if (names.size() == 1 && !is_name(names[0])) return names[0];
     return names;
   };
   return {
@@ -295,7 +317,7 @@ void save_adapter(const fs::path& directory, models::LanguageModel& model, const
     tensors.emplace_back(kPrefix + parameter.name, parameter.tensor.detach());
   if (tensors.empty()) throw StateError("there is no adapter to save: nothing in the model is trained");
   io::AtomicDirectory folder(directory);
-  io::write_json(folder.path() / "adapter_config.json", adapter_config(options, base_name));
+  io::write_json(folder.path() / "adapter_config.json", adapter_config(for_peft(options, model), base_name));
   io::write_safetensors(folder.path() / "adapter_model.safetensors", tensors);
   folder.commit();
 }

@@ -110,6 +110,10 @@ struct CpuKernels {
   /// y[i] = table[ids[i]] for rows of `dim` elements. Ids must be inside the table.
   void (*gather)(FloatType type, const void* table, const std::int64_t* ids, std::int64_t n, std::int64_t dim,
                  void* y);
+  /// y[i] = the mean of the rows ids[k] of `table`, k from offsets[i] to offsets[i + 1] - 1, in their order;
+  /// with `weights` [ids] the weighted mean. No group may be empty; y may be another part of the table.
+  void (*gather_mean)(FloatType type, const void* table, const std::int32_t* ids, const float* weights,
+                      const std::int64_t* offsets, std::int64_t groups, std::int64_t dim, void* y);
   /// dtable[v] = sum of dy[i] over the i with ids[i] == v, for every v that has one; other rows are left.
   /// `order` [n] lists the i sorted by id, and group g of equal ids is order[starts[g]] .. order[starts[g +
   /// 1] - 1].

@@ -18,6 +18,7 @@ const CpuKernels& table() {
       sum_of_squares,
       dropout,
       gather,
+      gather_mean,
       scatter_add,
       attention,
       attention_backward,

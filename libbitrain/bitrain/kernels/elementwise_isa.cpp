@@ -106,6 +106,34 @@ void dropout_row(const T* x, std::uint64_t key, std::uint64_t token, std::uint32
   }
 }
 
+constexpr Index kSums = 64;  // Columns whose sums stay in registers.
+
+template <class T, bool kWhole>
+[[gnu::always_inline]] inline void mean_columns(const T* table, const std::int32_t* ids, const float* weights,
+                                                Index count, Index dim, Index n, float divisor, T* out) {
+  float sum[kSums];
+  const Index width = kWhole ? kSums : n;
+  for (Index i = 0; i < width; ++i) sum[i] = 0;
+  for (Index k = 0; k < count; ++k) {
+    const T* source = table + ids[k] * dim;
+    const float weight = weights != nullptr ? weights[k] : 1.0F;
+#pragma omp simd
+    for (Index i = 0; i < width; ++i) sum[i] += weight * load(source, i);
+  }
+#pragma omp simd
+  for (Index i = 0; i < width; ++i) store(out, i, sum[i] / divisor);
+}
+
+template <class T>
+void mean_row(const T* table, const std::int32_t* ids, const float* weights, Index count, Index dim, T* out) {
+  float divisor = 0;
+  for (Index k = 0; k < count; ++k) divisor += weights != nullptr ? weights[k] : 1.0F;
+  Index i = 0;
+  for (; i + kSums <= dim; i += kSums)
+    mean_columns<T, true>(table + i, ids, weights, count, dim, kSums, divisor, out + i);
+  if (i < dim) mean_columns<T, false>(table + i, ids, weights, count, dim, dim - i, divisor, out + i);
+}
+
 template <class T>
 void add_group(ConstRows dy, const Index* order, Index count, Index dim, float* sum, T* out) {
   std::memset(sum, 0, static_cast<std::size_t>(dim) * sizeof(float));
@@ -175,6 +203,18 @@ void gather(FloatType type, const void* table, const Index* ids, Index n, Index 
     for (Index i = 0; i < n; ++i) {
       std::memcpy(static_cast<T*>(y) + i * dim, static_cast<const T*>(table) + ids[i] * dim,
                   static_cast<std::size_t>(dim) * sizeof(T));
+    }
+  });
+}
+
+void gather_mean(FloatType type, const void* table, const std::int32_t* ids, const float* weights,
+                 const Index* offsets, Index groups, Index dim, void* y) {
+  with_type(type, [&]<class T>(T*) {
+#pragma omp parallel for schedule(static) if (groups * dim > kParallelElements)
+    for (Index group = 0; group < groups; ++group) {
+      const Index first = offsets[group];
+      mean_row(static_cast<const T*>(table), ids + first, weights != nullptr ? weights + first : nullptr,
+               offsets[group + 1] - first, dim, static_cast<T*>(y) + group * dim);
     }
   });
 }

@@ -179,6 +179,8 @@ double sum_of_squares(const ConstSpan* spans, Index count);
 void dropout(FloatType type, ConstRows x, std::uint64_t key, Index first_token, std::uint32_t threshold,
              Index tokens, Index dim, Rows y);
 void gather(FloatType type, const void* table, const Index* ids, Index n, Index dim, void* y);
+void gather_mean(FloatType type, const void* table, const std::int32_t* ids, const float* weights,
+                 const Index* offsets, Index groups, Index dim, void* y);
 void scatter_add(FloatType type, ConstRows dy, const Index* ids, const Index* order, const Index* starts,
                  Index groups, Index dim, void* dtable);
 void attention(const AttentionShape& shape, ConstRows q, ConstRows k, ConstRows v, Rows out, float* lse);

@@ -84,6 +84,10 @@ std::int64_t quantize_values(const at::Tensor& values, QuantizedTensor& result, 
 
 void quantize_statistics(const at::Tensor& absmax, QuantizedTensor& result) {
   const std::int64_t blocks = absmax.numel();
+  result.absmax_codes = at::empty({blocks}, absmax.options().dtype(at::kByte));
+  result.nested_absmax =
+      at::empty({(blocks + kernels::kNestedBlockSize - 1) / kernels::kNestedBlockSize}, absmax.options());
+  if (absmax.is_meta()) return;
   // The sum in LibTorch's order: bitsandbytes takes this very mean, and it depends on the order in its last
   // bit.
   const at::Tensor offset = at::mean(absmax);
@@ -91,9 +95,6 @@ void quantize_statistics(const at::Tensor& absmax, QuantizedTensor& result) {
   if (!std::isfinite(result.nested_offset))
     throw DataError("cannot quantise a weight of shape ", at::IntArrayRef(result.shape),
                     " twice: the sum of its block maxima overflows float32; set double_quant to false");
-  result.absmax_codes = at::empty({blocks}, absmax.options().dtype(at::kByte));
-  result.nested_absmax =
-      at::empty({(blocks + kernels::kNestedBlockSize - 1) / kernels::kNestedBlockSize}, absmax.options());
   auto* codes = result.absmax_codes.mutable_data_ptr<std::uint8_t>();
   auto* nested = result.nested_absmax.mutable_data_ptr<float>();
   if (absmax.is_cuda())
@@ -166,7 +167,7 @@ QuantizedTensor quantize(const at::Tensor& weight, const QuantizeOptions& option
   if (!is_supported(weight.scalar_type()))
     throw StateError("cannot quantise a weight of dtype ", weight.scalar_type(),
                      ": it must be float32, bfloat16 or float16");
-  check_device(weight.device());
+  if (!weight.is_meta()) check_device(weight.device());
   const at::NoGradGuard no_grad;
   const at::Tensor values = weight.detach().contiguous();
   const std::int64_t n = values.numel();
@@ -178,7 +179,7 @@ QuantizedTensor quantize(const at::Tensor& weight, const QuantizeOptions& option
   result.dtype = values.scalar_type();
   result.codes = at::empty({(n + 1) / 2}, values.options().dtype(at::kByte));
   at::Tensor absmax = at::empty({result.blocks()}, values.options().dtype(at::kFloat));
-  const std::int64_t bad = quantize_values(values, result, absmax);
+  const std::int64_t bad = values.is_meta() ? -1 : quantize_values(values, result, absmax);
   if (bad >= 0)
     throw DataError("cannot quantise a weight of shape ", at::IntArrayRef(result.shape),
                     ": NaN or infinity in ", element_range(bad, result.block_size, n));

@@ -48,7 +48,8 @@ void check_block_size(std::int64_t block_size);
 /// Throws StateError when the parts of `weight` do not fit its shape, dtypes or one another.
 void check(const QuantizedTensor& weight);
 
-/// Quantises a dense floating tensor (float32, bfloat16 or float16; any strides), on its device. On the CPU
+/// Quantises a dense floating tensor (float32, bfloat16 or float16; any strides), on its device; on the meta
+/// device the result has shapes alone, for reckoning memory. On the CPU
 /// bit-exact with bitsandbytes 0.50.2's CPU back end; on CUDA the 8-bit codes of the block maxima and their
 /// mean may differ in rare last bits. Throws ConfigError for a bad block size, StateError for an empty tensor
 /// or another dtype, DataError for a weight that holds NaN or infinity, or whose block maxima

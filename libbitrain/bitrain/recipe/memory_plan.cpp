@@ -6,58 +6,16 @@
 #include <optional>
 
 #include <bitrain/adapters/attach.h>
+#include <bitrain/adapters/parameters.h>
+#include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/json.h>
-#include <bitrain/models/llama/config.h>
+#include <bitrain/models/llama/model.h>
+#include <bitrain/models/quantize.h>
+#include <bitrain/recipe/stage_context.h>
 
 namespace bitrain::recipe {
 namespace {
-
-/// Bits a weight in 4-bit form with scales for blocks of 64, single or doubly quantised.
-constexpr double kPackedBits = 4.5;
-constexpr double kDoublyPackedBits = 4.127;
-/// Gradient, two moments, and for 16-bit weights a float32 master.
-constexpr std::uint64_t kStateBytes = 4 + 8;
-
-/// Inputs and outputs of the linear maps of a layer, by their names.
-std::map<std::string, std::pair<std::int64_t, std::int64_t>> layer_maps(const models::LlamaConfig& c) {
-  const std::int64_t q = c.num_attention_heads * c.head_width();
-  const std::int64_t kv = c.key_value_heads() * c.head_width();
-  return {{"self_attn.q_proj", {c.hidden_size, q}},
-          {"self_attn.k_proj", {c.hidden_size, kv}},
-          {"self_attn.v_proj", {c.hidden_size, kv}},
-          {"self_attn.o_proj", {q, c.hidden_size}},
-          {"mlp.gate_proj", {c.hidden_size, c.intermediate_size}},
-          {"mlp.up_proj", {c.hidden_size, c.intermediate_size}},
-          {"mlp.down_proj", {c.intermediate_size, c.hidden_size}}};
-}
-
-std::int64_t linear_weights(const models::LlamaConfig& c) {
-  std::int64_t sum = 0;
-  for (const auto& [name, shape] : layer_maps(c)) sum += shape.first * shape.second;
-  return sum * c.num_hidden_layers;
-}
-
-std::int64_t other_weights(const models::LlamaConfig& c) {
-  return (c.tie_word_embeddings ? 1 : 2) * c.vocab_size * c.hidden_size +
-         (2 * c.num_hidden_layers + 1) * c.hidden_size;
-}
-
-std::int64_t adapter_weights(const models::LlamaConfig& c, const adapters::LoraOptions& lora) {
-  const auto targeted = [&lora](const std::string& path, bool linear) {
-    for (const std::string& entry : lora.target_modules)
-      if ((entry == "all-linear" && linear) || adapters::matches(entry, path)) return true;
-    return false;
-  };
-  std::int64_t sum = 0;
-  for (std::int64_t layer = 0; layer < c.num_hidden_layers; ++layer)
-    for (const auto& [name, shape] : layer_maps(c))
-      if (targeted("model.layers." + std::to_string(layer) + "." + name, true))
-        sum += lora.r * (shape.first + shape.second);
-  for (const char* table : {"model.embed_tokens", "lm_head"})
-    if (targeted(table, false)) sum += lora.r * (c.vocab_size + c.hidden_size);
-  return sum;
-}
 
 std::uint64_t activation_bytes(const models::LlamaConfig& c, const data::LoaderOptions& loader,
                                bool recompute, std::uint64_t element) {
@@ -76,10 +34,17 @@ std::uint64_t activation_bytes(const models::LlamaConfig& c, const data::LoaderO
   return tokens * body + kLogitRows * static_cast<std::uint64_t>(c.vocab_size) * element;
 }
 
-/// Walks the recipe with the shape of each stage's model.
+/// A gradient of the weight's type, two float32 moments, and beside a 16-bit weight its float32 master.
+std::uint64_t optimizer_bytes(const at::Tensor& weight) {
+  return weight.nbytes() + static_cast<std::uint64_t>(weight.numel()) * (weight.itemsize() == 2 ? 12 : 8);
+}
+
+/// Walks the recipe with the shape of each stage's model. The models are real ones without memory (LibTorch's
+/// meta device), so that what is counted is what will be made.
 class Planner {
  public:
-  explicit Planner(const Recipe& recipe) : recipe_(recipe), element_(recipe.dtype == "float32" ? 4 : 2) {
+  explicit Planner(const Recipe& recipe)
+      : recipe_(recipe), dtype_(recipe.dtype == "float32" ? at::kFloat : at::kBFloat16) {
     std::error_code ignored;
     const std::filesystem::path config = std::filesystem::path(recipe.base) / "config.json";
     if (!recipe.base.empty() && std::filesystem::exists(config, ignored))
@@ -87,8 +52,14 @@ class Planner {
   }
 
   std::vector<MemoryPlan> plans() {
-    for (const Stage& stage : recipe_.stages)
-      std::visit([&](const auto& options) { visit(stage, options); }, stage.options);
+    for (const Stage& stage : recipe_.stages) {
+      try {
+        std::visit([&](const auto& options) { visit(stage, options); }, stage.options);
+      } catch (Error& error) {
+        error.add_context("stages." + stage.name);
+        throw;
+      }
+    }
     return std::move(plans_);
   }
 
@@ -101,12 +72,9 @@ class Planner {
     models::LlamaConfig shape = options.model;
     if (vocabularies_.count(stage.from) != 0) shape.vocab_size = vocabularies_[stage.from];
     shapes_[stage.name] = shape;
-    MemoryPlan plan = start(stage, shape);
-    plan.trained = plan.parameters;
-    plan.weights = static_cast<std::uint64_t>(plan.parameters) * element_;
-    plan.optimizer = static_cast<std::uint64_t>(plan.trained) * (element_ + 8 + (element_ == 2 ? 4 : 0));
-    plan.activations = activation_bytes(shape, options.data.loader, options.train.recompute, element_);
-    plans_.push_back(plan);
+    const auto model = make(shape);
+    adapters::train_all(*model);
+    plan(stage, *model, &options.data.loader, options.train.recompute);
   }
 
   void visit(const Stage& stage, const ExtendStage& options) {
@@ -115,9 +83,7 @@ class Planner {
     models::LlamaConfig shape = found->second;
     shape.vocab_size += options.vocab.pieces;
     shapes_[stage.name] = shape;
-    MemoryPlan plan = start(stage, shape);
-    plan.weights = static_cast<std::uint64_t>(plan.parameters) * element_;
-    plans_.push_back(plan);
+    plan(stage, *make(shape));
   }
 
   void visit(const Stage& stage, const CptStage& options) {
@@ -133,40 +99,45 @@ class Planner {
     const auto found = shapes_.find(stage.from);
     if (found == shapes_.end()) return;
     shapes_[stage.name] = found->second;
-    MemoryPlan plan = start(stage, found->second);
-    plan.weights = static_cast<std::uint64_t>(plan.parameters) * element_;
-    plans_.push_back(plan);
+    plan(stage, *make(found->second));
   }
 
-  void adapt(const Stage& stage, const QuantizationOptions& quantize, const adapters::LoraOptions& lora,
+  void adapt(const Stage& stage, const QuantizationOptions& quantization, const adapters::LoraOptions& lora,
              const data::LoaderOptions& loader, bool recompute) {
     const auto found = shapes_.find(stage.from);
     if (found == shapes_.end()) return;
-    const models::LlamaConfig& shape = found->second;
-    MemoryPlan plan = start(stage, shape);
-    const double bits = !quantize.enabled       ? 8.0 * static_cast<double>(element_)
-                        : quantize.double_quant ? kDoublyPackedBits
-                                                : kPackedBits;
-    plan.weights = static_cast<std::uint64_t>(static_cast<double>(linear_weights(shape)) * bits / 8) +
-                   static_cast<std::uint64_t>(other_weights(shape)) * element_;
-    plan.trained = adapter_weights(shape, lora);
-    plan.adapters = static_cast<std::uint64_t>(plan.trained) * 4;
-    plan.optimizer = static_cast<std::uint64_t>(plan.trained) * kStateBytes;
-    plan.activations = activation_bytes(shape, loader, recompute, element_);
-    shapes_[stage.name] = shape;
-    plans_.push_back(plan);
+    shapes_[stage.name] = found->second;
+    const auto model = make(found->second);
+    if (const auto options = quantize_options(quantization)) models::quantize(*model, *options);
+    adapters::attach(*model, lora, 0);
+    plan(stage, *model, &loader, recompute);
   }
 
-  [[nodiscard]] static MemoryPlan start(const Stage& stage, const models::LlamaConfig& shape) {
+  [[nodiscard]] std::unique_ptr<models::LanguageModel> make(const models::LlamaConfig& shape) const {
+    return models::make_llama(shape, at::TensorOptions().dtype(dtype_).device(at::kMeta));
+  }
+
+  /// Of a model as the stage holds it; with a loader, the stage trains what requires grad.
+  void plan(const Stage& stage, models::LanguageModel& model, const data::LoaderOptions* loader = nullptr,
+            bool recompute = false) {
     MemoryPlan plan;
     plan.stage = stage.name;
     plan.type = stage.type;
-    plan.parameters = linear_weights(shape) + other_weights(shape);
-    return plan;
+    plan.parameters = adapters::count_parameters(model);
+    plan.weights = adapters::weight_bytes(model);
+    if (loader != nullptr) {
+      for (const optim::Parameter& parameter : adapters::trainable_parameters(model)) {
+        plan.trained += parameter.tensor.numel();
+        plan.optimizer += optimizer_bytes(parameter.tensor);
+        if (parameter.adapter) plan.adapters += parameter.tensor.nbytes();
+      }
+      plan.activations = activation_bytes(model.config(), *loader, recompute, at::elementSize(dtype_));
+    }
+    plans_.push_back(plan);
   }
 
   const Recipe& recipe_;
-  std::uint64_t element_;
+  at::ScalarType dtype_;
   std::map<std::string, models::LlamaConfig> shapes_;
   std::map<std::string, std::int64_t> vocabularies_;
   std::vector<MemoryPlan> plans_;

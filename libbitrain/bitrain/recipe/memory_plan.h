@@ -12,10 +12,10 @@ namespace bitrain::recipe {
 struct MemoryPlan {
   std::string stage;
   std::string type;
-  std::int64_t parameters = 0;  ///< Of the model.
-  std::int64_t trained = 0;     ///< Of them, or of its adapters.
-  std::uint64_t weights = 0;
-  std::uint64_t adapters = 0;
+  std::int64_t parameters = 0;    ///< Of the model.
+  std::int64_t trained = 0;       ///< Of them, or of its adapters.
+  std::uint64_t weights = 0;      ///< Of the model as the stage holds it: 4-bit parts as packed.
+  std::uint64_t adapters = 0;     ///< LoRA matrices and trained rows.
   std::uint64_t optimizer = 0;    ///< Gradients, moments and master weights.
   std::uint64_t activations = 0;  ///< Of one micro-batch, with the chunk of logits.
 
@@ -23,7 +23,9 @@ struct MemoryPlan {
 };
 
 /// For each stage that holds a model. Nothing is loaded but the config.json of a base. Vocabularies of
-/// tokenizers that are not learned yet are taken at the size asked for.
+/// tokenizers that are not learned yet are taken at the size asked for. Throws ConfigError, with the stage's
+/// name, for adapters that do not fit their model (target_modules that match nothing, rows that are not
+/// there).
 [[nodiscard]] std::vector<MemoryPlan> memory_plan(const Recipe& recipe);
 
 /// As a table of text.

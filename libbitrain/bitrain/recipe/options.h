@@ -60,15 +60,12 @@ void visit_fields(Visitor& v, HeldOutOptions& o) {
 /// Documents for language modelling, from `source` and `target`.
 struct DataOptions {
   std::int64_t lines_per_document = 1;
-  bool skip_invalid = false;
   data::LoaderOptions loader;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, DataOptions& o) {
   v.field("lines_per_document", o.lines_per_document, at_least(0),
           "Consecutive rows joined into one document; 0: text up to a blank line.");
-  v.field("skip_invalid", o.skip_invalid, any(),
-          "Count and skip rows that cannot be read; otherwise they are errors.");
   v.field("loader", o.loader, any(), "Mixing and packing; the sources are called source and target.");
 }
 

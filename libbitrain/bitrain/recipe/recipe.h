@@ -34,6 +34,7 @@ struct Recipe {
   std::string dtype = "bfloat16";
   std::int64_t threads = 0;
   std::string base;
+  bool skip_invalid = false;
   TextOptions source;
   TextOptions target;
   HeldOutOptions held_out;
@@ -54,6 +55,9 @@ void visit_fields(Visitor& v, Recipe& o) {
   v.field("threads", o.threads, in_range(0, 1024), "CPU threads; 0: as many as there are cores.");
   v.field("base", o.base, any(),
           "Hugging Face folder to start from, in place of the stages tokenizer and pretrain.");
+  v.field("skip_invalid", o.skip_invalid, any(),
+          "Leave out rows that cannot be read (not UTF-8, too few columns, broken JSON) and count them; "
+          "otherwise they are errors.");
   v.field("source", o.source, required(), "The language the model knows.");
   v.field("target", o.target, required(), "The language it is to learn.");
   v.field("held_out", o.held_out, any(), "Rows kept for evaluation.");

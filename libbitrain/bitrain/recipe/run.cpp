@@ -59,6 +59,7 @@ io::Json fingerprint(const Recipe& recipe, const Stage& stage) {
                    {"device", recipe.device},
                    {"dtype", recipe.dtype},
                    {"held_out", to_json(recipe.held_out)},
+                   {"skip_invalid", recipe.skip_invalid},
                    {"source", to_json(recipe.source)},
                    {"target", to_json(recipe.target)},
                    {"source_file", file_identity(resolve(recipe, recipe.source.path))},
@@ -172,6 +173,7 @@ RunResult run(const Recipe& recipe) {
   const io::DirectoryLock lock(result.dir);
   io::remove_leftovers(result.dir);
   result.summary = empty_summary(recipe);
+  if (recipe.skip_invalid) result.summary["invalid_rows"] = count_invalid_rows(recipe);
   for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
     const Stage& stage = recipe.stages[i];
     const std::string title =

@@ -1,8 +1,10 @@
 #include <bitrain/recipe/sources.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -17,6 +19,18 @@ data::SourceOptions side_options(const Recipe& recipe, const TextOptions& side, 
   options.column = side.column;
   options.held_out_every = recipe.held_out.every;
   options.held_out_last = recipe.held_out.last;
+  options.skip_invalid = recipe.skip_invalid;
+  return options;
+}
+
+/// A file of conversations.
+data::SourceOptions file_options(const Recipe& recipe, const std::string& file) {
+  data::SourceOptions options;
+  options.path = resolve(recipe, file).string();
+  options.name = std::filesystem::path(file).stem().string();
+  options.held_out_every = recipe.held_out.every;
+  options.held_out_last = recipe.held_out.last;
+  options.skip_invalid = recipe.skip_invalid;
   return options;
 }
 
@@ -40,8 +54,7 @@ StageData text_data(const Recipe& recipe, const Options& options,
                     const std::shared_ptr<const text::Tokenizer>& tokenizer, data::Split split) {
   StageData data;
   for (const bool target : {false, true})
-    data.sources.push_back(
-        open_side(recipe, target, split, options.data.lines_per_document, options.data.skip_invalid));
+    data.sources.push_back(open_side(recipe, target, split, options.data.lines_per_document));
   data.objective =
       std::make_unique<objectives::CausalLm>(tokenizer, data::languages_of(data.sources), options.objective);
   data.loader = options.data.loader;
@@ -52,11 +65,10 @@ StageData text_data(const Recipe& recipe, const Options& options,
 }  // namespace
 
 data::SourcePtr open_side(const Recipe& recipe, bool target, data::Split split,
-                          std::int64_t lines_per_document, bool skip_invalid) {
+                          std::int64_t lines_per_document) {
   data::SourceOptions options =
       side_options(recipe, target ? recipe.target : recipe.source, target ? "target" : "source");
   options.lines_per_document = lines_per_document;
-  options.skip_invalid = skip_invalid;
   return data::open_source(options, split);
 }
 
@@ -71,15 +83,29 @@ std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftS
   std::vector<data::SourcePtr> sources;
   for (const InstructionOptions& set : options.instructions)
     sources.push_back(open_instructions(recipe, set, split));
-  for (const std::string& file : options.files) {
-    data::SourceOptions source;
-    source.path = resolve(recipe, file).string();
-    source.name = std::filesystem::path(file).stem().string();
-    source.held_out_every = recipe.held_out.every;
-    source.held_out_last = recipe.held_out.last;
-    sources.push_back(data::open_source(source, split));
-  }
+  for (const std::string& file : options.files)
+    sources.push_back(data::open_source(file_options(recipe, file), split));
   return sources;
+}
+
+std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe) {
+  std::vector<data::SourceOptions> files = {side_options(recipe, recipe.source, "source"),
+                                            side_options(recipe, recipe.target, "target")};
+  for (const Stage& stage : recipe.stages)
+    if (const auto* sft = std::get_if<SftStage>(&stage.options))
+      for (const std::string& file : sft->files) files.push_back(file_options(recipe, file));
+  std::map<std::string, std::int64_t> invalid;
+  for (const data::SourceOptions& file : files) {
+    data::SourceCounts counts;
+    (void)data::open_source(file, data::Split::kAll, &counts);
+    // Source and target may be columns of one file: a row that lacks either counts once.
+    std::int64_t& count = invalid[file.path];
+    count = std::max(count, counts.invalid);
+    if (counts.invalid > 0)
+      log_info(file.name, ": ", counts.invalid, " of ", counts.rows, " rows of ", file.path,
+               " cannot be read and are left out");
+  }
+  return invalid;
 }
 
 std::optional<StageData> stage_data(const Recipe& recipe, const Stage& stage,

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <bitrain/data/source.h>
@@ -28,12 +30,15 @@ struct StageData {
 
 /// Text of one side as a source called "source" or "target".
 [[nodiscard]] data::SourcePtr open_side(const Recipe& recipe, bool target, data::Split split,
-                                        std::int64_t lines_per_document = 1, bool skip_invalid = false);
+                                        std::int64_t lines_per_document = 1);
 /// The lines of one side that are kept for evaluation. Throws ConfigError when none are.
 [[nodiscard]] std::vector<std::string> held_out_lines(const Recipe& recipe, bool target);
 
 /// The conversations of an sft stage.
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                               data::Split split);
+
+/// Rows that cannot be read and are left out, by file; also logged. For a recipe with skip_invalid.
+[[nodiscard]] std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe);
 
 }  // namespace bitrain::recipe

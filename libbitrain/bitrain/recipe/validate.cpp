@@ -121,7 +121,12 @@ Validation validate(const fs::path& file, const std::vector<std::string>& overri
   Validation result;
   result.recipe = read_recipe(document, file, result.problems);
   check_all(result.recipe, &document, result.problems);
-  if (result.problems.empty()) result.plans = memory_plan(result.recipe);
+  if (!result.problems.empty()) return result;
+  try {
+    result.plans = memory_plan(result.recipe);
+  } catch (const ConfigError& error) {  // Shapes and adapters that do not fit together.
+    result.problems.add(mark_of(result.recipe, &document, "stages"), "stages", error.what());
+  }
   return result;
 }
 

@@ -1,10 +1,8 @@
 #include <bitrain/vocab/initialisers.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 #include <tuple>
 #include <type_traits>
 
@@ -23,6 +21,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/kernels/cpu_kernels.h>
 
 namespace bitrain::vocab {
 namespace {
@@ -31,8 +30,6 @@ namespace {
 constexpr std::int64_t kChunk = 1024;
 /// New rows a task.
 constexpr std::int64_t kGrain = 16;
-/// Columns whose sums stay in the nearest cache.
-constexpr std::int64_t kColumns = 1024;
 
 const std::vector<std::string>& rules() {
   static const std::vector<std::string> kRules = {"piece_mean",  "weighted_mean", "first",           "last",
@@ -52,76 +49,46 @@ bool contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-/// Sums are in this type.
+/// sum of weights[k] * row ids[k], over divisor; weights null: 1. For types that the kernels do not know.
 template <class Scalar>
-using Sum = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
-
-// bfloat16 by hand, so that the loops vectorise.
-inline float widen(std::uint16_t bits) {
-  const std::uint32_t wide = static_cast<std::uint32_t>(bits) << 16;
-  float value = 0;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-inline std::uint16_t narrow(float value) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(bits));
-  const std::uint32_t rounded = (bits + 0x7FFFU + (bits >> 16 & 1U)) >> 16;
-  return static_cast<std::uint16_t>((bits & 0x7FFFFFFFU) > 0x7F800000U ? 0x7FC0U : rounded);
-}
-
-template <class Scalar>
-void add_scaled(Sum<Scalar>* sum, const Scalar* from, Sum<Scalar> weight, std::int64_t count) {
-  if constexpr (std::is_same_v<Scalar, at::BFloat16>) {
-    const auto* bits = reinterpret_cast<const std::uint16_t*>(from);
-#pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) sum[i] += weight * widen(bits[i]);
-  } else {
-#pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) sum[i] += weight * static_cast<Sum<Scalar>>(from[i]);
-  }
-}
-
-template <class Scalar>
-void store(Scalar* to, const Sum<Scalar>* sum, Sum<Scalar> divisor, std::int64_t count) {
-  if constexpr (std::is_same_v<Scalar, at::BFloat16>) {
-    auto* bits = reinterpret_cast<std::uint16_t*>(to);
-#pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) bits[i] = narrow(sum[i] / divisor);
-  } else {
-#pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<Scalar>(sum[i] / divisor);
-  }
-}
-
-template <class Scalar>
-Sum<Scalar> sum_of_squares(const Scalar* row, std::int64_t count) {
-  Sum<Scalar> sum = 0;
-  if constexpr (std::is_same_v<Scalar, at::BFloat16>) {
-    const auto* bits = reinterpret_cast<const std::uint16_t*>(row);
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = 0; i < count; ++i) sum += widen(bits[i]) * widen(bits[i]);
-  } else {
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = 0; i < count; ++i)
-      sum += static_cast<Sum<Scalar>>(row[i]) * static_cast<Sum<Scalar>>(row[i]);
-  }
-  return sum;
-}
-
-/// sum of weights[k] * row ids[k], over divisor.
-template <class Scalar>
-void combine(Scalar* data, std::int64_t dim, const text::TokenId* ids, const float* weights,
-             std::int64_t count, double divisor, Scalar* to) {
-  std::array<Sum<Scalar>, kColumns> sum;
-  for (std::int64_t column = 0; column < dim; column += kColumns) {
-    const std::int64_t width = std::min(kColumns, dim - column);
-    std::fill_n(sum.data(), width, Sum<Scalar>{0});
+void combine(const Scalar* data, std::int64_t dim, const text::TokenId* ids, const float* weights,
+             std::int64_t count, Scalar* to) {
+  using Sum = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
+  Sum divisor = 0;
+  for (std::int64_t k = 0; k < count; ++k) divisor += weights == nullptr ? 1.0F : weights[k];
+  for (std::int64_t i = 0; i < dim; ++i) {
+    Sum sum = 0;
     for (std::int64_t k = 0; k < count; ++k)
-      add_scaled<Scalar>(sum.data(), data + ids[k] * dim + column, weights == nullptr ? 1.0F : weights[k],
-                         width);
-    store<Scalar>(to + column, sum.data(), static_cast<Sum<Scalar>>(divisor), width);
+      sum += (weights == nullptr ? 1.0F : weights[k]) * static_cast<Sum>(data[ids[k] * dim + i]);
+    to[i] = static_cast<Scalar>(sum / divisor);
   }
+}
+
+/// New rows as means of old ones.
+void fill_with_means(at::Tensor& matrix, const PieceTable& pieces, const FillRequest& request) {
+  const std::int64_t dim = matrix.size(1);
+  const float* weights = request.rule == "weighted_mean" ? pieces.bytes.data() : nullptr;
+  if (matrix.scalar_type() == at::kBFloat16 || matrix.scalar_type() == at::kFloat) {
+    const auto type =
+        matrix.scalar_type() == at::kFloat ? kernels::FloatType::kFloat32 : kernels::FloatType::kBFloat16;
+    auto* data = static_cast<char*>(matrix.mutable_data_ptr());
+    kernels::cpu_kernels().gather_mean(type, data, pieces.ids.data(), weights, pieces.offsets.data(),
+                                       pieces.size(), dim,
+                                       data + request.first_row * dim * matrix.element_size());
+    return;
+  }
+  AT_DISPATCH_FLOATING_TYPES_AND_HALF(matrix.scalar_type(), "fill_rows", [&] {
+    auto* data = matrix.mutable_data_ptr<scalar_t>();
+    at::parallel_for(0, pieces.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t piece = begin; piece < end; ++piece) {
+        const std::int64_t offset = pieces.offsets[static_cast<std::size_t>(piece)];
+        const std::int64_t count = pieces.offsets[static_cast<std::size_t>(piece) + 1] - offset;
+        combine<scalar_t>(data, dim, pieces.ids.data() + offset,
+                          weights == nullptr ? nullptr : weights + offset, count,
+                          data + (request.first_row + piece) * dim);
+      }
+    });
+  });
 }
 
 /// Which old row a rule copies.
@@ -132,27 +99,17 @@ std::int64_t copied_row(const std::string& rule, const FillRequest& request, con
   return request.copy_row >= 0 ? request.copy_row : ids[std::max_element(bytes, bytes + count) - bytes];
 }
 
-template <class Scalar>
-void fill_from_pieces(at::Tensor& matrix, const PieceTable& pieces, const FillRequest& request) {
-  const std::int64_t dim = matrix.size(1);
-  auto* data = matrix.mutable_data_ptr<Scalar>();
+void fill_with_copies(at::Tensor& matrix, const PieceTable& pieces, const FillRequest& request) {
+  const std::size_t bytes = static_cast<std::size_t>(matrix.size(1) * matrix.element_size());
+  auto* data = static_cast<char*>(matrix.mutable_data_ptr());
   at::parallel_for(0, pieces.size(), kGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t piece = begin; piece < end; ++piece) {
       const std::int64_t offset = pieces.offsets[static_cast<std::size_t>(piece)];
       const std::int64_t count = pieces.offsets[static_cast<std::size_t>(piece) + 1] - offset;
-      const text::TokenId* ids = pieces.ids.data() + offset;
-      const float* bytes = pieces.bytes.data() + offset;
-      Scalar* to = data + (request.first_row + piece) * dim;
-      if (request.rule == "piece_mean") {
-        combine(data, dim, ids, nullptr, count, static_cast<double>(count), to);
-      } else if (request.rule == "weighted_mean") {
-        double total = 0;
-        for (std::int64_t k = 0; k < count; ++k) total += bytes[k];
-        combine(data, dim, ids, bytes, count, total, to);
-      } else {
-        std::memcpy(to, data + copied_row(request.rule, request, ids, bytes, count) * dim,
-                    static_cast<std::size_t>(dim) * sizeof(Scalar));
-      }
+      const std::int64_t from =
+          copied_row(request.rule, request, pieces.ids.data() + offset, pieces.bytes.data() + offset, count);
+      std::memcpy(data + static_cast<std::size_t>(request.first_row + piece) * bytes,
+                  data + static_cast<std::size_t>(from) * bytes, bytes);
     }
   });
 }
@@ -297,9 +254,10 @@ void fill_rows(at::Tensor& matrix, const PieceTable& pieces, const InitialiserOp
     fill_with_draws(matrix, pieces, options, request);
   } else if (request.rule == "global_mean") {
     matrix.narrow(0, request.first_row, pieces.size()).copy_(mean_row(matrix, request.old_rows));
+  } else if (request.rule == "piece_mean" || request.rule == "weighted_mean") {
+    fill_with_means(matrix, pieces, request);
   } else {
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, matrix.scalar_type(), "fill_rows",
-                                    [&] { fill_from_pieces<scalar_t>(matrix, pieces, request); });
+    fill_with_copies(matrix, pieces, request);
   }
   if (options.norm_match) match_norms(matrix, pieces, request);
 }
@@ -314,18 +272,11 @@ at::Tensor mean_row(const at::Tensor& matrix, std::int64_t rows) {
 double mean_norm(const at::Tensor& matrix, std::int64_t begin, std::int64_t end) {
   const at::NoGradGuard no_grad;
   if (end <= begin) return 0.0;
-  const at::Tensor rows = matrix.detach().narrow(0, begin, end - begin).cpu().contiguous();
-  const std::int64_t dim = rows.size(1);
-  std::vector<double> norms(static_cast<std::size_t>(end - begin));
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, rows.scalar_type(), "mean_norm", [&] {
-    const auto* data = rows.const_data_ptr<scalar_t>();
-    at::parallel_for(0, end - begin, kGrain, [&](std::int64_t first, std::int64_t last) {
-      for (std::int64_t row = first; row < last; ++row)
-        norms[static_cast<std::size_t>(row)] =
-            std::sqrt(static_cast<double>(sum_of_squares(data + row * dim, dim)));
-    });
+  double sum = 0;
+  for_chunks(matrix.detach(), begin, end, [&](const at::Tensor& chunk) {
+    sum += at::linalg_vector_norm(chunk, 2, {1}).sum(at::kDouble).item<double>();
   });
-  return std::accumulate(norms.begin(), norms.end(), 0.0) / static_cast<double>(end - begin);
+  return sum / static_cast<double>(end - begin);
 }
 
 }  // namespace bitrain::vocab
