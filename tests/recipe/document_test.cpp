@@ -39,7 +39,7 @@ TEST(Document, KeepsPlacesAndOrder) {
   const Node root = parse_yaml("b: 1\na:\n  inner: [x, y]\n", "r.yaml");
   ASSERT_EQ(root.kind, Node::Kind::kMap);
   ASSERT_EQ(root.members.size(), 2U);
-  EXPECT_EQ(root.members[0].first, "b");
+  EXPECT_EQ(root.members[0].key, "b");
   EXPECT_EQ(root.find("b")->mark.text(), "r.yaml:1:1");
   const Node* inner = root.find("a")->find("inner");
   ASSERT_NE(inner, nullptr);
@@ -94,7 +94,7 @@ TEST(Document, KeysAreUniqueAndPlain) {
 }
 
 TEST(Document, BytesThatAreNoText) {
-  EXPECT_EQ(parse_error("ok: 1\nb: \xff\xfe\n"), "r.yaml:2: not UTF-8");
+  EXPECT_EQ(parse_error("ok: 1\nb: \xff\xfe\n"), "r.yaml:2:4: not UTF-8: save the recipe as UTF-8");
   EXPECT_THAT(parse_error("ok: 1\n\x04"), StartsWith("r.yaml:2:1: a control character"));
   EXPECT_THAT(parse_error(std::string("a: 1\0", 5)), StartsWith("r.yaml:1:5: a control character"));
   EXPECT_EQ(parse_yaml("a:\tñ\r\n", "r.yaml").find("a")->scalar, "ñ");

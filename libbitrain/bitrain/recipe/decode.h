@@ -67,26 +67,26 @@ class Decoder {
 
 namespace detail {
 template <class T>
-struct element {};
+struct Element {};
 template <class T>
-struct element<std::vector<T>> {
+struct Element<std::vector<T>> {
   using type = T;
   static constexpr int kind = 1;
 };
 template <class T>
-struct element<std::optional<T>> {
+struct Element<std::optional<T>> {
   using type = T;
   static constexpr int kind = 2;
 };
 template <class T>
-struct element<std::map<std::string, T>> {
+struct Element<std::map<std::string, T>> {
   using type = T;
   static constexpr int kind = 3;
 };
 template <class T, class = void>
 inline constexpr int kKind = 0;
 template <class T>
-inline constexpr int kKind<T, std::void_t<typename element<T>::type>> = element<T>::kind;
+inline constexpr int kKind<T, std::void_t<typename Element<T>::type>> = Element<T>::kind;
 }  // namespace detail
 
 template <class T>
@@ -125,7 +125,7 @@ void decode(const Node& node, const std::string& key, const Rule& rule, T& to, P
       return problems.add(node.mark, key, "should be a map, not " + node.describe());
     T values;
     for (const auto& [name, item] : node.members)
-      decode(item, key + "." + name, rule, values[name], problems);
+      decode(item, std::string(key).append(".").append(name), rule, values[name], problems);
     to = std::move(values);
   } else {
     decode_scalar(node, key, rule, to, problems);

@@ -65,7 +65,7 @@ class Converter {
       Node value = convert(pair.second, depth + 1);
       // An error about a value is best shown where its key is.
       value.mark = mark_of(pair.first);
-      node.members.emplace_back(key, std::move(value));
+      node.members.push_back({key, std::move(value)});
     }
   }
 
@@ -94,20 +94,20 @@ void check_nesting(const std::string& text, const std::string& name) {
 
 /// YAML is text: yaml-cpp never comes back from some documents with NUL bytes.
 void check_characters(const std::string& text, const std::string& name) {
+  const std::size_t broken = find_invalid_utf8(text);
   int line = 1;
   int column = 1;
-  for (const char c : text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     const auto byte = static_cast<unsigned char>(c);
+    if (i == broken)
+      throw ConfigError(Mark{name, line, column}.text(), ": not UTF-8: save the recipe as UTF-8");
     if ((byte < 0x20 && c != '\n' && c != '\r' && c != '\t') || byte == 0x7F)
       throw ConfigError(Mark{name, line, column}.text(), ": a control character (code ",
                         static_cast<int>(byte), "): a recipe is plain text");
     column = c == '\n' ? 1 : column + 1;
     line += c == '\n' ? 1 : 0;
   }
-  if (const std::size_t at = find_invalid_utf8(text); at != std::string::npos)
-    throw ConfigError(name, ":",
-                      1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n'),
-                      ": not UTF-8");
 }
 
 /// Takes no notice of what is in a document.
@@ -200,8 +200,8 @@ void apply_override(Node& root, const std::string& assignment) {
       throw ConfigError("'", assignment, "': ", node->describe(), " stands where '", key, "' should be");
     Node* child = node->find(key);
     if (child == nullptr) {
-      node->members.emplace_back(key, Node{Node::Kind::kNull, mark, {}, {}, {}});
-      child = &node->members.back().second;
+      node->members.push_back({key, Node{Node::Kind::kNull, mark, {}, {}, {}}});
+      child = &node->members.back().value;
     }
     node = child;
   }

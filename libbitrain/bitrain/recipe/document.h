@@ -21,16 +21,22 @@ struct Mark {
 /// `no` is Norwegian where a string is wanted and an error where a truth value is.
 struct Node {
   enum class Kind { kNull, kScalar, kList, kMap };
+  struct Member;
   Kind kind = Kind::kNull;
   Mark mark;
   std::string scalar;
-  std::vector<Node> items;                            ///< Of a list.
-  std::vector<std::pair<std::string, Node>> members;  ///< Of a map, in order.
+  std::vector<Node> items;      ///< Of a list.
+  std::vector<Member> members;  ///< Of a map, in order.
 
   [[nodiscard]] const Node* find(std::string_view key) const;
   [[nodiscard]] Node* find(std::string_view key);
   /// "a list", "a map", "nothing" or the scalar in quotes.
   [[nodiscard]] std::string describe() const;
+};
+
+struct Node::Member {
+  std::string key;
+  Node value;
 };
 
 /// One thing that is wrong with a recipe.

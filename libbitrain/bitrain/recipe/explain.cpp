@@ -70,7 +70,7 @@ class Lister {
       append(value, key + ".");
     } else if constexpr (detail::kKind<T> == 1 || detail::kKind<T> == 3) {
       rows_.push_back({key, type_name<T>(), JsonWriter::write(value).dump(), rule_text(rule), doc});
-      using Element = typename detail::element<T>::type;
+      using Element = typename detail::Element<T>::type;
       if constexpr (has_fields_v<Element>) {
         Element element{};
         append(element, key + (detail::kKind<T> == 1 ? "[]." : ".*."));

@@ -43,7 +43,7 @@ path.s3,line.s3{stroke:var(--s3)}circle.s0{fill:var(--s0)}circle.s1{fill:var(--s
 circle.s3{fill:var(--s3)}i.s0{border-color:var(--s0)}i.s1{border-color:var(--s1)}i.s2{border-color:var(--s2)}
 i.s3{border-color:var(--s3)}
 .scroll{overflow-x:auto;margin-top:12px}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:7px 14px;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
+th,td{padding:7px 10px;text-align:right;white-space:nowrap;border-top:1px solid var(--line)}
 thead th{border-top:0;color:var(--ink2);font-weight:500;font-size:13px}
 th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-space:normal;min-width:220px}
 tr.chosen td{font-weight:600}.bar{display:inline-block;width:90px;height:9px;border-radius:5px;background:var(--line);
