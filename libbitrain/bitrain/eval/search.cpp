@@ -1,0 +1,177 @@
+#include <bitrain/eval/search.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::eval {
+namespace {
+
+constexpr std::int64_t kQueries = 256;      ///< Queries in a block of scores.
+constexpr std::int64_t kCandidates = 4096;  ///< Candidates in a block of scores.
+constexpr std::int64_t kGrain = 4;          ///< Queries a task.
+
+/// The first row with `bad` set, or -1.
+std::int64_t first_of(const at::Tensor& bad) {
+  if (!bad.any().item<bool>()) return -1;
+  return bad.to(at::kByte).argmax().item<std::int64_t>();
+}
+
+/// Checked, detached, and of length 1 for cosine.
+at::Tensor prepared(const at::Tensor& embeddings, const char* what, bool unit) {
+  const at::Tensor rows = embeddings.detach();
+  if (const std::int64_t row = first_of(at::isfinite(rows).all(1).logical_not()); row >= 0)
+    throw DataError("search: ", what, " ", row, " has NaN or infinity in its embedding");
+  if (!unit) return rows.contiguous();
+  const at::Tensor norms = at::linalg_vector_norm(rows, 2, {1}, true, at::kFloat);
+  if (const std::int64_t row = first_of(norms.squeeze(1).eq(0)); row >= 0)
+    throw DataError("search: the embedding of ", what, " ", row, " is all zero: it has no direction");
+  return (rows / norms).to(rows.scalar_type()).contiguous();
+}
+
+/// The best candidates so far of each query of a block, sorted.
+class Best {
+ public:
+  Best(std::int64_t queries, std::int64_t k)
+      : k_(k),
+        scores_(static_cast<std::size_t>(queries * k), -std::numeric_limits<float>::infinity()),
+        rows_(static_cast<std::size_t>(queries * k), -1) {}
+
+  /// Scores [q, n] of candidates first, first + 1, ...
+  void take(const at::Tensor& block, std::int64_t first) {
+    const auto* scores = block.const_data_ptr<float>();
+    const std::int64_t n = block.size(1);
+    at::parallel_for(0, block.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t query = begin; query < end; ++query) take_row(query, scores + query * n, n, first);
+    });
+  }
+
+  void write(float* scores, std::int64_t* rows) const {
+    std::copy(scores_.begin(), scores_.end(), scores);
+    std::copy(rows_.begin(), rows_.end(), rows);
+  }
+
+ private:
+  void take_row(std::int64_t query, const float* scores, std::int64_t n, std::int64_t first) {
+    float* best = scores_.data() + query * k_;
+    std::int64_t* rows = rows_.data() + query * k_;
+    for (std::int64_t i = 0; i < n; ++i) {
+      // Rows come in order, so an equal score never moves an earlier one. A place without a row is free.
+      if (!(scores[i] > best[k_ - 1]) && rows[k_ - 1] >= 0) continue;
+      std::int64_t place = k_ - 1;
+      for (; place > 0 && (rows[place - 1] < 0 || scores[i] > best[place - 1]); --place) {
+        best[place] = best[place - 1];
+        rows[place] = rows[place - 1];
+      }
+      best[place] = scores[i];
+      rows[place] = first + i;
+    }
+  }
+
+  std::int64_t k_;
+  std::vector<float> scores_;
+  std::vector<std::int64_t> rows_;
+};
+
+Neighbours search_cpu(const at::Tensor& queries, const at::Tensor& candidates, std::int64_t k,
+                      const at::Tensor& offsets) {
+  Neighbours found{at::empty({queries.size(0), k}, at::TensorOptions().dtype(at::kLong)),
+                   at::empty({queries.size(0), k}, at::TensorOptions().dtype(at::kFloat))};
+  for (std::int64_t first = 0; first < queries.size(0); first += kQueries) {
+    const at::Tensor block = queries.narrow(0, first, std::min(kQueries, queries.size(0) - first));
+    Best best(block.size(0), k);
+    for (std::int64_t row = 0; row < candidates.size(0); row += kCandidates) {
+      const std::int64_t n = std::min(kCandidates, candidates.size(0) - row);
+      at::Tensor scores = at::mm(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
+      if (offsets.defined()) scores.add_(offsets.narrow(0, row, n));
+      best.take(scores.contiguous(), row);
+    }
+    best.write(found.scores.mutable_data_ptr<float>() + first * k,
+               found.rows.mutable_data_ptr<std::int64_t>() + first * k);
+  }
+  return found;
+}
+
+Neighbours search_device(const at::Tensor& queries, const at::Tensor& candidates, std::int64_t k,
+                         const at::Tensor& offsets) {
+  std::vector<at::Tensor> rows;
+  std::vector<at::Tensor> scores;
+  for (std::int64_t first = 0; first < queries.size(0); first += kQueries) {
+    const at::Tensor block = queries.narrow(0, first, std::min(kQueries, queries.size(0) - first));
+    at::Tensor best;
+    at::Tensor places;
+    for (std::int64_t row = 0; row < candidates.size(0); row += 16 * kCandidates) {
+      const std::int64_t n = std::min(16 * kCandidates, candidates.size(0) - row);
+      at::Tensor all = at::mm(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
+      if (offsets.defined()) all.add_(offsets.narrow(0, row, n));
+      at::Tensor ids = at::arange(row, row + n, queries.options().dtype(at::kLong)).expand_as(all);
+      if (best.defined()) {
+        all = at::cat({best, all}, 1);
+        ids = at::cat({places, ids}, 1);
+      }
+      // Stable, so that of equal scores the lower row comes first.
+      const auto [sorted, order] = all.sort(/*stable=*/true, 1, /*descending=*/true);
+      const std::int64_t kept = std::min(k, sorted.size(1));
+      best = sorted.narrow(1, 0, kept);
+      places = ids.gather(1, order.narrow(1, 0, kept));
+    }
+    rows.push_back(places);
+    scores.push_back(best);
+  }
+  return {at::cat(rows, 0), at::cat(scores, 0)};
+}
+
+/// Similarity plus an offset for each candidate.
+Neighbours best_of(const at::Tensor& queries, const at::Tensor& candidates, std::int64_t k,
+                   const at::Tensor& offsets = {}) {
+  k = std::min(k, candidates.size(0));
+  return queries.is_cpu() ? search_cpu(queries, candidates, k, offsets)
+                          : search_device(queries, candidates, k, offsets);
+}
+
+}  // namespace
+
+Neighbours search(const at::Tensor& queries, const at::Tensor& candidates, const SearchOptions& options) {
+  const at::NoGradGuard no_grad;
+  if (queries.dim() != 2 || candidates.dim() != 2 || queries.size(1) != candidates.size(1))
+    throw StateError("search: queries ", queries.sizes(), " and candidates ", candidates.sizes(),
+                     " are not [Q, D] and [N, D]");
+  if (queries.scalar_type() != candidates.scalar_type() || queries.device() != candidates.device() ||
+      (queries.scalar_type() != at::kFloat && queries.scalar_type() != at::kBFloat16))
+    throw StateError("search: queries are ", queries.scalar_type(), " on ", queries.device().str(),
+                     ", candidates ", candidates.scalar_type(), " on ", candidates.device().str(),
+                     "; both must be float32 or bfloat16 on one device");
+  if (candidates.size(0) == 0) throw StateError("search: there are no candidates");
+  if (options.k < 1) throw ConfigError("search: k must be at least 1, not ", options.k);
+  if (options.similarity != "cosine" && options.similarity != "dot")
+    throw ConfigError("search: similarity '", options.similarity, "' is not known; there are cosine and dot");
+  if (queries.size(0) == 0)
+    return {at::empty({0, std::min(options.k, candidates.size(0))}, queries.options().dtype(at::kLong)),
+            at::empty({0, std::min(options.k, candidates.size(0))}, queries.options().dtype(at::kFloat))};
+  const bool unit = options.similarity == "cosine";
+  const at::Tensor left = prepared(queries, "query", unit);
+  const at::Tensor right = prepared(candidates, "candidate", unit);
+  if (options.csls_neighbours == 0) return best_of(left, right, options.k);
+  // 2 s(q, c) - r(q) - r(c), r the mean similarity to the nearest of the other side. r(q) moves no rank.
+  const at::Tensor of_candidates = best_of(right, left, options.csls_neighbours).scores.mean(1);
+  const at::Tensor of_queries = best_of(left, right, options.csls_neighbours).scores.mean(1, true);
+  Neighbours found = best_of(left, right, options.k, of_candidates * -0.5);
+  found.scores = found.scores * 2 - of_queries;
+  return found;
+}
+
+}  // namespace bitrain::eval
