@@ -10,6 +10,7 @@
 #include <bitrain/text/tokenizer.h>
 #include <bitrain/vocab/apply.h>
 #include <bitrain/vocab/fertility.h>
+#include <bitrain/vocab/wordpiece_plan.h>
 
 #include "bind.h"
 #include "options.h"
@@ -38,6 +39,29 @@ py::dict fertility_dict(const Tokenizer& tokenizer, const std::vector<std::strin
   figures["bytes_per_token"] = fertility.bytes_per_token();
   figures["continued_words"] = fertility.continued_share();
   return figures;
+}
+
+/// Extends the WordPiece tokenizer of a folder; the model beside it, if any, is not touched.
+py::dict extend_wordpiece(const std::filesystem::path& base, const std::vector<std::string>& lines,
+                          const std::filesystem::path& out, const py::kwargs& keywords) {
+  vocab::ExtensionOptions options;
+  read_options(keywords, options, "extend_wordpiece");
+  vocab::WordPiecePlan plan;
+  {
+    py::gil_scoped_release release;
+    plan = vocab::plan_wordpiece_extension(text::open_tokenizer(base), text::lines_of(lines), options);
+    io::make_directories(out);
+    plan.tokenizer->save(out);
+  }
+  py::dict report;
+  report["old_vocab_size"] = plan.old_vocab_size();
+  report["vocab_size"] = plan.vocab_size();
+  py::list pieces;
+  for (const vocab::NewPiece& piece : plan.pieces)
+    pieces.append(py::make_tuple(piece.text, piece.id, piece.source, piece.uses));
+  report["pieces"] = pieces;
+  report["dropped"] = plan.dropped.size();
+  return report;
 }
 
 py::dict extend_vocabulary(const std::filesystem::path& base, const std::vector<std::string>& lines,
@@ -86,7 +110,23 @@ void bind_text(py::module_& module) {
           "open",
           [](const std::filesystem::path& directory) { return held(text::open_tokenizer(directory)); },
           py::arg("directory"), "Opens the tokenizer of a Hugging Face folder.")
-      .def("encode", &Tokenizer::encode, py::arg("text"), "Ids of a text, without BOS or EOS.")
+      .def(
+          "encode",
+          [](const Tokenizer& tokenizer, const std::string& text, bool add_special_tokens) {
+            std::vector<text::TokenId> ids = tokenizer.encode(text);
+            return add_special_tokens ? tokenizer.input_template().frame(ids) : ids;
+          },
+          py::arg("text"), py::arg("add_special_tokens") = false,
+          "Ids of a text; with the tokens that the model's input begins and ends with, if asked for.")
+      .def(
+          "encode_pair",
+          [](const Tokenizer& tokenizer, const std::string& first, const std::string& second) {
+            const text::Encoding framed = tokenizer.input_template().frame(
+                tokenizer.encode_with_offsets(first), tokenizer.encode_with_offsets(second));
+            return std::make_pair(framed.ids, framed.type_ids);
+          },
+          py::arg("first"), py::arg("second"),
+          "(ids, type ids) of two texts with the special tokens around them.")
       .def("encode_batch", &encode_batch, py::arg("texts"), "Ids of many texts.")
       .def(
           "encode_with_offsets",
@@ -130,6 +170,10 @@ void bind_text(py::module_& module) {
              py::arg("initialiser") = "zip_tie", py::arg("seed") = 42,
              "Adds pieces learned from lines to a model folder (or a tokenizer's); keywords as in a recipe's "
              "extend_vocab stage (pieces, method, ...). Returns what was done.");
+  module.def(
+      "extend_wordpiece", &extend_wordpiece, py::arg("base"), py::arg("lines"), py::arg("out"),
+      "Adds pieces learned from lines to a folder's WordPiece tokenizer and writes it to out; keywords as "
+      "in a recipe's extend_vocab stage. Returns the new pieces as (text, id, old ids, uses).");
 }
 
 }  // namespace bitrain::python

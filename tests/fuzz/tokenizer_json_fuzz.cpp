@@ -20,6 +20,10 @@ void fuzz_one(const std::uint8_t* data, std::size_t size) {
           __builtin_trap();
       }
       static_cast<void>(tokenizer->decode(encoding.ids));
+      const text::Encoding framed = tokenizer->input_template().frame(encoding, encoding);
+      if (framed.ids.size() != 2 * encoding.ids.size() +
+                                   static_cast<std::size_t>(tokenizer->input_template().special_count(true)))
+        __builtin_trap();
     }
   } catch (const Error&) {
   }
@@ -32,8 +36,14 @@ std::vector<std::string> seeds() {
       R"("model":{"type":"Unigram","unk_id":0,"byte_fallback":true,"vocab":[["<u>",0],["a",-1],["b",-2.5],["ab",-2],["▁",-3],["▁a",-1.5]]})";
   const std::string added =
       R"("added_tokens":[{"id":9,"content":"<sep>","single_word":false,"lstrip":true,"rstrip":true,"normalized":true,"special":false},{"id":0,"content":"<u>","special":true}],)";
+  const std::string wordpiece =
+      R"("pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece","prefix":"##","cleanup":true},"model":{"type":"WordPiece","unk_token":"<u>","continuing_subword_prefix":"##","max_input_chars_per_word":100,"vocab":{"<u>":0,"a":1,"##b":2,"ab":3,"it":4,"日":5,"##é":6,".":7,"1":8}})";
   return {
       "{" + added + bpe + "}",
+      R"({"normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true},"post_processor":{"type":"BertProcessing","sep":["ab",3],"cls":["a",1]},)" +
+          added + wordpiece + "}",
+      R"({"normalizer":{"type":"BertNormalizer","clean_text":false,"handle_chinese_chars":false,"strip_accents":true,"lowercase":false},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"a","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"a","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],"special_tokens":{"a":{"id":"a","ids":[1],"tokens":["a"]}}},)" +
+          wordpiece + "}",
       R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"▁"},{"type":"Replace","pattern":{"String":" "},"content":"▁"}]},)" +
           added + bpe +
           R"(,"decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]}})",

@@ -200,11 +200,11 @@ TEST(HfTokenizer, NamesUnknownComponents) {
           "/pre_tokenizer",
           Json::parse(R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]})"))),
       HasSubstr("after ByteLevel"));
-  EXPECT_THAT(message_of(with("/decoder", {{"type", "WordPiece"}})),
-              HasSubstr("decoder: the type 'WordPiece'"));
+  EXPECT_THAT(message_of(with("/decoder", {{"type", "CTC"}})), HasSubstr("decoder: the type 'CTC'"));
   EXPECT_THAT(message_of(with("/post_processor", {{"type", "Other"}})),
               HasSubstr("post_processor: the type 'Other'"));
-  EXPECT_THAT(message_of(with("/model/type", "WordPiece")), HasSubstr("unsupported"));
+  EXPECT_THAT(message_of(with("/model/type", "WordLevel")),
+              HasSubstr("the type 'WordLevel' is not supported"));
   EXPECT_THAT(message_of(with("/model/dropout", 0.1)), HasSubstr("'dropout' is not supported"));
   EXPECT_THAT(message_of(with("/model/end_of_word_suffix", "</w>")), HasSubstr("'end_of_word_suffix'"));
   EXPECT_THAT(message_of(with(

@@ -353,7 +353,7 @@ TEST(OpenTokenizer, SaysWhatIsMissing) {
     static_cast<void>(open_tokenizer(folder.path()));
     FAIL();
   } catch (const IoError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("no tokenizer.model and no tokenizer.json"));
+    EXPECT_THAT(error.what(), HasSubstr("no tokenizer.model, tokenizer.json or vocab.txt"));
   }
   EXPECT_THROW(static_cast<void>(open_tokenizer(folder.path() / "absent")), IoError);
   io::write_file_atomic(folder.path() / "tokenizer.model", "damaged");

@@ -31,6 +31,19 @@ class ByteTrie {
     values_[node] = value;
   }
 
+  /// Forgets `key`, if it is one.
+  void remove(std::string_view key) {
+    std::uint32_t node = 0;
+    for (const char c : key) {
+      const auto byte = static_cast<std::uint8_t>(c);
+      const std::uint32_t* child =
+          node == 0 ? &root_[byte] : edges_.find(PairTable<std::uint32_t>::pair(node, byte));
+      if (child == nullptr || *child == 0) return;
+      node = *child;
+    }
+    values_[node] = -1;
+  }
+
   [[nodiscard]] bool empty() const { return values_.size() == 1; }
 
   /// Calls `found(length, value)` for each key that begins at `at`, shortest first.

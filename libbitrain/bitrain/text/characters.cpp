@@ -37,4 +37,25 @@ CharacterClass class_of(std::uint32_t code) {
   }
 }
 
+std::uint32_t lower_case(std::uint32_t code) {
+  if (code < 0x80) return code >= 'A' && code <= 'Z' ? code + 32 : code;
+  if (code == 0x130 || code > 0x10FFFF) return code;
+  const auto lower = static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code)));
+  if (lower != code || code < 0x1C89) return lower;
+  // Letters of Unicode 16 and 17, which utf8proc may not know yet.
+  if (code >= 0x10D50 && code <= 0x10D65) return code + 0x20;
+  if (code >= 0x16EA0 && code <= 0x16EB8) return code + 0x1B;
+  switch (code) {
+    case 0x1C89:
+    case 0xA7CC:
+    case 0xA7CE:
+    case 0xA7D2:
+    case 0xA7D4:
+    case 0xA7DA: return code + 1;
+    case 0xA7CB: return 0x264;
+    case 0xA7DC: return 0x19B;
+    default: return code;
+  }
+}
+
 }  // namespace bitrain::text

@@ -115,6 +115,38 @@ class ReplaceDecoder : public Decoder {
   std::string content_;
 };
 
+class WordPieceDecoder : public Decoder {
+ public:
+  WordPieceDecoder(std::string prefix, bool cleanup) : prefix_(std::move(prefix)), cleanup_(cleanup) {}
+  void apply(std::vector<std::string>& tokens) const override {
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      std::string& token = tokens[i];
+      if (i > 0) {
+        if (starts_with(token, prefix_))
+          token.erase(0, prefix_.size());
+        else
+          token.insert(0, 1, ' ');
+      }
+      if (cleanup_) clean(token);
+    }
+  }
+
+ private:
+  /// Undoes the blanks that English has not, in this order.
+  static void clean(std::string& token) {
+    constexpr std::pair<std::string_view, std::string_view> kChanges[] = {
+        {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
+        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+    for (const auto& [from, to] : kChanges) {
+      for (std::size_t at = token.find(from); at != std::string::npos; at = token.find(from, at + to.size()))
+        token.replace(at, from.size(), to);
+    }
+  }
+
+  std::string prefix_;
+  bool cleanup_;
+};
+
 class SequenceDecoder : public Decoder {
  public:
   explicit SequenceDecoder(std::vector<std::unique_ptr<const Decoder>> steps) : steps_(std::move(steps)) {}
@@ -170,6 +202,9 @@ std::unique_ptr<const Decoder> make_decoder(const io::Json& json, const std::str
   if (type == "ByteLevel") return std::make_unique<ByteLevelDecoder>();
   if (type == "ByteFallback") return std::make_unique<ByteFallbackDecoder>();
   if (type == "Fuse") return std::make_unique<FuseDecoder>();
+  if (type == "WordPiece")
+    return std::make_unique<WordPieceDecoder>(field<std::string>(json, "prefix", place),
+                                              field<bool>(json, "cleanup", place));
   if (type == "Metaspace") {
     const auto scheme = optional_field<std::string>(json, "prepend_scheme", place);
     const bool prefixed =

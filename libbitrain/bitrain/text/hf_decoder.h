@@ -20,8 +20,8 @@ class Decoder {
   virtual void apply(std::vector<std::string>& tokens) const = 0;
 };
 
-/// ByteLevel, Metaspace, ByteFallback, Fuse, Strip, Replace, Sequence; null for null. Throws FormatError,
-/// UnsupportedError for another type.
+/// ByteLevel, Metaspace, ByteFallback, Fuse, Strip, Replace, WordPiece, Sequence; null for null. Throws
+/// FormatError, UnsupportedError for another type.
 [[nodiscard]] std::unique_ptr<const Decoder> make_decoder(const io::Json& json, const std::string& where);
 
 /// The character that stands for a byte in byte-level vocabularies (GPT-2): "Ġ" for a space.

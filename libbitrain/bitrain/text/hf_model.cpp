@@ -11,6 +11,7 @@
 #include <bitrain/text/spm_model.h>
 #include <bitrain/text/unigram.h>
 #include <bitrain/text/utf8.h>
+#include <bitrain/text/wordpiece.h>
 
 namespace bitrain::text {
 namespace {
@@ -221,13 +222,21 @@ class UnigramModel : public WordModel {
 std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte_level,
                                                  const std::string& where) {
   const std::string place = where + ": model";
-  // Files of older versions have no type: only BPE has merges.
+  // Files of older versions have no type: only BPE has merges, only Unigram a list of pieces.
   const bool merges = member(json, "merges", place).is_array();
-  const auto type = optional_field<std::string>(json, "type", place).value_or(merges ? "BPE" : "Unigram");
+  const bool pieces = member(json, "vocab", place).is_array();
+  const auto type = optional_field<std::string>(json, "type", place)
+                        .value_or(merges   ? "BPE"
+                                  : pieces ? "Unigram"
+                                           : "WordPiece");
   if (type == "BPE") return std::make_unique<BpeModel>(json, byte_level, place);
   if (type == "Unigram") {
     if (byte_level) throw UnsupportedError(place, ": Unigram behind ByteLevel is not supported");
     return std::make_unique<UnigramModel>(json, place);
+  }
+  if (type == "WordPiece") {
+    if (byte_level) throw UnsupportedError(place, ": WordPiece behind ByteLevel is not supported");
+    return std::make_unique<WordPieceModel>(json, place);
   }
   throw UnsupportedError(place, ": the type '", type, "' is not supported");
 }

@@ -32,8 +32,8 @@ class WordModel {
   std::optional<TokenId> unknown_;
 };
 
-/// BPE and Unigram. `byte_level`: words are bytes, spelled in the vocabulary by GPT-2's characters. Throws
-/// FormatError, UnsupportedError for another type or option.
+/// BPE, Unigram and WordPiece. `byte_level`: words are bytes, spelled in the vocabulary by GPT-2's
+/// characters. Throws FormatError, UnsupportedError for another type or option.
 [[nodiscard]] std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte_level,
                                                                const std::string& where);
 

@@ -8,6 +8,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/text/base64.h>
+#include <bitrain/text/bert_normalizer.h>
 #include <bitrain/text/characters.h>
 #include <bitrain/text/charsmap.h>
 #include <bitrain/text/json_fields.h>
@@ -27,6 +28,20 @@ bool is_ascii(std::string_view text) {
 /// Whether normalisation may join the character to the one before it.
 bool joins_previous(std::uint32_t code) {
   return code >= 0x300 && (class_of(code) == CharacterClass::kMark || (code >= 0x1160 && code <= 0x11FF));
+}
+
+/// Marks that utf8proc may not know yet, of those short enough to matter to Precompiled.
+bool extends_since_unicode_16(std::uint32_t code) {
+  return code == 0x897 || (code >= 0x1ACF && code <= 0x1ADD) || (code >= 0x1AE0 && code <= 0x1AEB);
+}
+
+bool breaks_after(std::uint32_t code) {
+  switch (utf8proc_get_property(static_cast<utf8proc_int32_t>(code))->boundclass) {
+    case UTF8PROC_BOUNDCLASS_CR:
+    case UTF8PROC_BOUNDCLASS_LF:
+    case UTF8PROC_BOUNDCLASS_CONTROL: return true;
+    default: return false;
+  }
 }
 
 /// The Unicode normalisation forms, over runs that cannot change each other.
@@ -79,10 +94,9 @@ class Lowercase : public Normalizer {
       const Utf8Char c = utf8_at(text.text, at);
       std::string lower;
       if (c.code == 0x130)
-        lower = "i\xCC\x87";  // The one character whose lower case is two.
+        lower = "i\xCC\x87";
       else
-        append_utf8(lower,
-                    static_cast<std::uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.code))));
+        append_utf8(lower, lower_case(c.code));
       rewriter.put(lower, at, at + c.length);
       at += c.length;
     }
@@ -141,7 +155,9 @@ class Replace : public Normalizer {
     std::size_t at = 0;
     for (const auto& [begin, end] : matches) {
       rewriter.keep(at, begin);
-      rewriter.put(content_, begin, end);
+      std::size_t last = end - 1;  // The content stands where the match's last character does.
+      while (last > begin && (static_cast<std::uint8_t>(text.text[last]) & 0xC0U) == 0x80U) --last;
+      rewriter.put(content_, last, end);
       at = end;
     }
     rewriter.keep(at, text.text.size());
@@ -169,33 +185,73 @@ class Prepend : public Normalizer {
 };
 
 /// SentencePiece's table as Hugging Face applies it: to short grapheme clusters whole, by their shortest
-/// entry, else to single characters.
+/// entry, else to single characters. Offsets follow it too: what a text of n characters becomes is aligned
+/// with them one by one, and characters that vanish at the very beginning are not accounted for, so that
+/// offsets lag behind from there on.
 class Precompiled : public Normalizer {
  public:
   explicit Precompiled(CharsMap map) : map_(std::move(map)) {}
   void apply(AlignedText& text) const override {
-    Rewriter rewriter(text);
-    for (std::size_t begin = 0; begin < text.text.size();) {
-      const std::size_t end = grapheme_end(text.text, begin);
-      const auto found = end - begin < 6 ? map_.shortest(text.view().substr(0, end), begin) : std::nullopt;
-      if (found) {
-        rewriter.put(*found, begin, end);
-      } else {
+    thread_local std::vector<Change> changes;
+    changes.clear();
+    const std::string_view all = text.text;
+    bool modified = false;
+    const auto map = [&](std::size_t begin, std::size_t end) {
+      const auto mapped = map_.shortest(all.substr(0, end), begin);
+      if (!mapped) return false;
+      replace(all.substr(begin, end - begin), *mapped, changes);
+      return modified = true;
+    };
+    for (std::size_t begin = 0; begin < all.size();) {
+      const std::size_t end = grapheme_end(all, begin);
+      if (end - begin >= 6 || !map(begin, end)) {
         for (std::size_t at = begin; at < end;) {
-          const std::size_t next = at + utf8_at(text.text, at).length;
-          if (const auto mapped = map_.shortest(text.view().substr(0, next), at))
-            rewriter.put(*mapped, at, next);
-          else
-            rewriter.keep(at, next);
+          const std::size_t next = at + utf8_at(all, at).length;
+          if (!map(at, next)) changes.push_back({all.substr(at, next - at), 1});
           at = next;
         }
       }
       begin = end;
     }
-    text = rewriter.take();
+    if (modified) text = aligned(text, changes);
   }
 
  private:
+  /// A character of the new text, and how many of the old it moves past: none makes it share the one before.
+  struct Change {
+    std::string_view character;
+    std::int64_t consumed = 1;
+  };
+
+  static void replace(std::string_view from, std::string_view to, std::vector<Change>& changes) {
+    std::int64_t surplus = -utf8_length(from);
+    for (std::size_t at = 0; at < to.size();) {
+      const std::size_t length = utf8_at(to, at).length;
+      changes.push_back({to.substr(at, length), ++surplus > 0 ? 0 : 1});
+      at += length;
+    }
+    if (surplus < 0 && !changes.empty()) changes.back().consumed -= surplus;
+  }
+
+  static AlignedText aligned(const AlignedText& text, const std::vector<Change>& changes) {
+    Rewriter rewriter(text);
+    std::size_t last = 0;  // The character before `at`, in the old text.
+    std::size_t at = 0;
+    for (const Change& change : changes) {
+      const std::size_t from = change.consumed > 0 ? at : last;
+      const std::size_t to = change.consumed > 0 ? at + utf8_at(text.text, at).length : at;
+      if (text.view().substr(from, to - from) == change.character)
+        rewriter.keep(from, to);
+      else
+        rewriter.put(change.character, from, to);
+      for (std::int64_t i = 0; i < change.consumed; ++i) {
+        last = at;
+        at += utf8_at(text.text, at).length;
+      }
+    }
+    return rewriter.take();
+  }
+
   static std::size_t grapheme_end(std::string_view text, std::size_t begin) {
     Utf8Char c = utf8_at(text, begin);
     std::size_t end = begin + c.length;
@@ -203,7 +259,8 @@ class Precompiled : public Normalizer {
     while (end < text.size()) {
       const Utf8Char next = utf8_at(text, end);
       if (utf8proc_grapheme_break_stateful(static_cast<utf8proc_int32_t>(c.code),
-                                           static_cast<utf8proc_int32_t>(next.code), &state))
+                                           static_cast<utf8proc_int32_t>(next.code), &state) &&
+          !(extends_since_unicode_16(next.code) && !breaks_after(c.code)))
         break;
       end += next.length;
       c = next;
@@ -244,6 +301,7 @@ std::unique_ptr<const Normalizer> make_normalizer(const io::Json& json, const st
     return std::make_unique<Replace>(Pattern(member(json, "pattern", place), place),
                                      field<std::string>(json, "content", place));
   if (type == "Prepend") return std::make_unique<Prepend>(field<std::string>(json, "prepend", place));
+  if (type == "BertNormalizer") return make_bert_normalizer(json, place);
   if (type == "Precompiled") {
     const auto table = from_base64(field<std::string>(json, "precompiled_charsmap", place));
     if (!table) throw FormatError(place, ": 'precompiled_charsmap' is not base64");

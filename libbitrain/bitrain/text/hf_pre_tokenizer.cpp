@@ -7,6 +7,7 @@
 #include <bitrain/text/characters.h>
 #include <bitrain/text/json_fields.h>
 #include <bitrain/text/pattern.h>
+#include <bitrain/text/unicode8.h>
 #include <bitrain/text/utf8.h>
 
 namespace bitrain::text {
@@ -182,7 +183,7 @@ class Metaspace : public PreTokenizer {
       const std::string_view word = words.text.view().substr(begin, end - begin);
       const bool marked = word.front() == ' ' || word.substr(0, mark_.size()) == mark_;
       if (!marked && (scheme_ == Scheme::kAlways || (scheme_ == Scheme::kFirst && first)))
-        rewriter.put(mark_, begin, begin);
+        rewriter.put(mark_, begin, begin + utf8_at(word, 0).length);  // Stands where the word begins.
       std::size_t at = begin;
       for (std::size_t space = word.find(' '); space != std::string_view::npos;
            space = word.find(' ', space + 1)) {
@@ -205,6 +206,29 @@ class Metaspace : public PreTokenizer {
   std::string mark_;
   Scheme scheme_;
   bool split_;
+};
+
+/// Cuts at white space, and punctuation into words of its own.
+class Bert : public PreTokenizer {
+ public:
+  void apply(Words& words) const override {
+    std::vector<Range> ranges;
+    for (const auto& [begin, end] : words.ranges) {
+      std::size_t from = begin;
+      for (std::size_t at = begin; at < end;) {
+        const Utf8Char c = utf8_at(words.text.text, at);
+        const bool space = is_space(c.code);
+        if (space || unicode8::is_punctuation(c.code)) {
+          if (at > from) ranges.emplace_back(from, at);
+          from = at + c.length;
+          if (!space) ranges.emplace_back(at, from);
+        }
+        at += c.length;
+      }
+      if (end > from) ranges.emplace_back(from, end);
+    }
+    words.ranges = std::move(ranges);
+  }
 };
 
 class Sequence : public PreTokenizer {
@@ -285,6 +309,7 @@ std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const io::Json& json, con
     return std::make_unique<SplitCharacters>(
         is_punctuation,
         behavior_of(optional_field<std::string>(json, "behavior", place).value_or("Isolated"), place));
+  if (type == "BertPreTokenizer") return std::make_unique<Bert>();
   if (type == "Sequence") return make_sequence(json, place, where);
   throw UnsupportedError(place, ": the type '", type, "' is not supported");
 }

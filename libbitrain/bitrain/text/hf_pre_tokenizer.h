@@ -28,7 +28,8 @@ class PreTokenizer {
   [[nodiscard]] virtual bool needs_start() const { return false; }
 };
 
-/// ByteLevel, Split, Metaspace, Whitespace, WhitespaceSplit, Digits, Punctuation, Sequence; null for null.
+/// ByteLevel, Split, Metaspace, Whitespace, WhitespaceSplit, Digits, Punctuation, BertPreTokenizer, Sequence;
+/// null for null.
 /// Throws FormatError, UnsupportedError for another type or a ByteLevel that is not last.
 [[nodiscard]] std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const io::Json& json,
                                                                      const std::string& where);

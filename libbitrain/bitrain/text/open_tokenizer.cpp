@@ -31,9 +31,9 @@ std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir
     auto tokenizer = make_sentencepiece_tokenizer(SpmModel::load(model));
     if (!has_json || !json_has_more(json, tokenizer->vocab_size())) return tokenizer;
   }
-  if (has_json) return open_hf_tokenizer(dir);
+  if (has_json || std::filesystem::exists(dir / "vocab.txt", ignored)) return open_hf_tokenizer(dir);
   if (!std::filesystem::is_directory(dir, ignored)) throw IoError(dir.string(), ": no such folder");
-  throw IoError(dir.string(), ": no tokenizer.model and no tokenizer.json in this folder");
+  throw IoError(dir.string(), ": no tokenizer.model, tokenizer.json or vocab.txt in this folder");
 }
 
 }  // namespace bitrain::text

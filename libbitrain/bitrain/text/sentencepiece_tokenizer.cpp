@@ -41,6 +41,7 @@ struct SentencePieceTokenizer::State {
   CharsMap charsmap;
   std::unordered_map<std::string_view, TokenId> ids;
   SpecialTokens special;
+  InputTemplate input_template;
   std::array<TokenId, 256> byte_ids{};
   ByteTrie user_defined;
   bool splits_words = true;  ///< No piece crosses words, so that each can be segmented by itself.
@@ -82,6 +83,11 @@ struct SentencePieceTokenizer::State {
       if (piece.text == model.eos_piece) special.eos = id;
       if (piece.text == model.pad_piece) special.pad = id;
     }
+    if (!special.bos) return;
+    using Kind = InputTemplate::Kind;
+    const InputTemplate::Item bos{Kind::kSpecial, *special.bos, 0};
+    input_template.single = {bos, {Kind::kFirst, 0, 0}};
+    input_template.pair = {bos, {Kind::kFirst, 0, 0}, bos, {Kind::kSecond, 0, 1}};
   }
 
   void build_unigram() {
@@ -375,6 +381,10 @@ std::optional<TokenId> SentencePieceTokenizer::piece_to_id(std::string_view piec
 
 const SpecialTokens& SentencePieceTokenizer::special_tokens() const {
   return state_->special;
+}
+
+const InputTemplate& SentencePieceTokenizer::input_template() const {
+  return state_->input_template;
 }
 
 const SpmModel& SentencePieceTokenizer::model() const {

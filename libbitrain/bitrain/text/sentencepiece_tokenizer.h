@@ -28,6 +28,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   [[nodiscard]] std::string id_to_piece(TokenId id) const override;
   [[nodiscard]] std::optional<TokenId> piece_to_id(std::string_view piece) const override;
   [[nodiscard]] const SpecialTokens& special_tokens() const override;
+  /// BOS in front of each text, as in the tokenizer.json that save() writes.
+  [[nodiscard]] const InputTemplate& input_template() const override;
   void save(const std::filesystem::path& dir) const override;
 
   [[nodiscard]] const SpmModel& model() const;

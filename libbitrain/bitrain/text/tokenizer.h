@@ -21,11 +21,35 @@ struct Offset {
 struct Encoding {
   std::vector<TokenId> ids;
   std::vector<Offset> offsets;  ///< As long as `ids`.
+  std::vector<std::int32_t>
+      type_ids;  ///< The segment of each id, where an InputTemplate framed it; else empty.
 };
 
 /// Ids of the tokens with a role; empty where the tokenizer has none.
 struct SpecialTokens {
-  std::optional<TokenId> bos, eos, unk, pad;
+  std::optional<TokenId> bos, eos, unk, pad, cls, sep, mask;
+};
+
+/// How a model wants its input framed: "[CLS] text [SEP]", and "[CLS] text [SEP] second text [SEP]" for two.
+struct InputTemplate {
+  enum class Kind { kSpecial, kFirst, kSecond };
+  /// A special token, or where the first or second text stands.
+  struct Item {
+    Kind kind = Kind::kFirst;
+    TokenId id = 0;  ///< Of a special token.
+    std::int32_t type_id = 0;
+  };
+  std::vector<Item> single = {{Kind::kFirst, 0, 0}};
+  std::vector<Item> pair = {{Kind::kFirst, 0, 0}, {Kind::kSecond, 0, 1}};
+
+  /// Number of special tokens beside one text, or two: what is left for text in a context.
+  [[nodiscard]] std::int64_t special_count(bool two_texts = false) const;
+  /// The ids of a text, framed.
+  [[nodiscard]] std::vector<TokenId> frame(const std::vector<TokenId>& ids) const;
+  /// The same with offsets, (0, 0) for special tokens, and type_ids.
+  [[nodiscard]] Encoding frame(const Encoding& text) const;
+  /// Two texts; the offsets of each count from its own beginning.
+  [[nodiscard]] Encoding frame(const Encoding& first, const Encoding& second) const;
 };
 
 /// Text to ids and back. Implementations are immutable after loading, so any thread may use one.
@@ -45,15 +69,18 @@ class Tokenizer {
   [[nodiscard]] virtual std::string id_to_piece(TokenId id) const = 0;
   [[nodiscard]] virtual std::optional<TokenId> piece_to_id(std::string_view piece) const = 0;
   [[nodiscard]] virtual const SpecialTokens& special_tokens() const = 0;
+  /// The special tokens that the tokenizer's files put around texts; none unless overridden. Framing is the
+  /// caller's, after truncation: input_template().frame(encode(text)).
+  [[nodiscard]] virtual const InputTemplate& input_template() const;
   /// Writes the tokenizer's files into the existing folder `dir`: tokenizer.json, tokenizer_config.json,
-  /// special_tokens_map.json, and tokenizer.model where there is one, so that AutoTokenizer gives the same
-  /// ids.
+  /// special_tokens_map.json, and tokenizer.model or WordPiece's vocab.txt where there is one, so that
+  /// AutoTokenizer gives the same ids.
   virtual void save(const std::filesystem::path& dir) const = 0;
 };
 
 /// Opens the tokenizer of a Hugging Face folder: tokenizer.model where there is one, else tokenizer.json; the
-/// latter too where it has added tokens behind the pieces of the former.
-/// Throws IoError when neither exists, FormatError when one is damaged, UnsupportedError naming an unknown
+/// latter too where it has added tokens behind the pieces of the former; else BERT's vocab.txt.
+/// Throws IoError when none exists, FormatError when one is damaged, UnsupportedError naming an unknown
 /// component.
 [[nodiscard]] std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir);
 

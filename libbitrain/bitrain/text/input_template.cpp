@@ -1,0 +1,60 @@
+#include <algorithm>
+
+#include <bitrain/text/tokenizer.h>
+
+namespace bitrain::text {
+namespace {
+
+using Item = InputTemplate::Item;
+using Kind = InputTemplate::Kind;
+
+Encoding frame_items(const std::vector<Item>& items, const Encoding& first, const Encoding& second) {
+  Encoding framed;
+  for (const Item& item : items) {
+    if (item.kind == Kind::kSpecial) {
+      framed.ids.push_back(item.id);
+      framed.offsets.push_back({});
+    } else {
+      const Encoding& text = item.kind == Kind::kFirst ? first : second;
+      framed.ids.insert(framed.ids.end(), text.ids.begin(), text.ids.end());
+      framed.offsets.insert(framed.offsets.end(), text.offsets.begin(), text.offsets.end());
+    }
+    framed.type_ids.resize(framed.ids.size(), item.type_id);
+  }
+  return framed;
+}
+
+}  // namespace
+
+std::int64_t InputTemplate::special_count(bool two_texts) const {
+  const std::vector<Item>& items = two_texts ? pair : single;
+  return std::count_if(items.begin(), items.end(),
+                       [](const Item& item) { return item.kind == Kind::kSpecial; });
+}
+
+std::vector<TokenId> InputTemplate::frame(const std::vector<TokenId>& ids) const {
+  std::vector<TokenId> framed;
+  framed.reserve(ids.size() + single.size());
+  for (const Item& item : single) {
+    if (item.kind == Kind::kSpecial)
+      framed.push_back(item.id);
+    else
+      framed.insert(framed.end(), ids.begin(), ids.end());
+  }
+  return framed;
+}
+
+Encoding InputTemplate::frame(const Encoding& text) const {
+  return frame_items(single, text, {});
+}
+
+Encoding InputTemplate::frame(const Encoding& first, const Encoding& second) const {
+  return frame_items(pair, first, second);
+}
+
+const InputTemplate& Tokenizer::input_template() const {
+  static const InputTemplate kPlain;
+  return kPlain;
+}
+
+}  // namespace bitrain::text

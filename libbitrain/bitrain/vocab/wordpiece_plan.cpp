@@ -1,0 +1,111 @@
+#include <bitrain/vocab/wordpiece_plan.h>
+
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/vocab/piece_learner.h>
+#include <bitrain/vocab/wordpiece_learner.h>
+
+namespace bitrain::vocab {
+namespace {
+
+using text::TokenId;
+using WordPieceTokenizer = std::shared_ptr<const text::HfTokenizer>;
+
+WordPieceTokenizer wordpiece_of(const std::shared_ptr<const text::Tokenizer>& tokenizer) {
+  if (tokenizer == nullptr) throw StateError("there is no tokenizer to extend");
+  auto found = std::dynamic_pointer_cast<const text::HfTokenizer>(tokenizer);
+  if (found == nullptr || found->wordpiece() == nullptr)
+    throw UnsupportedError("only a WordPiece tokenizer can be extended so; this one is of another kind");
+  return found;
+}
+
+/// The words of the lines, in order of the text.
+std::vector<WordCount> words_of(const text::HfTokenizer& tokenizer, const text::NextLine& lines) {
+  std::vector<WordCount> words;
+  std::unordered_map<std::string, std::size_t> places;
+  std::int64_t number = 0;
+  for (std::string line; lines(line);) {
+    ++number;
+    if (const std::size_t at = find_invalid_utf8(line); at != std::string_view::npos)
+      throw DataError("line ", number, ": byte ", at + 1, " is not UTF-8");
+    for (std::string& word : tokenizer.words(line)) {
+      const auto [place, is_new] = places.emplace(std::move(word), words.size());
+      if (is_new) words.push_back({place->first, 0});
+      ++words[place->second].count;
+    }
+  }
+  if (words.empty()) throw DataError("there is no text to learn pieces from");
+  return words;
+}
+
+std::vector<NewPiece> new_pieces(const text::HfTokenizer& base, const text::HfTokenizer& extended) {
+  std::vector<NewPiece> pieces;
+  for (auto id = static_cast<TokenId>(base.vocab_size()); id < extended.vocab_size(); ++id) {
+    const std::string spelling = extended.id_to_piece(id);
+    pieces.push_back({spelling, id, base.wordpiece()->encode_piece(spelling), 0});
+  }
+  return pieces;
+}
+
+}  // namespace
+
+WordPiecePlan plan_wordpiece_extension(const std::shared_ptr<const text::Tokenizer>& base,
+                                       const text::NextLine& lines, const ExtensionOptions& options) {
+  if (options.method != "continue")
+    throw UnsupportedError("a WordPiece tokenizer is extended by the method 'continue', not '",
+                           options.method, "'");
+  WordPiecePlan plan;
+  plan.base = wordpiece_of(base);
+  const std::vector<WordCount> words = words_of(*plan.base, lines);
+  WordPieceLearner learner(*plan.base->wordpiece(), words, options);
+  learner.learn();
+  plan.dropped = learner.dropped();
+  std::vector<std::string> spellings;
+  for (std::string& spelling : learner.pieces()) {
+    if (plan.base->piece_to_id(spelling))
+      plan.dropped.push_back({std::move(spelling), "exists"});
+    else
+      spellings.push_back(std::move(spelling));
+  }
+  if (spellings.empty())
+    throw DataError("the text gives no piece that the tokenizer lacks and that occurs ",
+                    options.min_frequency, " times: is it in the new language, and long enough?");
+  plan.tokenizer = plan.base->with_pieces(spellings);
+  plan.pieces = new_pieces(*plan.base, *plan.tokenizer);
+  std::vector<text::WordModel::Token> tokens;
+  for (const WordCount& word : words) {
+    tokens.clear();
+    plan.tokenizer->wordpiece()->encode(word.word, tokens);
+    for (const auto& token : tokens) {
+      const std::int64_t place = token.id - plan.old_vocab_size();
+      if (place >= 0) plan.pieces[static_cast<std::size_t>(place)].uses += word.count;
+    }
+  }
+  return plan;
+}
+
+WordPiecePlan wordpiece_plan_between(const std::shared_ptr<const text::Tokenizer>& base,
+                                     const std::shared_ptr<const text::Tokenizer>& extended) {
+  WordPiecePlan plan;
+  plan.base = wordpiece_of(base);
+  plan.tokenizer = wordpiece_of(extended);
+  if (plan.vocab_size() < plan.old_vocab_size())
+    throw StateError("the extended tokenizer has ", plan.vocab_size(), " pieces, fewer than the base's ",
+                     plan.old_vocab_size());
+  for (TokenId id = 0; id < plan.old_vocab_size(); ++id) {
+    const std::string old = plan.base->id_to_piece(id);
+    const std::string now = plan.tokenizer->id_to_piece(id);
+    if (old != now)
+      throw StateError("the extended tokenizer is not an extension of the base: id ", id, " is '", old,
+                       "' in the base and '", now, "' in the other");
+  }
+  plan.pieces = new_pieces(*plan.base, *plan.tokenizer);
+  return plan;
+}
+
+}  // namespace bitrain::vocab
