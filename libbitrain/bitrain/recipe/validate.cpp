@@ -61,7 +61,7 @@ void check_weights(const Recipe& recipe, const Node* document, const std::string
       bool known = false;
       for (const std::string& source : sources) known = known || source == name;
       if (!known)
-        problems.add(mark_of(recipe, document, where), where + "." + name,
+        problems.add(mark_of(recipe, document, where), std::string(where).append(".").append(name),
                      "there is no source '" + name + "'" + did_you_mean(name, sources) + "; there are " +
                          join(sources, ", "));
     }
