@@ -29,16 +29,6 @@ struct Model {
   [[nodiscard]] models::LanguageModel& get() const { return *opened.model; }
 };
 
-std::optional<at::ScalarType> dtype_named(const py::object& dtype) {
-  if (dtype.is_none()) return std::nullopt;
-  if (!py::isinstance<py::str>(dtype)) return dtype.cast<at::ScalarType>();
-  const std::string name = dtype.cast<std::string>();
-  if (name == "float32") return at::kFloat;
-  if (name == "bfloat16") return at::kBFloat16;
-  if (name == "float16") return at::kHalf;
-  throw ConfigError("dtype '", name, "': there are float32, bfloat16 and float16");
-}
-
 Batch batch_of(const std::vector<std::vector<std::int32_t>>& rows) {
   std::vector<std::vector<std::int32_t>> labels;
   for (const auto& row : rows) labels.emplace_back(row.size(), static_cast<std::int32_t>(kIgnoreIndex));

@@ -46,6 +46,7 @@ PYBIND11_MODULE(_core, module) {
   bind_quant(module);
   bind_text(module);
   bind_model(module);
+  bind_encoder(module);
   bind_data(module);
   bind_recipe(module);
 }

@@ -9,10 +9,16 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/max.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/scatter.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <bitrain/base/rng.h>
 
@@ -145,6 +151,115 @@ TEST_P(CpuKernelsTest, SwigluForwardAndBackward) {
     EXPECT_LT(relative_difference(dgate, gradients[0]), tolerance()) << n;
     EXPECT_LT(relative_difference(dup, gradients[1]), tolerance()) << n;
   }
+}
+
+TEST_P(CpuKernelsTest, LayerNormForwardAndBackward) {
+  for (const std::int64_t dim : {1, 7, 64, 100, 384}) {
+    for (const bool biased : {true, false}) {
+      const std::int64_t count = 131;
+      const at::Tensor x = draw({count, dim}, 1).add_(2);
+      const at::Tensor residual = draw({count, dim}, 2);
+      const at::Tensor weight = draw({dim}, 3);
+      const at::Tensor bias = draw({dim}, 4);
+      const at::Tensor dy = draw({count, dim}, 5);
+      const at::Tensor dsum = draw({count, dim}, 6);
+      const at::Tensor sum = at::empty_like(x);
+      const at::Tensor y = at::empty_like(x);
+      const at::Tensor mean = at::empty({count}, at::TensorOptions().dtype(at::kFloat));
+      const at::Tensor rstd = at::empty_like(mean);
+      table().layer_norm(type(), const_rows(x), const_rows(residual), rows(sum), weight.const_data_ptr(),
+                         biased ? bias.const_data_ptr() : nullptr, type(), count, dim, 1e-5F, rows(y),
+                         mean.mutable_data_ptr<float>(), rstd.mutable_data_ptr<float>());
+      EXPECT_TRUE(sum.equal(x + residual));
+      const at::Tensor s = wide(sum).requires_grad_();
+      const at::Tensor w = wide(weight).requires_grad_();
+      const at::Tensor b = (biased ? wide(bias) : at::zeros_like(w)).requires_grad_();
+      const at::Tensor expected = at::layer_norm(s, w.sizes(), w, b, 1e-5);
+      EXPECT_LT(relative_difference(y, expected), tolerance() * 2) << dim;
+      const auto gradients = torch::autograd::grad({expected}, {s, w, b}, {wide(dy)});
+
+      const at::Tensor dx = at::empty_like(x);
+      const at::Tensor dweight = at::empty({dim}, at::TensorOptions().dtype(at::kFloat));
+      const at::Tensor dbias = at::empty_like(dweight);
+      table().layer_norm_backward(type(), const_rows(dy), const_rows(dsum), const_rows(sum),
+                                  weight.const_data_ptr(), type(), mean.const_data_ptr<float>(),
+                                  rstd.const_data_ptr<float>(), count, dim, rows(dx),
+                                  dweight.mutable_data_ptr<float>(), dbias.mutable_data_ptr<float>());
+      EXPECT_LT(relative_difference(dx, gradients[0] + wide(dsum)), tolerance() * 2) << dim;
+      EXPECT_LT(relative_difference(dweight, gradients[1], 1.0), 1e-5) << dim;
+      EXPECT_LT(relative_difference(dbias, gradients[2], 1.0), 1e-5) << dim;
+      table().layer_norm_backward(type(), const_rows(dy), {}, const_rows(sum), weight.const_data_ptr(),
+                                  type(), mean.const_data_ptr<float>(), rstd.const_data_ptr<float>(), count,
+                                  dim, rows(dx), nullptr, nullptr);
+      EXPECT_LT(relative_difference(dx, gradients[0], 1.0), tolerance() * 2) << dim;
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, GeluForwardAndBackward) {
+  for (const bool tanh : {false, true}) {
+    for (const std::int64_t n : {1, 15, 17, 2048, 40001}) {
+      const at::Tensor x = draw({n}, 1).mul_(3);
+      const at::Tensor dy = draw({n}, 3);
+      const at::Tensor y = at::empty_like(x);
+      const at::Tensor dx = at::empty_like(x);
+      table().gelu(type(), tanh, x.const_data_ptr(), n, y.data_ptr());
+      const at::Tensor input = wide(x).requires_grad_();
+      const at::Tensor expected = at::gelu(input, tanh ? "tanh" : "none");
+      EXPECT_LT(relative_difference(y, expected), tolerance()) << n;
+      table().gelu_backward(type(), tanh, dy.const_data_ptr(), x.const_data_ptr(), n, dx.data_ptr());
+      EXPECT_LT(relative_difference(dx, torch::autograd::grad({expected}, {input}, {wide(dy)})[0]),
+                tolerance())
+          << n;
+    }
+  }
+}
+
+TEST_P(CpuKernelsTest, GeluKeepsTheDigitsOfItsTails) {
+  const at::Tensor x = at::tensor({-9.0, -5.0, -3.0, -1.0, -0.01, 0.0, 0.01, 3.0, 60.0}).to(dtype());
+  const at::Tensor y = at::empty_like(x);
+  table().gelu(type(), false, x.const_data_ptr(), x.numel(), y.data_ptr());
+  for (std::int64_t i = 0; i < x.numel(); ++i) {
+    const double value = x[i].item<double>();
+    const double expected = value * 0.5 * std::erfc(-value / std::sqrt(2.0));
+    EXPECT_NEAR(y[i].item<double>(), expected, std::abs(expected) * tolerance() * 2) << value;
+  }
+  const at::Tensor nan = at::tensor({std::nan("")}).to(dtype());
+  table().gelu(type(), false, nan.const_data_ptr(), 1, nan.data_ptr());
+  EXPECT_TRUE(nan.isnan().item<bool>());
+}
+
+TEST_P(CpuKernelsTest, SegmentsAreSummedAndMaximised) {
+  const std::vector<std::int32_t> boundaries = {0, 3, 4, 300, 311};
+  const std::int64_t dim = 67;
+  const at::Tensor x = draw({311, dim}, 1);
+  const at::Tensor weights = random_tensor({311}, 2);
+  const at::Tensor dy = random_tensor({4, dim}, 3);
+  const at::Tensor y = at::empty_like(dy);
+  const at::Tensor largest = at::empty_like(dy);
+  const at::Tensor where = at::empty({4, dim}, at::TensorOptions().dtype(at::kInt));
+  const at::Tensor dx = at::empty_like(x);
+  table().segment_sum(type(), const_rows(x), weights.const_data_ptr<float>(), boundaries.data(), 4, dim,
+                      y.mutable_data_ptr<float>());
+  table().segment_max(type(), const_rows(x), boundaries.data(), 4, dim, largest.mutable_data_ptr<float>(),
+                      where.mutable_data_ptr<std::int32_t>());
+  for (std::int64_t s = 0; s < 4; ++s) {
+    const auto part = [&](const at::Tensor& t) {
+      return wide(t.narrow(0, boundaries[s], boundaries[s + 1] - boundaries[s]));
+    };
+    EXPECT_LT(relative_difference(y[s], (part(x) * part(weights).unsqueeze(1)).sum(0)), 2e-6) << s;
+    const auto [values, index] = at::max(part(x), 0);
+    EXPECT_TRUE(wide(largest[s]).equal(values)) << s;
+    EXPECT_TRUE(where[s].to(at::kLong).equal(index + boundaries[s])) << s;
+  }
+  table().segment_sum_backward(type(), dy.const_data_ptr<float>(), weights.const_data_ptr<float>(),
+                               boundaries.data(), 4, dim, rows(dx));
+  EXPECT_LT(relative_difference(dx[2], wide(dy[0]) * wide(weights[2])), tolerance());
+  EXPECT_LT(relative_difference(dx[299], wide(dy[2]) * wide(weights[299])), tolerance());
+  table().segment_max_backward(type(), dy.const_data_ptr<float>(), where.const_data_ptr<std::int32_t>(),
+                               boundaries.data(), 4, dim, rows(dx));
+  const at::Tensor expected = at::zeros({311, dim}).to(at::kDouble).scatter(0, where.to(at::kLong), wide(dy));
+  EXPECT_LT(relative_difference(dx, expected), tolerance());
 }
 
 TEST_P(CpuKernelsTest, CrossEntropyWritesItsGradientInPlace) {

@@ -82,6 +82,35 @@ TEST_P(FunctionalTest, NormsMatchPlainAten) {
   }
 }
 
+TEST_P(FunctionalTest, LayerNormsMatchPlainAten) {
+  const Tensors inputs = {random_tensor({2, 37, 48}, 1), random_tensor({48}, 2), random_tensor({48}, 4)};
+  expect_same([](const Tensors& t) { return layer_norm(t[0], t[1], t[2], 1e-6); },
+              [](const Tensors& t) { return reference::layer_norm(t[0], t[1], t[2], 1e-6); }, inputs,
+              GetParam());
+  const Tensors four = {random_tensor({37, 48}, 1), random_tensor({37, 48}, 3), random_tensor({48}, 2),
+                        random_tensor({48}, 4)};
+  for (const double share : {0.0, 1.0, 0.5}) {  // Of the gradient that comes through the sum and the norm.
+    const auto both = [&](const std::pair<at::Tensor, at::Tensor>& outputs) {
+      return outputs.first * share + outputs.second * (1 - share);
+    };
+    expect_same(
+        [&](const Tensors& t) { return both(add_layer_norm(t[0], t[1], t[2], t[3], 1e-6)); },
+        [&](const Tensors& t) { return both(reference::add_layer_norm(t[0], t[1], t[2], t[3], 1e-6)); }, four,
+        GetParam());
+  }
+  expect_same([](const Tensors& t) { return add_layer_norm(t[0], t[1], t[2], t[3], 1e-6).second; },
+              [](const Tensors& t) { return reference::add_layer_norm(t[0], t[1], t[2], t[3], 1e-6).second; },
+              four, GetParam());
+}
+
+TEST_P(FunctionalTest, GeluMatchesPlainAten) {
+  for (const Gelu form : {Gelu::kErf, Gelu::kTanh}) {
+    expect_same([&](const Tensors& t) { return gelu(t[0], form); },
+                [&](const Tensors& t) { return reference::gelu(t[0], form); }, {random_tensor({19, 70}, 1)},
+                GetParam());
+  }
+}
+
 TEST_P(FunctionalTest, AddedNormWithOneOutputUsed) {
   const Tensors three = {random_tensor({9, 16}, 1), random_tensor({9, 16}, 3), random_tensor({16}, 2)};
   expect_same([](const Tensors& t) { return add_rms_norm(t[0], t[1], t[2], 1e-6).second; },
@@ -188,7 +217,8 @@ TEST_P(FunctionalTest, ResultsDoNotDependOnThreads) {
     const at::Tensor input = x.clone().requires_grad_();
     const at::Tensor scale = weight.clone().requires_grad_();
     const at::Tensor normed = rms_norm(input, scale, 1e-5);
-    const at::Tensor y = packed_attention(normed, normed, swiglu(normed, input), {0, 200, 500}, 0.125);
+    const at::Tensor shifted = add_layer_norm(gelu(normed), input, scale, weight, 1e-5).second;
+    const at::Tensor y = packed_attention(normed, shifted, swiglu(normed, input), {0, 200, 500}, 0.125);
     results[run] = torch::autograd::grad({y}, {input, scale}, {x});
     results[run].push_back(y);
   }
@@ -214,6 +244,16 @@ TEST(Functional, GradientsInFloat64) {
                    {leaf({3, 7}, 1), leaf({7}, 2)});
   expect_gradients([](const Tensors& t) { return add_rms_norm(t[0], t[1], t[2], 1e-5).second; },
                    {leaf({3, 7}, 1), leaf({3, 7}, 3), leaf({7}, 2)});
+  expect_gradients([](const Tensors& t) { return layer_norm(t[0], t[1], t[2], 1e-5); },
+                   {leaf({3, 7}, 1), leaf({7}, 2), leaf({7}, 3)});
+  expect_gradients(
+      [](const Tensors& t) {
+        const auto [sum, normed] = add_layer_norm(t[0], t[1], t[2], t[3], 1e-5);
+        return sum * 0.5 + normed;
+      },
+      {leaf({3, 7}, 1), leaf({3, 7}, 3), leaf({7}, 2), leaf({7}, 4)});
+  for (const Gelu form : {Gelu::kErf, Gelu::kTanh})
+    expect_gradients([&](const Tensors& t) { return gelu(t[0], form); }, {leaf({4, 9}, 1)});
   expect_gradients([](const Tensors& t) { return swiglu(t[0], t[1]); }, {leaf({4, 5}, 1), leaf({4, 5}, 2)});
   const Tables tables = rotary_tables(6, 4);
   expect_gradients([&](const Tensors& t) { return apply_rotary(t[0], tables.cos, tables.sin); },
@@ -226,7 +266,11 @@ TEST(Functional, GradientsInFloat64) {
   expect_gradients(
       [](const Tensors& t) { return dropout(t[0], 0.4, {.seed = 1, .step = 2, .first_token = 3}, 9); },
       {leaf({3, 20}, 1)});
-  expect_gradients([](const Tensors& t) { return nn::embedding(t[0], ids_of({1, 2, 1})); }, {leaf({4, 3}, 1)});
+  expect_gradients(
+      [](const Tensors& t) {
+        return nn::embedding(t[0], ids_of({1, 2, 1}));
+      },
+      {leaf({4, 3}, 1)});
 }
 
 TEST(Functional, BadInputsAreNamed) {
@@ -234,6 +278,10 @@ TEST(Functional, BadInputsAreNamed) {
   const Tables tables = rotary_tables(4, 8);
   EXPECT_THROW((void)rms_norm(x, at::ones({7}), 1e-5), StateError);
   EXPECT_THROW((void)add_rms_norm(x, at::ones({4, 2, 7}), at::ones({8}), 1e-5), StateError);
+  EXPECT_THROW((void)layer_norm(x, at::ones({7}), at::ones({7}), 1e-5), StateError);
+  EXPECT_THROW((void)layer_norm(x, at::ones({8}), at::ones({7}), 1e-5), StateError);
+  EXPECT_THROW((void)layer_norm(x, at::ones({8}), at::ones({8}).to(at::kBFloat16), 1e-5), StateError);
+  EXPECT_THROW((void)add_layer_norm(x, at::ones({4, 2, 7}), at::ones({8}), at::ones({8}), 1e-5), StateError);
   EXPECT_THROW((void)swiglu(x, at::ones({4, 2, 7})), StateError);
   EXPECT_THROW((void)apply_rotary(x, tables.cos, tables.sin, ids_of({0, 1, 2, 4})), DataError);
   EXPECT_THROW((void)apply_rotary(x, tables.cos, tables.sin, ids_of({0, 1, 2, -1})), DataError);

@@ -17,7 +17,8 @@ std::int64_t Batch::longest_segment() const {
 
 Batch Batch::to(at::Device device) const {
   Batch moved = *this;
-  for (at::Tensor* tensor : {&moved.input_ids, &moved.labels, &moved.position_ids, &moved.cu_seqlens}) {
+  for (at::Tensor* tensor :
+       {&moved.input_ids, &moved.labels, &moved.position_ids, &moved.token_type_ids, &moved.cu_seqlens}) {
     if (tensor->defined()) *tensor = tensor->to(device);
   }
   return moved;

@@ -17,8 +17,9 @@ struct Batch {
   at::Tensor input_ids;  ///< [N] int64.
   at::Tensor
       labels;  ///< [N] int64: the token that position i must predict (already shifted), or kIgnoreIndex.
-  at::Tensor position_ids;  ///< [N] int64, from 0 in each segment.
-  at::Tensor cu_seqlens;    ///< [S + 1] int32 on the device of the tokens: 0, ends of the segments.
+  at::Tensor position_ids;    ///< [N] int64, from 0 in each segment.
+  at::Tensor token_type_ids;  ///< [N] int64: sentence 0 or 1 of a pair, for encoders; undefined: all 0.
+  at::Tensor cu_seqlens;      ///< [S + 1] int32 on the device of the tokens: 0, ends of the segments.
   std::vector<std::int32_t>
       boundaries;  ///< cu_seqlens on the host, made once, so that no layer has to synchronise.
   std::vector<std::int32_t> language_ids;  ///< [S], index into the run's language list; empty when unknown.

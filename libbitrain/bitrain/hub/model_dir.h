@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 
+#include <bitrain/io/json.h>
 #include <bitrain/models/language_model.h>
 #include <bitrain/quant/quantized_tensor.h>
 #include <bitrain/text/tokenizer.h>
@@ -45,5 +46,9 @@ void save_model(const std::filesystem::path& directory, models::LanguageModel& m
 
 /// Throws ConfigError when `tokenizer` has ids that `model` has no rows for; more rows are padding.
 void check_vocabulary(const text::Tokenizer& tokenizer, const models::LanguageModel& model);
+void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows);
+
+/// config.json of a model folder. Throws IoError saying what is missing.
+[[nodiscard]] io::Json read_config(const std::filesystem::path& directory);
 
 }  // namespace bitrain::hub

@@ -76,6 +76,18 @@ struct CpuKernels {
                             FloatType weight_type, const float* rstd, std::int64_t rows, std::int64_t dim,
                             Rows dx, float* dweight);
 
+  /// x [rows, dim] -> y = (x - mean) * rstd * weight + bias (null: 0), mean and rstd [rows]. `residual` and
+  /// `sum` as in rms_norm.
+  void (*layer_norm)(FloatType type, ConstRows x, ConstRows residual, Rows sum, const void* weight,
+                     const void* bias, FloatType weight_type, std::int64_t rows, std::int64_t dim, float eps,
+                     Rows y, float* mean, float* rstd);
+
+  /// dx from dy, plus `dsum` where given; dweight and dbias [dim] in float32, both or neither (x: the normed
+  /// input).
+  void (*layer_norm_backward)(FloatType type, ConstRows dy, ConstRows dsum, ConstRows x, const void* weight,
+                              FloatType weight_type, const float* mean, const float* rstd, std::int64_t rows,
+                              std::int64_t dim, Rows dx, float* dweight, float* dbias);
+
   /// y = [x1 c - x2 s | x2 c + x1 s] for each head of each token; cos, sin [.., dim / 2] with rows
   /// `table_stride` apart; positions [tokens], or null for 0, 1, ... The backward of a rotation is that with
   /// `inverse`.
@@ -87,6 +99,10 @@ struct CpuKernels {
   void (*swiglu)(FloatType type, const void* gate, const void* up, std::int64_t n, void* y);
   void (*swiglu_backward)(FloatType type, const void* dy, const void* gate, const void* up, std::int64_t n,
                           void* dgate, void* dup);
+
+  /// y = x P(normal <= x) over n elements, or its approximation by tanh.
+  void (*gelu)(FloatType type, bool tanh, const void* x, std::int64_t n, void* y);
+  void (*gelu_backward)(FloatType type, bool tanh, const void* dy, const void* x, std::int64_t n, void* dx);
 
   /// losses[i] = logsumexp(row i) - row i[labels[i]]; logits [rows, vocab]. With `write_gradient` the logits
   /// are replaced by (softmax - onehot) * weights[i] (null: 1). Labels must lie in [0, vocab).
@@ -119,6 +135,20 @@ struct CpuKernels {
   /// 1] - 1].
   void (*scatter_add)(FloatType type, ConstRows dy, const std::int64_t* ids, const std::int64_t* order,
                       const std::int64_t* starts, std::int64_t groups, std::int64_t dim, void* dtable);
+
+  /// y [segments, dim] = sum of weights[t] x[t] over the tokens t of each segment, boundaries[s] ..
+  /// boundaries[s + 1] - 1.
+  void (*segment_sum)(FloatType type, ConstRows x, const float* weights, const std::int32_t* boundaries,
+                      std::int64_t segments, std::int64_t dim, float* y);
+  void (*segment_sum_backward)(FloatType type, const float* dy, const float* weights,
+                               const std::int32_t* boundaries, std::int64_t segments, std::int64_t dim,
+                               Rows dx);
+  /// y [segments, dim] = the largest of each feature in each segment (none empty), `where` its token.
+  void (*segment_max)(FloatType type, ConstRows x, const std::int32_t* boundaries, std::int64_t segments,
+                      std::int64_t dim, float* y, std::int32_t* where);
+  void (*segment_max_backward)(FloatType type, const float* dy, const std::int32_t* where,
+                               const std::int32_t* boundaries, std::int64_t segments, std::int64_t dim,
+                               Rows dx);
 
   /// out = softmax(scale q k^T) v within segments; lse [heads, tokens] for backward.
   void (*attention)(const AttentionShape& shape, ConstRows q, ConstRows k, ConstRows v, Rows out, float* lse);

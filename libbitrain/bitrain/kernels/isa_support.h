@@ -167,11 +167,19 @@ void rms_norm(FloatType type, ConstRows x, ConstRows residual, Rows sum, const v
 void rms_norm_backward(FloatType type, ConstRows dy, ConstRows dsum, ConstRows x, const void* weight,
                        FloatType weight_type, const float* rstd, Index rows, Index dim, Rows dx,
                        float* dweight);
+void layer_norm(FloatType type, ConstRows x, ConstRows residual, Rows sum, const void* weight,
+                const void* bias, FloatType weight_type, Index rows, Index dim, float eps, Rows y,
+                float* mean, float* rstd);
+void layer_norm_backward(FloatType type, ConstRows dy, ConstRows dsum, ConstRows x, const void* weight,
+                         FloatType weight_type, const float* mean, const float* rstd, Index rows, Index dim,
+                         Rows dx, float* dweight, float* dbias);
 void rotary(FloatType type, ConstRows x, const float* cos, const float* sin, Index table_stride,
             const Index* positions, Index tokens, Index heads, Index dim, bool inverse, Rows y);
 void swiglu(FloatType type, const void* gate, const void* up, Index n, void* y);
 void swiglu_backward(FloatType type, const void* dy, const void* gate, const void* up, Index n, void* dgate,
                      void* dup);
+void gelu(FloatType type, bool tanh, const void* x, Index n, void* y);
+void gelu_backward(FloatType type, bool tanh, const void* dy, const void* x, Index n, void* dx);
 void cross_entropy(FloatType type, Rows logits, const Index* labels, const float* weights, Index rows,
                    Index vocab, bool write_gradient, float* losses);
 void adamw(const AdamWTensor* tensors, Index count, const AdamWOptions& options);
@@ -183,6 +191,14 @@ void gather_mean(FloatType type, const void* table, const std::int32_t* ids, con
                  const Index* offsets, Index groups, Index dim, void* y);
 void scatter_add(FloatType type, ConstRows dy, const Index* ids, const Index* order, const Index* starts,
                  Index groups, Index dim, void* dtable);
+void segment_sum(FloatType type, ConstRows x, const float* weights, const std::int32_t* boundaries,
+                 Index segments, Index dim, float* y);
+void segment_sum_backward(FloatType type, const float* dy, const float* weights,
+                          const std::int32_t* boundaries, Index segments, Index dim, Rows dx);
+void segment_max(FloatType type, ConstRows x, const std::int32_t* boundaries, Index segments, Index dim,
+                 float* y, std::int32_t* where);
+void segment_max_backward(FloatType type, const float* dy, const std::int32_t* where,
+                          const std::int32_t* boundaries, Index segments, Index dim, Rows dx);
 void attention(const AttentionShape& shape, ConstRows q, ConstRows k, ConstRows v, Rows out, float* lse);
 void attention_backward(const AttentionShape& shape, ConstRows dout, ConstRows q, ConstRows k, ConstRows v,
                         ConstRows out, const float* lse, Rows dq, Rows dk, Rows dv);

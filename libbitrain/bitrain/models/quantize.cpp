@@ -3,10 +3,12 @@
 #include <bitrain/base/error.h>
 
 namespace bitrain::models {
+namespace {
 
-std::vector<std::string> quantize(LanguageModel& model, const quant::QuantizeOptions& options) {
+/// All linear maps but `head`.
+std::vector<std::string> quantize_maps(nn::Module& model, const nn::Linear* head,
+                                       const quant::QuantizeOptions& options) {
   std::vector<std::string> changed;
-  const nn::Linear* head = &model.output_head();
   model.visit_modules([&](const std::string& path, nn::Module& module) {
     auto* linear = dynamic_cast<nn::Linear*>(&module);
     if (!linear || linear == head || linear->is_quantized()) return;
@@ -19,6 +21,16 @@ std::vector<std::string> quantize(LanguageModel& model, const quant::QuantizeOpt
     changed.push_back(path);
   });
   return changed;
+}
+
+}  // namespace
+
+std::vector<std::string> quantize(LanguageModel& model, const quant::QuantizeOptions& options) {
+  return quantize_maps(model, &model.output_head(), options);
+}
+
+std::vector<std::string> quantize(EncoderModel& model, const quant::QuantizeOptions& options) {
+  return quantize_maps(model, nullptr, options);
 }
 
 }  // namespace bitrain::models

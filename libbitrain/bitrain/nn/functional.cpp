@@ -60,6 +60,13 @@ void check_heads(const at::Tensor& x, const char* name) {
 
 // ---- Norms
 
+void check_residual(const char* function, const at::Tensor& x, const at::Tensor& residual) {
+  if (x.sizes() != residual.sizes() || x.scalar_type() != residual.scalar_type()) {
+    throw StateError(function, ": input ", x.sizes(), " ", x.scalar_type(), " and residual ",
+                     residual.sizes(), " ", residual.scalar_type(), " differ");
+  }
+}
+
 // Inputs (x, residual, weight); outputs (normed) or (normed, x + residual).
 class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
  public:
@@ -109,7 +116,89 @@ void check_norm(const at::Tensor& x, const at::Tensor& weight) {
   }
 }
 
-// ---- SwiGLU and rotary
+// Inputs (x, residual, weight, bias); outputs (normed) or (normed, x + residual).
+class LayerNormFunction : public torch::autograd::Function<LayerNormFunction> {
+ public:
+  static variable_list forward(AutogradContext* context, const at::Tensor& x,
+                               const std::optional<at::Tensor>& residual, const at::Tensor& weight,
+                               const at::Tensor& bias, double eps) {
+    const at::Tensor input = x.contiguous();
+    const at::Tensor other = residual ? residual->contiguous() : at::Tensor();
+    const at::Tensor scale = weight.contiguous();
+    const at::Tensor shift = bias.contiguous();
+    at::Tensor sum = other.defined() ? at::empty_like(input) : at::Tensor();
+    at::Tensor y = at::empty_like(input);
+    const at::Tensor mean = at::empty({row_count(input)}, input.options().dtype(at::kFloat));
+    const at::Tensor rstd = at::empty_like(mean);
+    cpu_kernels().layer_norm(float_type(input), const_rows(input), const_rows(other), rows(sum),
+                             scale.const_data_ptr(), shift.const_data_ptr(), float_type(scale),
+                             row_count(input), input.size(-1), static_cast<float>(eps), rows(y),
+                             mean.mutable_data_ptr<float>(), rstd.mutable_data_ptr<float>());
+    context->save_for_backward({sum.defined() ? sum : input, scale, mean, rstd});
+    context->set_materialize_grads(false);
+    if (sum.defined()) return {y, sum};
+    return {y};
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const variable_list saved = context->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor& weight = saved[1];
+    const bool has_residual = gradients.size() > 1;
+    const at::Tensor dsum = has_residual && gradients[1].defined() ? gradients[1].contiguous() : at::Tensor();
+    if (!gradients[0].defined()) return {dsum, has_residual ? dsum : at::Tensor(), {}, {}, {}};
+    const at::Tensor dy = gradients[0].contiguous();
+    const at::Tensor dx = at::empty_like(x);
+    const std::size_t first = has_residual ? 2 : 1;  // Position of the weight among the inputs.
+    at::Tensor dweight;
+    at::Tensor dbias;
+    if (context->needs_input_grad(first) || context->needs_input_grad(first + 1)) {
+      dweight = at::empty(weight.sizes(), weight.options().dtype(at::kFloat));
+      dbias = at::empty_like(dweight);
+    }
+    cpu_kernels().layer_norm_backward(
+        float_type(x), const_rows(dy), const_rows(dsum), const_rows(x), weight.const_data_ptr(),
+        float_type(weight), saved[2].const_data_ptr<float>(), saved[3].const_data_ptr<float>(), row_count(x),
+        x.size(-1), rows(dx), dweight.defined() ? dweight.mutable_data_ptr<float>() : nullptr,
+        dbias.defined() ? dbias.mutable_data_ptr<float>() : nullptr);
+    if (dweight.defined()) {
+      dweight = dweight.to(weight.scalar_type());
+      dbias = dbias.to(weight.scalar_type());
+    }
+    return {dx, has_residual ? dx : at::Tensor(), dweight, dbias, {}};
+  }
+};
+
+void check_layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (x.dim() == 0 || weight.dim() != 1 || weight.sizes() != bias.sizes() || x.size(-1) != weight.size(0) ||
+      weight.scalar_type() != bias.scalar_type()) {
+    throw StateError("layer_norm: input ", x.sizes(), " does not fit weight ", weight.sizes(), " ",
+                     weight.scalar_type(), " and bias ", bias.sizes(), " ", bias.scalar_type());
+  }
+}
+
+// ---- Activations and rotary
+
+class GeluFunction : public torch::autograd::Function<GeluFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, bool tanh) {
+    const at::Tensor input = x.contiguous();
+    at::Tensor y = at::empty_like(input);
+    cpu_kernels().gelu(float_type(input), tanh, input.const_data_ptr(), input.numel(), y.data_ptr());
+    context->save_for_backward({input});
+    context->saved_data["tanh"] = tanh;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const at::Tensor x = context->get_saved_variables()[0];
+    const at::Tensor dy = gradients[0].contiguous();
+    at::Tensor dx = at::empty_like(x);
+    cpu_kernels().gelu_backward(float_type(x), context->saved_data["tanh"].toBool(), dy.const_data_ptr(),
+                                x.const_data_ptr(), x.numel(), dx.data_ptr());
+    return {dx, {}};
+  }
+};
 
 class SwigluFunction : public torch::autograd::Function<SwigluFunction> {
  public:
@@ -340,14 +429,33 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
                                                const at::Tensor& weight, double eps) {
   check_norm(x, weight);
-  if (x.sizes() != residual.sizes() || x.scalar_type() != residual.scalar_type()) {
-    throw StateError("add_rms_norm: input ", x.sizes(), " ", x.scalar_type(), " and residual ",
-                     residual.sizes(), " ", residual.scalar_type(), " differ");
-  }
+  check_residual("add_rms_norm", x, residual);
   if (!has_kernel_type(x) || !has_kernel_type(weight))
     return reference::add_rms_norm(x, residual, weight, eps);
   const variable_list outputs = RmsNormFunction::apply(x, std::optional(residual), weight, eps);
   return {outputs[1], outputs[0]};
+}
+
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  check_layer_norm(x, weight, bias);
+  if (!has_kernel_type(x) || !has_kernel_type(weight)) return reference::layer_norm(x, weight, bias, eps);
+  return LayerNormFunction::apply(x, std::nullopt, weight, bias, eps)[0];
+}
+
+std::pair<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x, const at::Tensor& residual,
+                                                 const at::Tensor& weight, const at::Tensor& bias,
+                                                 double eps) {
+  check_layer_norm(x, weight, bias);
+  check_residual("add_layer_norm", x, residual);
+  if (!has_kernel_type(x) || !has_kernel_type(weight))
+    return reference::add_layer_norm(x, residual, weight, bias, eps);
+  const variable_list outputs = LayerNormFunction::apply(x, std::optional(residual), weight, bias, eps);
+  return {outputs[1], outputs[0]};
+}
+
+at::Tensor gelu(const at::Tensor& x, Gelu form) {
+  if (!has_kernel_type(x)) return reference::gelu(x, form);
+  return GeluFunction::apply(x, form == Gelu::kTanh);
 }
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {

@@ -8,7 +8,7 @@
 
 #include <bitrain/nn/module.h>
 
-/// The differentiable pieces of a decoder over packed tokens. float32 and bfloat16 tensors on the CPU go
+/// The differentiable pieces of a transformer over packed tokens. float32 and bfloat16 tensors on the CPU go
 /// through the kernels of <bitrain/kernels/cpu_kernels.h>, forward and backward; anything else (CUDA,
 /// float64, float16) through the plain ATen forms of <bitrain/nn/functional_reference.h>. All arithmetic is
 /// in float32 (or wider), whatever the storage. Results do not depend on the number of threads. Shapes that
@@ -23,6 +23,24 @@ namespace bitrain::nn {
 /// the norm that reads it.
 [[nodiscard]] std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
                                                              const at::Tensor& weight, double eps);
+
+/// (x - mean(x)) * rsqrt(var(x) + eps) * weight [D] + bias [D] over the last dimension (Ba et al. 2016),
+/// rounded once. `weight` and `bias` share a floating dtype, which may differ from x's. Keeps x and two
+/// float32 a row for backward.
+[[nodiscard]] at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                                    double eps);
+
+/// {x + residual, layer_norm(x + residual, weight, bias, eps)} in one pass each way.
+[[nodiscard]] std::pair<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x,
+                                                               const at::Tensor& residual,
+                                                               const at::Tensor& weight,
+                                                               const at::Tensor& bias, double eps);
+
+/// How gelu is computed: kErf is x P(normal <= x) (Hendrycks and Gimpel 2016), kTanh their approximation of
+/// it.
+enum class Gelu { kErf, kTanh };
+/// Keeps x, nothing else.
+[[nodiscard]] at::Tensor gelu(const at::Tensor& x, Gelu form = Gelu::kErf);
 
 /// silu(gate) * up (Shazeer 2020), same shape and dtype. Keeps gate and up, nothing else.
 [[nodiscard]] at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);

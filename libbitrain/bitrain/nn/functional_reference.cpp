@@ -7,6 +7,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -36,6 +38,24 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Te
   at::Tensor sum = x + residual;
   at::Tensor normed = rms_norm(sum, weight, eps);
   return {std::move(sum), std::move(normed)};
+}
+
+at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
+  const at::Tensor wide = widened(x);
+  return at::layer_norm(wide, weight.sizes(), weight.to(wide.scalar_type()), bias.to(wide.scalar_type()), eps)
+      .to(x.scalar_type());
+}
+
+std::pair<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x, const at::Tensor& residual,
+                                                 const at::Tensor& weight, const at::Tensor& bias,
+                                                 double eps) {
+  at::Tensor sum = x + residual;
+  at::Tensor normed = layer_norm(sum, weight, bias, eps);
+  return {std::move(sum), std::move(normed)};
+}
+
+at::Tensor gelu(const at::Tensor& x, Gelu form) {
+  return at::gelu(widened(x), form == Gelu::kTanh ? "tanh" : "none").to(x.scalar_type());
 }
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {

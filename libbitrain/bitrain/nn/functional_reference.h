@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <bitrain/nn/functional.h>
 #include <bitrain/nn/module.h>
 
 /// The functions of <bitrain/nn/functional.h> in plain, differentiable ATen calls, for any device and dtype:
@@ -15,6 +16,13 @@ namespace bitrain::nn::reference {
 [[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 [[nodiscard]] std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& residual,
                                                              const at::Tensor& weight, double eps);
+[[nodiscard]] at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                                    double eps);
+[[nodiscard]] std::pair<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x,
+                                                               const at::Tensor& residual,
+                                                               const at::Tensor& weight,
+                                                               const at::Tensor& bias, double eps);
+[[nodiscard]] at::Tensor gelu(const at::Tensor& x, Gelu form = Gelu::kErf);
 [[nodiscard]] at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 [[nodiscard]] at::Tensor apply_rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
                                       const at::Tensor& position_ids = {});

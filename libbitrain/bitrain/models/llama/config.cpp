@@ -1,95 +1,21 @@
 #include <bitrain/models/llama/config.h>
 
-#include <cmath>
-#include <limits>
-
 #include <bitrain/base/error.h>
+#include <bitrain/models/config_reader.h>
 
 namespace bitrain::models {
 namespace {
 
 using io::Json;
 
-/// Typed access to the keys of one JSON object; null counts as absent, as in transformers.
-class Reader {
- public:
-  Reader(const Json& json, std::string place) : json_(json), place_(std::move(place)) {
-    if (!json_.is_object()) throw FormatError(place_, ": a JSON object was expected");
-  }
-
-  [[nodiscard]] const Json* find(const char* key) const {
-    const auto found = json_.find(key);
-    return found == json_.end() || found->is_null() ? nullptr : &*found;
-  }
-  void read(const char* key, std::int64_t& value) const {
-    if (const Json* json = find(key)) value = integer(key, *json);
-  }
-  void read(const char* key, double& value) const {
-    if (const Json* json = find(key)) {
-      if (!json->is_number()) wrong(key, "a number");
-      value = json->get<double>();
-      if (!std::isfinite(value)) wrong(key, "a finite number");
-    }
-  }
-  void read(const char* key, bool& value) const {
-    if (const Json* json = find(key)) {
-      if (!json->is_boolean()) wrong(key, "true or false");
-      value = json->get<bool>();
-    }
-  }
-  void read(const char* key, std::string& value) const {
-    if (const Json* json = find(key)) {
-      if (!json->is_string()) wrong(key, "a string");
-      value = json->get<std::string>();
-    }
-  }
-  template <class T>
-  void read(const char* key, std::optional<T>& value) const {
-    value.reset();
-    if (find(key)) read(key, value.emplace());
-  }
-  /// One number or a list of them.
-  void read(const char* key, std::vector<std::int64_t>& values) const {
-    values.clear();
-    const Json* json = find(key);
-    if (!json) return;
-    if (!json->is_array()) {
-      values.push_back(integer(key, *json));
-      return;
-    }
-    for (const Json& element : *json) values.push_back(integer(key, element));
-  }
-  template <class T>
-  void require(const char* key, T& value) const {
-    if (!find(key)) throw FormatError(place_, ": the key '", key, "' is missing");
-    read(key, value);
-  }
-
- private:
-  [[noreturn]] void wrong(const char* key, const char* expected) const {
-    throw FormatError(place_, ": ", key, ": ", expected, " was expected, not ", json_[key].dump());
-  }
-  [[nodiscard]] std::int64_t integer(const char* key, const Json& json) const {
-    const bool fits =
-        json.is_number_integer() &&
-        !(json.is_number_unsigned() &&
-          json.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()));
-    if (!fits) wrong(key, "an integer");
-    return json.get<std::int64_t>();
-  }
-
-  const Json& json_;
-  std::string place_;
-};
-
 void read_rope(const Json& json, const std::string& name, RopeParameters& rope) {
-  const Reader top(json, name);
+  const ConfigReader top(json, name);
   top.read("rope_theta", rope.rope_theta);
   // transformers 5 writes rope_parameters; before, the scaling stood apart from rope_theta.
   const char* key = top.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
   const Json* found = top.find(key);
   if (!found) return;
-  const Reader reader(*found, name + ": " + key);
+  const ConfigReader reader(*found, name + ": " + key);
   reader.read("type", rope.rope_type);
   reader.read("rope_type", rope.rope_type);
   reader.read("rope_theta", rope.rope_theta);
@@ -216,7 +142,7 @@ void check(const LlamaConfig& config) {
 }
 
 LlamaConfig config_from_json(const Json& json, const std::string& name) {
-  const Reader reader(json, name);
+  const ConfigReader reader(json, name);
   LlamaConfig config;
   reader.require("model_type", config.model_type);
   if (config.model_type != "llama" && config.model_type != "mistral" && config.model_type != "qwen2") {

@@ -14,6 +14,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/models/initialise.h>
 #include <bitrain/models/llama/rotary.h>
 #include <bitrain/nn/functional.h>
 #include <bitrain/nn/recompute.h>
@@ -361,6 +362,10 @@ at::Tensor Llama::forward_cached(const at::Tensor& input_ids, KeyValueCache& cac
 std::unique_ptr<LanguageModel> make_llama(const LlamaConfig& config, at::TensorOptions options) {
   check(config);
   return std::make_unique<Llama>(config, options);
+}
+
+void initialise(LanguageModel& model, std::uint64_t seed) {
+  initialise(model, model.config().initializer_range, seed);
 }
 
 }  // namespace bitrain::models

@@ -18,8 +18,7 @@ namespace bitrain::models {
 [[nodiscard]] std::unique_ptr<LanguageModel> make_llama(const LlamaConfig& config,
                                                         at::TensorOptions options = {});
 
-/// Fills all weights as Hugging Face does: normal(0, initializer_range), biases 0, norms 1. Every value is a
-/// function of (seed, name, position), so neither threads nor the dtype nor the number of layers change it.
+/// Fills all weights at the config's initializer_range (models/initialise.h).
 void initialise(LanguageModel& model, std::uint64_t seed);
 
 }  // namespace bitrain::models

@@ -1,3 +1,5 @@
+#include <bitrain/models/initialise.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,7 +12,6 @@
 
 #include <bitrain/base/rng.h>
 #include <bitrain/base/strings.h>
-#include <bitrain/models/llama/model.h>
 
 namespace bitrain::models {
 namespace {
@@ -71,9 +72,8 @@ void fill_normal(at::Tensor& weight, double deviation, std::uint64_t key) {
 
 }  // namespace
 
-void initialise(LanguageModel& model, std::uint64_t seed) {
+void initialise(nn::Module& model, double deviation, std::uint64_t seed) {
   const at::NoGradGuard no_grad;
-  const double deviation = model.config().initializer_range;
   model.visit_tensors([&](const std::string& name, at::Tensor& tensor) {
     if (ends_with(name, ".bias")) {
       tensor.zero_();

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include <bitrain/hub/model_dir.h>
+#include <bitrain/models/encoder.h>
+
+namespace bitrain::hub {
+
+struct OpenedEncoder {
+  std::unique_ptr<models::EncoderModel> model;
+  std::shared_ptr<const text::Tokenizer> tokenizer;  ///< Null when not asked for.
+};
+
+/// Opens a Hugging Face folder of an encoder: config.json (bert, roberta, xlm-roberta, camembert, xmod),
+/// safetensors and the tokenizer. The weights may be those of the bare model or lie below "bert." or
+/// "roberta." beside the head of a task, which is left aside; norms may have TensorFlow's names (gamma,
+/// beta). A pooler is opened where the file has one. Weights are copied. Throws as open_model.
+[[nodiscard]] OpenedEncoder open_encoder(const std::filesystem::path& directory,
+                                         const OpenOptions& options = {});
+
+/// Writes what open_encoder and transformers' AutoModel read, the bare model. The folder appears whole or not
+/// at all. Throws StateError for a model with adapters: merge them first.
+void save_encoder(const std::filesystem::path& directory, models::EncoderModel& model,
+                  const text::Tokenizer* tokenizer, const SaveOptions& options = {});
+
+/// The same files into a folder that exists.
+void write_encoder(const std::filesystem::path& directory, models::EncoderModel& model,
+                   const text::Tokenizer* tokenizer, const SaveOptions& options = {});
+
+}  // namespace bitrain::hub

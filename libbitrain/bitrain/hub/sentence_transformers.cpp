@@ -1,0 +1,362 @@
+#include <bitrain/hub/sentence_transformers.h>
+
+#include <algorithm>
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/hub/encoder_dir.h>
+#include <bitrain/hub/weights.h>
+#include <bitrain/io/directory.h>
+#include <bitrain/io/safetensors.h>
+#include <bitrain/models/bert/config.h>
+#include <bitrain/models/config_reader.h>
+
+namespace bitrain::hub {
+namespace fs = std::filesystem;
+namespace {
+
+using io::Json;
+using models::ConfigReader;
+using models::Dense;
+using nn::Activation;
+using nn::Pooling;
+
+// ---- Names
+
+constexpr const char* kKnownModules = "Transformer, Pooling, Dense, Normalize";
+
+/// The booleans of folders before version 6, in the order in which modes were joined.
+constexpr std::array<std::pair<const char*, Pooling>, 6> kPoolingKeys = {
+    {{"pooling_mode_cls_token", Pooling::kCls},
+     {"pooling_mode_max_tokens", Pooling::kMax},
+     {"pooling_mode_mean_tokens", Pooling::kMean},
+     {"pooling_mode_mean_sqrt_len_tokens", Pooling::kMeanSqrtLenTokens},
+     {"pooling_mode_weightedmean_tokens", Pooling::kWeightedMean},
+     {"pooling_mode_lasttoken", Pooling::kLastToken}}};
+
+constexpr std::array<std::pair<const char*, Activation>, 5> kActivations = {
+    {{"torch.nn.modules.linear.Identity", Activation::kIdentity},
+     {"torch.nn.modules.activation.Tanh", Activation::kTanh},
+     {"torch.nn.modules.activation.ReLU", Activation::kRelu},
+     {"torch.nn.modules.activation.GELU", Activation::kGelu},
+     {"torch.nn.modules.activation.Sigmoid", Activation::kSigmoid}}};
+
+std::string last_part(const std::string& dotted) {
+  return dotted.substr(dotted.rfind('.') + 1);
+}
+
+std::string known_pooling_modes() {
+  std::vector<std::string> names;
+  for (const Pooling mode : nn::pooling_modes()) names.emplace_back(nn::pooling_name(mode));
+  return join(names, ", ");
+}
+
+// ---- Reading
+
+struct ModuleEntry {
+  std::string type;  ///< Without the path of its Python module.
+  fs::path directory;
+};
+
+std::vector<ModuleEntry> read_modules(const fs::path& directory) {
+  const fs::path path = directory / "modules.json";
+  const Json json = io::read_json(path);
+  if (!json.is_array() || json.empty()) throw FormatError(path.string(), ": a list of modules was expected");
+  std::vector<ModuleEntry> modules;
+  for (const Json& element : json) {
+    const ConfigReader reader(element, path.string());
+    std::string type;
+    std::string folder;
+    reader.require("type", type);
+    reader.read("path", folder);
+    const fs::path relative(folder);
+    if (relative.is_absolute() || std::find(relative.begin(), relative.end(), "..") != relative.end())
+      throw FormatError(path.string(), ": the path '", folder, "' leaves the folder");
+    modules.push_back({last_part(type), directory / relative});
+    const std::string& name = modules.back().type;
+    if (name != "Transformer" && name != "Pooling" && name != "Dense" && name != "Normalize") {
+      throw UnsupportedError(path.string(), ": the module type '", type,
+                             "' is not supported; there are: ", kKnownModules);
+    }
+  }
+  // Transformer, Pooling, Dense.., Normalize?
+  bool ordered = modules.size() >= 2 && modules[0].type == "Transformer" && modules[1].type == "Pooling";
+  for (std::size_t i = 2; i < modules.size(); ++i) {
+    const bool last = i + 1 == modules.size();
+    ordered = ordered && (modules[i].type == "Dense" || (modules[i].type == "Normalize" && last));
+  }
+  if (!ordered) {
+    std::vector<std::string> names;
+    for (const ModuleEntry& module : modules) names.push_back(module.type);
+    throw UnsupportedError(path.string(), ": the modules ", join(names, ", "),
+                           " are not supported in this order; there is: Transformer, Pooling, any number of "
+                           "Dense, at most one Normalize");
+  }
+  return modules;
+}
+
+Pooling pooling_mode(const std::string& name, const std::string& where) {
+  if (const std::optional<Pooling> mode = nn::pooling_named(name)) return *mode;
+  throw UnsupportedError(where, ": the pooling mode '", name,
+                         "' is not supported; there are: ", known_pooling_modes());
+}
+
+/// The modes of the booleans; the mean where none is set.
+std::vector<Pooling> old_pooling_modes(const Json& json, const ConfigReader& reader,
+                                       const std::string& where) {
+  std::vector<Pooling> modes;
+  for (const auto& [key, mode] : kPoolingKeys) {
+    bool active = false;
+    reader.read(key, active);
+    if (active) modes.push_back(mode);
+  }
+  for (const auto& [key, value] : json.items()) {
+    const bool known = std::any_of(kPoolingKeys.begin(), kPoolingKeys.end(),
+                                   [&name = key](const auto& entry) { return name == entry.first; });
+    if (known || !starts_with(key, "pooling_mode_") || value == false) continue;
+    (void)pooling_mode(key.substr(std::string("pooling_mode_").size()),
+                       where);  // Known under the new keys only.
+    throw FormatError(where, ": ", key, " is no key of a pooling module");
+  }
+  if (modes.empty()) modes.push_back(Pooling::kMean);
+  return modes;
+}
+
+std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden_size,
+                                  SentenceSettings& settings) {
+  const fs::path path = directory / "config.json";
+  const std::string where = path.string();
+  const Json json = io::read_json(path);
+  const ConfigReader reader(json, where);
+  std::int64_t width = hidden_size;
+  reader.read("word_embedding_dimension", width);
+  reader.read("embedding_dimension", width);
+  if (width != hidden_size) {
+    throw FormatError(where, ": pools ", width, " features, but the transformer has ", hidden_size);
+  }
+  reader.read("include_prompt", settings.include_prompt);
+  const Json* given = reader.find("pooling_mode");
+  if (given == nullptr) return old_pooling_modes(json, reader, where);
+  std::vector<Pooling> modes;
+  const Json list = given->is_array() ? *given : Json::array({*given});
+  for (const Json& name : list) {
+    if (!name.is_string()) throw FormatError(where, ": pooling_mode: a name was expected, not ", name.dump());
+    modes.push_back(pooling_mode(name.get<std::string>(), where));
+  }
+  if (modes.empty()) throw FormatError(where, ": pooling_mode is an empty list");
+  return modes;
+}
+
+Activation activation_named(const std::string& name, const std::string& where) {
+  std::vector<std::string> names;
+  for (const auto& [known, activation] : kActivations) {
+    names.push_back(last_part(known));
+    if (starts_with(name, "torch.nn.") && last_part(name) == last_part(known)) return activation;
+  }
+  throw UnsupportedError(where, ": the activation_function '", name,
+                         "' is not supported; there are those of torch.nn: ", join(names, ", "));
+}
+
+std::unique_ptr<Dense> read_dense(const fs::path& directory, const OpenOptions& options) {
+  const fs::path path = directory / "config.json";
+  const std::string where = path.string();
+  const Json json = io::read_json(path);
+  const ConfigReader reader(json, where);
+  std::int64_t in_features = 0;
+  std::int64_t out_features = 0;
+  bool bias = true;
+  bool residual = false;
+  std::string activation = "torch.nn.modules.activation.Tanh";
+  reader.require("in_features", in_features);
+  reader.require("out_features", out_features);
+  if (in_features < 1 || out_features < 1)
+    throw FormatError(where, ": in_features and out_features must be at least 1");
+  reader.read("bias", bias);
+  reader.read("activation_function", activation);
+  reader.read("use_residual", residual);
+  if (residual) throw UnsupportedError(where, ": use_residual is not supported");
+  for (const char* key : {"module_input_name", "module_output_name"}) {
+    std::string name = "sentence_embedding";
+    reader.read(key, name);
+    if (name != "sentence_embedding")
+      throw UnsupportedError(where, ": ", key, " '", name, "' is not supported; there is sentence_embedding");
+  }
+  const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
+  const at::ScalarType dtype = options.dtype.value_or(at::kFloat);
+  auto dense = std::make_unique<Dense>(in_features, out_features, bias, activation_named(activation, where),
+                                       at::TensorOptions().dtype(dtype));
+  load_weights(*dense, source, dtype, options.device);
+  return dense;
+}
+
+/// sentence_bert_config.json, or under the names that other families once had; null where there is none.
+Json read_transformer_settings(const fs::path& directory, std::string& where) {
+  for (const char* family :
+       {"bert", "roberta", "distilbert", "camembert", "xlm-roberta", "xlnet", "albert"}) {
+    const fs::path path = directory / c10::str("sentence_", family, "_config.json");
+    if (!fs::exists(path)) continue;
+    where = path.string();
+    return io::read_json(path);
+  }
+  return Json::object();
+}
+
+/// What the tokenizer was made for; nothing where it does not say. "No limit" is a huge number there.
+std::optional<double> model_max_length(const fs::path& directory) {
+  const fs::path path = directory / "tokenizer_config.json";
+  if (!fs::exists(path)) return std::nullopt;
+  const Json json = io::read_json(path);
+  std::optional<double> length;
+  ConfigReader(json, path.string()).read("model_max_length", length);
+  return length;
+}
+
+void read_transformer(const fs::path& directory, std::int64_t longest, SentenceSettings& settings) {
+  std::string where = directory.string();
+  const Json json = read_transformer_settings(directory, where);
+  const ConfigReader reader(json, where);
+  std::optional<std::int64_t> length;
+  reader.read("max_seq_length", length);
+  if (length && *length < 1) throw FormatError(where, ": max_seq_length must be at least 1, not ", *length);
+  settings.max_seq_length = longest;
+  if (length) {
+    settings.max_seq_length = std::min(*length, longest);
+  } else if (const auto made_for = model_max_length(directory); made_for && *made_for >= 1) {
+    if (*made_for < static_cast<double>(longest))
+      settings.max_seq_length = static_cast<std::int64_t>(*made_for);
+  }
+  reader.read("do_lower_case", settings.do_lower_case);
+  std::string task = "feature-extraction";
+  reader.read("transformer_task", task);
+  if (task != "feature-extraction") {
+    throw UnsupportedError(where, ": transformer_task '", task,
+                           "' is not supported; there is feature-extraction");
+  }
+}
+
+void read_settings(const fs::path& directory, SentenceSettings& settings) {
+  const fs::path path = directory / "config_sentence_transformers.json";
+  if (!fs::exists(path)) return;
+  const Json json = io::read_json(path);
+  const ConfigReader reader(json, path.string());
+  reader.read("default_prompt_name", settings.default_prompt_name);
+  reader.read("similarity_fn_name", settings.similarity_fn_name);
+  const Json* prompts = reader.find("prompts");
+  if (prompts == nullptr) return;
+  const ConfigReader texts(*prompts, path.string() + ": prompts");
+  for (const auto& [name, text] : prompts->items()) texts.read(name.c_str(), settings.prompts[name]);
+}
+
+// ---- Writing
+
+Json pooling_json(const models::SentenceEncoder& model, const SentenceSettings& settings) {
+  const std::vector<Pooling>& modes = model.options().pooling;
+  const std::int64_t width = model.encoder().config().hidden_size;
+  // The booleans have one order. Any other, or a mode twice, needs the keys of version 6.
+  const bool ordered = std::adjacent_find(modes.begin(), modes.end(), std::greater_equal<>()) == modes.end();
+  Json json;
+  if (ordered) {
+    json["word_embedding_dimension"] = width;
+    for (const auto& [key, mode] : kPoolingKeys)
+      json[key] = std::find(modes.begin(), modes.end(), mode) != modes.end();
+  } else {
+    json["embedding_dimension"] = width;
+    for (const Pooling mode : modes) json["pooling_mode"].push_back(nn::pooling_name(mode));
+  }
+  json["include_prompt"] = settings.include_prompt;
+  return json;
+}
+
+void write_dense(const fs::path& directory, Dense& dense, const SaveOptions& options) {
+  const auto* known = std::find_if(kActivations.begin(), kActivations.end(),
+                                   [&](const auto& entry) { return entry.second == dense.activation; });
+  if (known == kActivations.end())
+    throw UnsupportedError("sentence-transformers has no name for the activation of a dense map");
+  io::write_json(directory / "config.json", {{"in_features", dense.linear.in_features},
+                                             {"out_features", dense.linear.out_features},
+                                             {"bias", dense.linear.bias.defined()},
+                                             {"activation_function", known->first}});
+  const CollectedWeights weights = collect_weights(dense, options.dtype);
+  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes);
+}
+
+Json settings_json(const SentenceSettings& settings) {
+  Json json = {{"model_type", "SentenceTransformer"},
+               {"prompts", Json::object()},
+               {"default_prompt_name",
+                settings.default_prompt_name ? Json(*settings.default_prompt_name) : Json(nullptr)},
+               {"similarity_fn_name", settings.similarity_fn_name}};
+  for (const auto& [name, text] : settings.prompts) json["prompts"][name] = text;
+  return json;
+}
+
+}  // namespace
+
+OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const OpenOptions& options) {
+  const at::NoGradGuard no_grad;
+  OpenedSentenceEncoder result;
+  const bool plain = !fs::exists(directory / "modules.json");
+  if (plain) log_info(directory.string(), " has no modules.json: taking the mean of its hidden states");
+  const std::vector<ModuleEntry> modules =
+      plain ? std::vector<ModuleEntry>{{"Transformer", directory}} : read_modules(directory);
+  const fs::path& root = modules.front().directory;
+  OpenedEncoder opened = open_encoder(root, options);
+  result.tokenizer = std::move(opened.tokenizer);
+  read_transformer(root, opened.model->max_tokens(), result.settings);
+  read_settings(directory, result.settings);
+
+  models::EmbeddingOptions embedding;
+  std::vector<std::unique_ptr<Dense>> dense;
+  for (const ModuleEntry& module : modules) {
+    if (module.type == "Pooling")
+      embedding.pooling = read_pooling(module.directory, opened.model->config().hidden_size, result.settings);
+    else if (module.type == "Dense")
+      dense.push_back(read_dense(module.directory, options));
+    else if (module.type == "Normalize")
+      embedding.normalize = true;
+  }
+  try {
+    result.model = std::make_unique<models::SentenceEncoder>(std::move(opened.model), std::move(embedding),
+                                                             std::move(dense));
+  } catch (Error& error) {
+    error.add_context(directory.string());
+    throw;
+  }
+  return result;
+}
+
+void save_sentence_encoder(const fs::path& directory, models::SentenceEncoder& model,
+                           const text::Tokenizer* tokenizer, const SentenceSettings& settings,
+                           const SaveOptions& options) {
+  io::AtomicDirectory folder(directory);
+  write_encoder(folder.path(), model.encoder(), tokenizer, options);
+  Json modules = Json::array();
+  const auto add = [&](const std::string& type) {
+    const std::size_t index = modules.size();
+    const std::string path = index == 0 ? "" : std::to_string(index) + "_" + type;
+    modules.push_back({{"idx", index},
+                       {"name", std::to_string(index)},
+                       {"path", path},
+                       {"type", "sentence_transformers.models." + type}});
+    fs::create_directories(folder.path() / path);
+    return folder.path() / path;
+  };
+  add("Transformer");
+  io::write_json(add("Pooling") / "config.json", pooling_json(model, settings));
+  for (const auto& dense : model.dense()) write_dense(add("Dense"), *dense, options);
+  if (model.options().normalize) io::write_json(add("Normalize") / "config.json", Json::object());
+  io::write_json(folder.path() / "modules.json", modules);
+  io::write_json(folder.path() / "sentence_bert_config.json",
+                 {{"max_seq_length", settings.max_seq_length}, {"do_lower_case", settings.do_lower_case}});
+  io::write_json(folder.path() / "config_sentence_transformers.json", settings_json(settings));
+  folder.commit();
+}
+
+}  // namespace bitrain::hub

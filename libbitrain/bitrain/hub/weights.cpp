@@ -1,0 +1,177 @@
+#include <bitrain/hub/weights.h>
+
+#include <algorithm>
+#include <set>
+
+#include <c10/core/ScalarType.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/hub/bitsandbytes.h>
+#include <bitrain/nn/embedding.h>
+#include <bitrain/nn/linear.h>
+
+namespace bitrain::hub {
+namespace {
+
+std::string list_some(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 8;
+  std::vector<std::string> shown(names.begin(),
+                                 names.begin() + static_cast<std::ptrdiff_t>(std::min(names.size(), kShown)));
+  std::string text = join(shown, ", ");
+  if (names.size() > kShown) text += " and " + std::to_string(names.size() - kShown) + " more";
+  return text;
+}
+
+/// Fills a model from a source of tensors, and keeps account of what does not fit.
+class Loader {
+ public:
+  Loader(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
+         const WeightNames& names)
+      : model_(model), source_(source), dtype_(dtype), device_(device), names_(names) {}
+
+  void load() {
+    const TensorLookup lookup = [this](const std::string& name) {
+      if (!source_.contains(name)) return at::Tensor();
+      used_.insert(name);
+      return source_.tensor(name);
+    };
+    model_.visit_modules([&](const std::string& path, nn::Module& module) {
+      auto* linear = dynamic_cast<nn::Linear*>(&module);
+      if (linear != nullptr && !linear->shares_weight) {
+        const std::string name = names_.in_file(joined(path, "weight"));
+        if (is_bitsandbytes(name, lookup)) load_packed(name, *linear, lookup);
+      }
+      module.visit_own_tensors([&](const std::string& own, at::Tensor& tensor) {
+        load_dense(names_.in_file(joined(path, own)), tensor);
+      });
+    });
+    report();
+  }
+
+  static std::string joined(const std::string& path, const std::string& own) {
+    return path.empty() ? own : path + "." + own;
+  }
+
+ private:
+  void load_packed(const std::string& name, nn::Linear& linear, const TensorLookup& lookup) {
+    quant::QuantizedTensor packed = from_bitsandbytes(name, lookup);
+    linear.weight = at::Tensor();  // Dealt with here, whether it fits or not.
+    for (const std::string& part : source_.names())
+      if (starts_with(part, name)) used_.insert(part);
+    if (packed.shape != std::vector<std::int64_t>{linear.out_features, linear.in_features}) {
+      faults_.push_back(c10::str(name, " is ", at::IntArrayRef(packed.shape), ", the model wants [",
+                                 linear.out_features, ", ", linear.in_features, "]"));
+      return;
+    }
+    linear.quantized = packed.to(device_);
+  }
+
+  void load_dense(const std::string& name, at::Tensor& tensor) {
+    if (!source_.contains(name)) {
+      missing_.push_back(name);
+      return;
+    }
+    used_.insert(name);
+    const at::Tensor stored = source_.tensor(name);
+    if (stored.sizes() != tensor.sizes())
+      faults_.push_back(c10::str(name, " is ", stored.sizes(), ", the model wants ", tensor.sizes()));
+    else if (!stored.is_floating_point())
+      faults_.push_back(
+          c10::str(name, " holds ", c10::toString(stored.scalar_type()), ", no floating-point numbers"));
+    else
+      tensor = stored.to(device_, dtype_, /*non_blocking=*/false, /*copy=*/true);
+  }
+
+  void report() {
+    std::vector<std::string> unexpected;
+    for (const std::string& name : source_.names())
+      if (used_.count(name) == 0 && !names_.harmless(name)) unexpected.push_back(name);
+    if (!missing_.empty())
+      faults_.push_back("missing: " + list_some(missing_) + did_you_mean(missing_.front(), unexpected));
+    if (!unexpected.empty()) faults_.push_back("unexpected: " + list_some(unexpected));
+    if (!faults_.empty())
+      throw FormatError(source_.where(), ": the weights do not fit config.json: ", join(faults_, "; "));
+  }
+
+  nn::Module& model_;
+  const io::TensorSource& source_;
+  at::ScalarType dtype_;
+  at::Device device_;
+  const WeightNames& names_;
+  std::set<std::string> used_;
+  std::vector<std::string> missing_;
+  std::vector<std::string> faults_;
+};
+
+}  // namespace
+
+std::optional<at::ScalarType> dtype_in(const io::Json& config, const std::string& where) {
+  for (const char* key : {"dtype", "torch_dtype"}) {
+    const auto found = config.find(key);
+    if (found == config.end() || !found->is_string()) continue;
+    const std::string name = found->get<std::string>();
+    if (name == "float32") return at::kFloat;
+    if (name == "bfloat16") return at::kBFloat16;
+    if (name == "float16") return at::kHalf;
+    throw UnsupportedError(where, ": ", key, " '", name,
+                           "' is not supported (there are float32, bfloat16, float16)");
+  }
+  return std::nullopt;
+}
+
+const char* dtype_name(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16" : "float32";
+}
+
+at::ScalarType file_dtype(const io::TensorSource& source) {
+  for (const std::string& name : source.names()) {
+    const at::Tensor tensor = source.tensor(name);
+    const bool norm = ends_with(name, "norm.weight") || ends_with(name, "Norm.weight") ||
+                      ends_with(name, "LayerNorm.gamma");
+    if (norm && tensor.is_floating_point()) return tensor.scalar_type();
+  }
+  return at::kFloat;
+}
+
+void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
+                  const WeightNames& names) {
+  Loader(model, source, dtype, device, names).load();
+}
+
+CollectedWeights collect_weights(nn::Module& model, std::optional<at::ScalarType> dtype) {
+  CollectedWeights result;
+  std::optional<at::ScalarType> stored = dtype;
+  model.visit_modules([&](const std::string& path, nn::Module& module) {
+    const auto* linear = dynamic_cast<const nn::Linear*>(&module);
+    const auto* embedding = dynamic_cast<const nn::Embedding*>(&module);
+    if ((linear != nullptr && (!linear->adapters.empty() || linear->trainable_rows)) ||
+        (embedding != nullptr && (!embedding->adapters.empty() || embedding->trainable_rows)))
+      throw StateError("cannot save the model as a whole: ", path,
+                       " has an adapter; merge it first, or save the adapter alone");
+    if (linear != nullptr && linear->is_quantized()) {
+      const quant::QuantizedTensor& weight = *linear->quantized;
+      result.packed = quant::QuantizeOptions{weight.type, weight.block_size, weight.double_quant()};
+      for (auto& part : to_bitsandbytes(path + ".weight", weight)) result.tensors.push_back(std::move(part));
+    } else if (linear != nullptr) {
+      result.dense_linears.push_back(path);
+    }
+    module.visit_own_tensors([&](const std::string& own, at::Tensor& tensor) {
+      if (!stored) stored = tensor.scalar_type();
+      result.tensors.emplace_back(Loader::joined(path, own),
+                                  dtype ? tensor.detach().to(*dtype) : tensor.detach());
+    });
+  });
+  result.dtype = stored.value_or(at::kFloat);
+  return result;
+}
+
+void add_dtype(io::Json& config, const CollectedWeights& weights) {
+  config["dtype"] = dtype_name(weights.dtype);
+  config["torch_dtype"] = config["dtype"];  // For transformers 4.
+  if (weights.packed)
+    config["quantization_config"] =
+        quantization_config(*weights.packed, weights.dtype, weights.dense_linears);
+}
+
+}  // namespace bitrain::hub

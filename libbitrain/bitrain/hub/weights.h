@@ -1,0 +1,52 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <bitrain/io/json.h>
+#include <bitrain/io/safetensors.h>
+#include <bitrain/nn/module.h>
+#include <bitrain/quant/quantized_tensor.h>
+
+/// What all model folders share: dtypes in config.json, and tensors between files and modules.
+namespace bitrain::hub {
+
+/// The dtype that config.json names, if it does. Throws UnsupportedError for one that bitrain does not have.
+[[nodiscard]] std::optional<at::ScalarType> dtype_in(const io::Json& config, const std::string& where);
+[[nodiscard]] const char* dtype_name(at::ScalarType dtype);
+/// The dtype of the norms of a file; they are never packed.
+[[nodiscard]] at::ScalarType file_dtype(const io::TensorSource& source);
+
+/// How the names of a file differ from those of the model.
+struct WeightNames {
+  /// The file's name for the model's.
+  std::function<std::string(const std::string& name)> in_file = [](const std::string& name) { return name; };
+  /// Whether a tensor of the file that the model has no place for may be passed over.
+  std::function<bool(const std::string& name)> harmless = [](const std::string&) { return false; };
+};
+
+/// Fills `model` from `source`, copying dense weights as `dtype` to `device`; weights that bitsandbytes
+/// packed stay packed. Throws FormatError listing every tensor that is missing, unexpected or of another
+/// shape.
+void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
+                  const WeightNames& names = {});
+
+/// The tensors of a model as files hold them.
+struct CollectedWeights {
+  io::NamedTensors tensors;
+  at::ScalarType dtype = at::kFloat;             ///< Of dense weights.
+  std::optional<quant::QuantizeOptions> packed;  ///< How linear maps are packed, where they are.
+  std::vector<std::string> dense_linears;        ///< Paths of those that are not.
+};
+
+/// Collects them, dense weights as `dtype` where given. Throws StateError for a model with adapters.
+[[nodiscard]] CollectedWeights collect_weights(nn::Module& model, std::optional<at::ScalarType> dtype);
+
+/// Writes the dtype, and how weights are packed, into a config.json.
+void add_dtype(io::Json& config, const CollectedWeights& weights);
+
+}  // namespace bitrain::hub

@@ -1,0 +1,203 @@
+#include <bitrain/models/bert/config.h>
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/models/config_reader.h>
+
+namespace bitrain::models {
+namespace {
+
+using io::Json;
+
+struct Family {
+  const char* model_type;
+  const char* architecture;
+};
+constexpr std::array<Family, 5> kFamilies = {{{"bert", "BertModel"},
+                                              {"roberta", "RobertaModel"},
+                                              {"xlm-roberta", "XLMRobertaModel"},
+                                              {"camembert", "CamembertModel"},
+                                              {"xmod", "XmodModel"}}};
+constexpr std::array<const char*, 4> kActivations = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu"};
+
+const Family* family(const std::string& model_type) {
+  const auto* found = std::find_if(kFamilies.begin(), kFamilies.end(),
+                                   [&](const Family& known) { return known.model_type == model_type; });
+  return found == kFamilies.end() ? nullptr : found;
+}
+
+std::string known_families() {
+  std::vector<std::string> names;
+  for (const Family& known : kFamilies) names.emplace_back(known.model_type);
+  return join(names, ", ");
+}
+
+bool known_activation(const std::string& name) {
+  return std::find(kActivations.begin(), kActivations.end(), name) != kActivations.end();
+}
+
+/// The list of languages; ConfigReader has no lists of strings.
+void read_languages(const ConfigReader& reader, const std::string& name, BertConfig& config) {
+  const Json* json = reader.find("languages");
+  if (!json) return;
+  config.languages.clear();
+  if (!json->is_array()) throw FormatError(name, ": languages: a list was expected");
+  for (const Json& element : *json) {
+    if (!element.is_string()) throw FormatError(name, ": languages: a list of strings was expected");
+    config.languages.push_back(element.get<std::string>());
+  }
+}
+
+void check_adapters(const BertConfig& config) {
+  if (config.languages.empty()) throw ConfigError("an xmod model needs at least one of languages");
+  if (std::set<std::string>(config.languages.begin(), config.languages.end()).size() !=
+      config.languages.size()) {
+    throw ConfigError("languages lists a language twice: ", join(config.languages, ", "));
+  }
+  if (config.adapter_reduction_factor < 1 || config.adapter_reduction_factor > config.hidden_size) {
+    throw ConfigError("adapter_reduction_factor must lie between 1 and hidden_size (", config.hidden_size,
+                      "), not ", config.adapter_reduction_factor);
+  }
+  if (config.default_language && std::find(config.languages.begin(), config.languages.end(),
+                                           *config.default_language) == config.languages.end()) {
+    throw ConfigError("default_language '", *config.default_language,
+                      "' has no adapter; there are: ", join(config.languages, ", "));
+  }
+}
+
+template <class T>
+Json optional_json(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+}  // namespace
+
+void check(const BertConfig& config) {
+  if (family(config.model_type) == nullptr)
+    throw ConfigError("unknown model_type '", config.model_type, "'; there are: ", known_families());
+  if (!known_activation(config.hidden_act)) {
+    throw ConfigError("unknown hidden_act '", config.hidden_act,
+                      "'; there are: gelu, gelu_new, gelu_pytorch_tanh, relu");
+  }
+  const auto positive = [](const char* key, std::int64_t value) {
+    if (value < 1) throw ConfigError(key, " must be at least 1, not ", value);
+  };
+  positive("vocab_size", config.vocab_size);
+  positive("hidden_size", config.hidden_size);
+  positive("num_hidden_layers", config.num_hidden_layers);
+  positive("num_attention_heads", config.num_attention_heads);
+  positive("intermediate_size", config.intermediate_size);
+  positive("type_vocab_size", config.type_vocab_size);
+  if (config.hidden_size % config.num_attention_heads != 0) {
+    throw ConfigError("hidden_size (", config.hidden_size, ") must be a multiple of num_attention_heads (",
+                      config.num_attention_heads, ")");
+  }
+  if (config.pad_token_id < 0 || config.pad_token_id >= config.vocab_size) {
+    throw ConfigError("pad_token_id (", config.pad_token_id, ") lies outside the vocabulary of ",
+                      config.vocab_size);
+  }
+  if (config.max_position_embeddings <= config.first_position()) {
+    throw ConfigError("max_position_embeddings (", config.max_position_embeddings,
+                      ") leaves no position: the first is ", config.first_position());
+  }
+  if (!(config.layer_norm_eps > 0)) throw ConfigError("layer_norm_eps must be above 0");
+  if (!(config.hidden_dropout_prob >= 0 && config.hidden_dropout_prob < 1))
+    throw ConfigError("hidden_dropout_prob must lie in [0, 1), not ", config.hidden_dropout_prob);
+  if (config.has_language_adapters()) check_adapters(config);
+}
+
+BertConfig bert_config_from_json(const Json& json, const std::string& name) {
+  const ConfigReader reader(json, name);
+  BertConfig config;
+  reader.require("model_type", config.model_type);
+  if (family(config.model_type) == nullptr) {
+    throw UnsupportedError(name, ": model_type '", config.model_type,
+                           "' is not supported as an encoder; there are: ", known_families());
+  }
+  if (config.model_type != "bert") {
+    config.pad_token_id = 1;
+    config.bos_token_id = 0;
+    config.eos_token_id = 2;
+  }
+  reader.require("vocab_size", config.vocab_size);
+  reader.require("hidden_size", config.hidden_size);
+  reader.require("num_hidden_layers", config.num_hidden_layers);
+  reader.require("num_attention_heads", config.num_attention_heads);
+  reader.read("intermediate_size", config.intermediate_size);
+  reader.read("hidden_act", config.hidden_act);
+  reader.read("hidden_dropout_prob", config.hidden_dropout_prob);
+  reader.read("attention_probs_dropout_prob", config.attention_probs_dropout_prob);
+  reader.read("max_position_embeddings", config.max_position_embeddings);
+  reader.read("type_vocab_size", config.type_vocab_size);
+  reader.read("initializer_range", config.initializer_range);
+  reader.read("layer_norm_eps", config.layer_norm_eps);
+  reader.read("pad_token_id", config.pad_token_id);
+  if (reader.find("bos_token_id")) reader.read("bos_token_id", config.bos_token_id);
+  if (reader.find("eos_token_id")) reader.read("eos_token_id", config.eos_token_id);
+  if (config.has_language_adapters()) {
+    reader.read("pre_norm", config.pre_norm);
+    reader.read("adapter_reduction_factor", config.adapter_reduction_factor);
+    reader.read("adapter_layer_norm", config.adapter_layer_norm);
+    reader.read("adapter_reuse_layer_norm", config.adapter_reuse_layer_norm);
+    reader.read("ln_before_adapter", config.ln_before_adapter);
+    read_languages(reader, name, config);
+    reader.read("default_language", config.default_language);
+  }
+  std::string positions = "absolute";
+  reader.read("position_embedding_type", positions);
+  if (positions != "absolute") {
+    throw UnsupportedError(name, ": position_embedding_type '", positions,
+                           "' is not supported; there is absolute");
+  }
+  bool decoder = false;
+  reader.read("is_decoder", decoder);
+  if (decoder) throw UnsupportedError(name, ": is_decoder: this family is supported as an encoder only");
+  if (!known_activation(config.hidden_act)) {
+    throw UnsupportedError(name, ": hidden_act '", config.hidden_act,
+                           "' is not supported; there are: gelu, gelu_new, gelu_pytorch_tanh, relu");
+  }
+  try {
+    check(config);
+  } catch (Error& error) {
+    error.add_context(name);
+    throw;
+  }
+  return config;
+}
+
+Json config_to_json(const BertConfig& config) {
+  Json json = {{"architectures", {family(config.model_type)->architecture}},
+               {"model_type", config.model_type},
+               {"vocab_size", config.vocab_size},
+               {"hidden_size", config.hidden_size},
+               {"num_hidden_layers", config.num_hidden_layers},
+               {"num_attention_heads", config.num_attention_heads},
+               {"intermediate_size", config.intermediate_size},
+               {"hidden_act", config.hidden_act},
+               {"hidden_dropout_prob", config.hidden_dropout_prob},
+               {"attention_probs_dropout_prob", config.attention_probs_dropout_prob},
+               {"max_position_embeddings", config.max_position_embeddings},
+               {"type_vocab_size", config.type_vocab_size},
+               {"initializer_range", config.initializer_range},
+               {"layer_norm_eps", config.layer_norm_eps},
+               {"position_embedding_type", "absolute"},
+               {"pad_token_id", config.pad_token_id},
+               {"bos_token_id", optional_json(config.bos_token_id)},
+               {"eos_token_id", optional_json(config.eos_token_id)}};
+  if (config.has_language_adapters()) {
+    json["pre_norm"] = config.pre_norm;
+    json["adapter_reduction_factor"] = config.adapter_reduction_factor;
+    json["adapter_layer_norm"] = config.adapter_layer_norm;
+    json["adapter_reuse_layer_norm"] = config.adapter_reuse_layer_norm;
+    json["ln_before_adapter"] = config.ln_before_adapter;
+    json["languages"] = config.languages;
+    json["default_language"] = optional_json(config.default_language);
+  }
+  return json;
+}
+
+}  // namespace bitrain::models

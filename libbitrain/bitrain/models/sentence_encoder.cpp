@@ -1,0 +1,61 @@
+#include <bitrain/models/sentence_encoder.h>
+
+#include <string>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/linalg_vector_norm.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/models/bert/config.h>
+
+namespace bitrain::models {
+namespace {
+
+constexpr double kSmallestLength = 1e-12;  // As torch.nn.functional.normalize.
+
+at::Tensor unit_rows(const at::Tensor& x) {
+  return x / at::linalg_vector_norm(x, 2, {1}, /*keepdim=*/true).clamp_min(kSmallestLength);
+}
+
+}  // namespace
+
+Dense::Dense(std::int64_t in_features, std::int64_t out_features, bool bias, nn::Activation function,
+             at::TensorOptions options)
+    : linear(in_features, out_features, bias, options), activation(function) {
+  register_child("linear", linear);
+}
+
+SentenceEncoder::SentenceEncoder(std::unique_ptr<EncoderModel> encoder, EmbeddingOptions options,
+                                 std::vector<std::unique_ptr<Dense>> dense)
+    : encoder_(std::move(encoder)), options_(std::move(options)), dense_(std::move(dense)) {
+  if (options_.pooling.empty()) throw ConfigError("a sentence encoder needs a pooling mode");
+  std::int64_t width = encoder_->config().hidden_size * static_cast<std::int64_t>(options_.pooling.size());
+  register_child("transformer", *encoder_);
+  for (std::size_t i = 0; i < dense_.size(); ++i) {
+    const nn::Linear& linear = dense_[i]->linear;
+    if (linear.in_features != width) {
+      throw ConfigError("dense map ", i, " takes ", linear.in_features, " features, but is given ", width);
+    }
+    width = linear.out_features;
+    register_child("dense." + std::to_string(i), *dense_[i]);
+  }
+}
+
+at::Tensor SentenceEncoder::forward(const Batch& batch, const nn::ForwardContext& context) {
+  return embed(encoder_->forward(batch, context).hidden, batch.boundaries, context);
+}
+
+at::Tensor SentenceEncoder::embed(const at::Tensor& hidden, const std::vector<std::int32_t>& boundaries,
+                                  const nn::ForwardContext& context) const {
+  at::Tensor embedding = nn::pool_segments(hidden, boundaries, options_.pooling);
+  for (const auto& map : dense_) embedding = map->forward(embedding, context);
+  return options_.normalize ? unit_rows(embedding) : embedding;
+}
+
+std::int64_t SentenceEncoder::dimension() const {
+  if (!dense_.empty()) return dense_.back()->linear.out_features;
+  return encoder_->config().hidden_size * static_cast<std::int64_t>(options_.pooling.size());
+}
+
+}  // namespace bitrain::models

