@@ -8,16 +8,14 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/ones_like.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
-#include <bitrain/kernels/cpu_kernels.h>
+#include <bitrain/losses/cross_entropy.h>
 #include <bitrain/nn/functional.h>
 #include <bitrain/quant/matmul_4bit.h>
 
@@ -53,34 +51,6 @@ struct Call {
 
 // hidden is the Function's first input.
 constexpr int kHidden = 0;
-
-bool has_kernel(const at::Tensor& logits) {
-  return logits.device().is_cpu() &&
-         (logits.scalar_type() == at::kFloat || logits.scalar_type() == at::kBFloat16);
-}
-
-// Losses of a chunk; with `gradient`, logits become d(sum of weighted losses)/d(logits).
-void cross_entropy(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& weights,
-                   bool gradient, at::Tensor losses) {
-  if (has_kernel(logits)) {
-    const auto type =
-        logits.scalar_type() == at::kBFloat16 ? kernels::FloatType::kBFloat16 : kernels::FloatType::kFloat32;
-    kernels::cpu_kernels().cross_entropy(
-        type, {logits.data_ptr(), logits.stride(0)}, labels.const_data_ptr<std::int64_t>(),
-        weights.defined() ? weights.const_data_ptr<float>() : nullptr, logits.size(0), logits.size(1),
-        gradient, losses.mutable_data_ptr<float>());
-    return;
-  }
-  at::Tensor wide = logits.to(losses.scalar_type());
-  const at::Tensor index = labels.unsqueeze(1);
-  const at::Tensor lse = at::logsumexp(wide, 1, /*keepdim=*/true);
-  losses.copy_((lse - wide.gather(1, index)).squeeze(1));
-  if (!gradient) return;
-  at::Tensor slope = (wide - lse).exp_();
-  slope.scatter_add_(1, index, -at::ones_like(index, slope.options()));
-  if (weights.defined()) slope.mul_(weights.unsqueeze(1));
-  logits.copy_(slope);
-}
 
 /// Runs over the chunks and collects losses and gradients.
 class ChunkedHead {
@@ -207,8 +177,8 @@ class ChunkedHead {
       at::addmm_out(logits, logits, inner.back(), adapters_[i].b.t());
     }
     const at::Tensor weights = call_.weights.defined() ? call_.weights.narrow(0, begin, rows) : at::Tensor();
-    cross_entropy(logits, call_.labels.narrow(0, begin, rows), weights, call_.gradients,
-                  losses_.narrow(0, begin, rows));
+    cross_entropy_in_place(logits, call_.labels.narrow(0, begin, rows), weights, call_.gradients,
+                           losses_.narrow(0, begin, rows));
     if (call_.gradients) differentiate(logits, hidden, inner, begin);
   }
 

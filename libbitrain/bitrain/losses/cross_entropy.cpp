@@ -1,0 +1,41 @@
+#include <bitrain/losses/cross_entropy.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/ones_like.h>
+
+#include <bitrain/kernels/cpu_kernels.h>
+
+namespace bitrain::losses {
+namespace {
+
+bool has_kernel(const at::Tensor& logits) {
+  return logits.device().is_cpu() &&
+         (logits.scalar_type() == at::kFloat || logits.scalar_type() == at::kBFloat16);
+}
+
+}  // namespace
+
+void cross_entropy_in_place(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& weights,
+                            bool gradient, at::Tensor losses) {
+  if (has_kernel(logits)) {
+    const auto type =
+        logits.scalar_type() == at::kBFloat16 ? kernels::FloatType::kBFloat16 : kernels::FloatType::kFloat32;
+    kernels::cpu_kernels().cross_entropy(
+        type, {logits.data_ptr(), logits.stride(0)}, labels.const_data_ptr<std::int64_t>(),
+        weights.defined() ? weights.const_data_ptr<float>() : nullptr, logits.size(0), logits.size(1),
+        gradient, losses.mutable_data_ptr<float>());
+    return;
+  }
+  at::Tensor wide = logits.to(losses.scalar_type());
+  const at::Tensor index = labels.unsqueeze(1);
+  const at::Tensor lse = at::logsumexp(wide, 1, /*keepdim=*/true);
+  losses.copy_((lse - wide.gather(1, index)).squeeze(1));
+  if (!gradient) return;
+  at::Tensor slope = (wide - lse).exp_();
+  slope.scatter_add_(1, index, -at::ones_like(index, slope.options()));
+  if (weights.defined()) slope.mul_(weights.unsqueeze(1));
+  logits.copy_(slope);
+}
+
+}  // namespace bitrain::losses
