@@ -331,5 +331,123 @@ TEST(Inspect, MarksWhatIsSupervised) {
   EXPECT_THAT(colored, HasSubstr("... 1 more segments"));
 }
 
+// An example of two texts of two and three tokens; examples of equal number / 4 share the first text.
+TokenSequence two_texts(const Example& example) {
+  const auto number = static_cast<std::int32_t>(example.id);
+  const std::int32_t base = example.source == "es" ? 1'000'000 : 0;
+  TokenSequence sequence;
+  sequence.ids = {base + number / 4, 7, base + 5000 + number, 8, 9};
+  sequence.labels.assign(5, static_cast<std::int32_t>(kIgnoreIndex));
+  sequence.parts = {{2, 0}, {5, 1}};
+  return sequence;
+}
+
+LoaderOptions whole_options() {
+  LoaderOptions o = options("whole");
+  o.rows_per_step = 6;
+  o.micro_batch_rows = 4;
+  o.mixture.unit = "samples";
+  return o;
+}
+
+TEST(WholeExamples, BecomeSegmentsInGroups) {
+  const auto data = loader(whole_options(), 5, two_texts);
+  for (int step = 0; step < 4; ++step) {
+    const std::vector<Batch> batches = data->next_step();
+    ASSERT_EQ(batches.size(), 2U);
+    EXPECT_EQ(batches[0].segments(), 8);
+    EXPECT_EQ(batches[1].segments(), 4);
+    EXPECT_THAT(batches[1].group_ids, ElementsAre(0, 0, 1, 1));
+    EXPECT_THAT(batches[1].language_ids, ElementsAre(0, 1, 0, 1));
+    EXPECT_THAT(batches[1].boundaries, ElementsAre(0, 2, 5, 7, 10));
+    EXPECT_EQ(batches[1].first_token, 20);
+  }
+}
+
+std::vector<std::int64_t> first_ids(const std::vector<Batch>& step) {
+  std::vector<std::int64_t> ids;
+  for (const Batch& batch : step)
+    for (std::int64_t s = 0; s < batch.segments(); s += 2)
+      ids.push_back(batch.input_ids[batch.boundaries[static_cast<std::size_t>(s)]].item<std::int64_t>());
+  return ids;
+}
+
+TEST(WholeExamples, DistinctTextsComeOnceInAStepAndAreNotLost) {
+  LoaderOptions o = whole_options();
+  o.distinct_texts = true;
+  o.mixture.kind = "passes";
+  o.mixture.weights = {{"en", 1}, {"es", 1}};
+  const auto data = loader(o, 5, two_texts);
+  std::int64_t examples = 0;
+  bool some_waited = false;
+  for (std::vector<Batch> step = data->next_step(); !step.empty(); step = data->next_step()) {
+    const std::vector<std::int64_t> ids = first_ids(step);
+    EXPECT_EQ(std::set<std::int64_t>(ids.begin(), ids.end()).size(), ids.size());
+    examples += static_cast<std::int64_t>(ids.size());
+    some_waited = some_waited || !data->cursor().carried.empty();
+  }
+  EXPECT_EQ(examples, 87);
+  EXPECT_TRUE(some_waited);
+}
+
+TEST(WholeExamples, SingleSourceStepsNeverMixAndMeetTheShares) {
+  LoaderOptions o = whole_options();
+  o.single_source_steps = true;
+  o.distinct_texts = true;
+  const auto data = loader(o, 5, two_texts);
+  std::map<bool, int> steps;
+  for (int step = 0; step < 100; ++step) {
+    const std::vector<std::int64_t> ids = first_ids(data->next_step());
+    ASSERT_EQ(ids.size(), 6U);
+    const bool spanish = ids.front() >= 1'000'000;
+    for (const std::int64_t id : ids) EXPECT_EQ(id >= 1'000'000, spanish);
+    ++steps[spanish];
+  }
+  EXPECT_NEAR(steps[true], 70, 1);
+}
+
+TEST(WholeExamples, GoOnFromACursor) {
+  for (const bool single : {false, true}) {
+    LoaderOptions o = whole_options();
+    o.single_source_steps = single;
+    o.distinct_texts = true;
+    const auto through = loader(o, 5, two_texts);
+    for (int step = 0; step < 7; ++step) (void)through->next_step();
+    const Cursor cursor = cursor_from_json(to_json(through->cursor()));
+    o.prefetch_threads = 3;
+    const auto resumed = loader(o, 5, two_texts);
+    resumed->seek(cursor);
+    for (int step = 0; step < 7; ++step) EXPECT_EQ(plain(resumed->next_step()), plain(through->next_step()));
+  }
+}
+
+TEST(WholeExamples, AStepThatCannotBeFilledIsAnError) {
+  LoaderOptions o = whole_options();
+  o.distinct_texts = true;
+  const auto same = [](const Example&) {
+    TokenSequence sequence;
+    sequence.ids = {1, 2};
+    sequence.labels.assign(2, static_cast<std::int32_t>(kIgnoreIndex));
+    sequence.parts = {{1, 0}, {2, 1}};
+    return sequence;
+  };
+  const auto data = loader(o, 5, same);
+  try {
+    (void)data->next_step();
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("a step of 6 cannot be filled"));
+  }
+}
+
+TEST(WholeExamples, OptionsForThemNeedThem) {
+  LoaderOptions o = options("cut");
+  o.distinct_texts = true;
+  EXPECT_THROW((void)loader(o), ConfigError);
+  o.distinct_texts = false;
+  o.single_source_steps = true;
+  EXPECT_THROW((void)loader(o), ConfigError);
+}
+
 }  // namespace
 }  // namespace bitrain::data

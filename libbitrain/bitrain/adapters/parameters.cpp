@@ -3,6 +3,7 @@
 #include <set>
 
 #include <bitrain/base/error.h>
+#include <bitrain/models/language_model.h>
 #include <bitrain/nn/embedding.h>
 #include <bitrain/nn/linear.h>
 
@@ -39,15 +40,21 @@ void add_extras(Collector& collector, const std::string& path, Role role, bool e
   if (rows) collector.add(joined(path, "token_adapter.trainable_tokens_delta"), rows->rows, role, true);
 }
 
-void visit_weights(models::LanguageModel& model, const std::function<void(at::Tensor&)>& visit) {
+/// The head of a language model, or null.
+const nn::Linear* head_of(nn::Module& model) {
+  auto* language_model = dynamic_cast<models::LanguageModel*>(&model);
+  return language_model != nullptr ? &language_model->output_head() : nullptr;
+}
+
+void visit_weights(nn::Module& model, const std::function<void(at::Tensor&)>& visit) {
   model.visit_tensors([&](const std::string&, at::Tensor& tensor) { visit(tensor); });
 }
 
 }  // namespace
 
-std::vector<Parameter> trainable_parameters(models::LanguageModel& model) {
+std::vector<Parameter> trainable_parameters(nn::Module& model) {
   Collector collector;
-  const nn::Linear* head = &model.output_head();
+  const nn::Linear* head = head_of(model);
   model.visit_modules([&](const std::string& path, nn::Module& module) {
     const auto* linear = dynamic_cast<nn::Linear*>(&module);
     const auto* embedding = dynamic_cast<nn::Embedding*>(&module);
@@ -62,7 +69,7 @@ std::vector<Parameter> trainable_parameters(models::LanguageModel& model) {
   return collector.take();
 }
 
-void train_all(models::LanguageModel& model) {
+void train_all(nn::Module& model) {
   model.visit_modules([](const std::string& path, nn::Module& module) {
     const auto* linear = dynamic_cast<nn::Linear*>(&module);
     if (linear && linear->is_quantized())
@@ -71,17 +78,17 @@ void train_all(models::LanguageModel& model) {
                        "without quantising");
   });
   visit_weights(model, [](at::Tensor& tensor) { tensor.set_requires_grad(true); });
-  static_cast<void>(model.output_head());  // A tied head takes the embedding's tensor.
+  static_cast<void>(head_of(model));  // A tied head takes the embedding's tensor.
 }
 
-void freeze(models::LanguageModel& model) {
+void freeze(nn::Module& model) {
   visit_weights(model, [](at::Tensor& tensor) {
     tensor.set_requires_grad(false);
     tensor.mutable_grad() = at::Tensor();
   });
 }
 
-std::int64_t count_parameters(models::LanguageModel& model) {
+std::int64_t count_parameters(nn::Module& model) {
   std::int64_t count = 0;
   visit_weights(model, [&](at::Tensor& tensor) { count += tensor.numel(); });
   model.visit_modules([&](const std::string&, nn::Module& module) {
@@ -91,7 +98,7 @@ std::int64_t count_parameters(models::LanguageModel& model) {
   return count;
 }
 
-std::uint64_t weight_bytes(models::LanguageModel& model) {
+std::uint64_t weight_bytes(nn::Module& model) {
   std::uint64_t bytes = 0;
   visit_weights(model, [&](at::Tensor& tensor) { bytes += tensor.nbytes(); });
   model.visit_modules([&](const std::string&, nn::Module& module) {

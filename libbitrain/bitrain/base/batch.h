@@ -23,7 +23,10 @@ struct Batch {
   std::vector<std::int32_t>
       boundaries;  ///< cu_seqlens on the host, made once, so that no layer has to synchronise.
   std::vector<std::int32_t> language_ids;  ///< [S], index into the run's language list; empty when unknown.
-  std::vector<float> weights;              ///< [S] loss weight of a segment; empty means 1.
+  /// [S] rising: which example of the micro-batch a segment belongs to, for examples of several texts (query,
+  /// positive, negatives); empty: each segment is one.
+  std::vector<std::int32_t> group_ids;
+  std::vector<float> weights;  ///< [S] loss weight of a segment; empty means 1.
   std::int64_t first_token =
       0;  ///< Position of this micro-batch's first token in the global batch of the step.
 

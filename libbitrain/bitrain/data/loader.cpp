@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <deque>
 #include <exception>
+#include <iterator>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -44,6 +45,8 @@ void check_options(const LoaderOptions& options, const std::vector<SourcePtr>& s
         "loader: sequence_length must be 2 or more, rows_per_step and prefetch_steps 1 or more, "
         "micro_batch_rows and prefetch_threads 0 or more");
   }
+  if ((options.single_source_steps || options.distinct_texts) && options.packing != "whole")
+    throw ConfigError("loader: single_source_steps and distinct_texts need packing: whole");
   std::set<std::string> names;
   for (const SourcePtr& source : sources) {
     if (!names.insert(source->name()).second) {
@@ -106,14 +109,16 @@ struct Loader::Impl {
     mixture.emplace(o, std::move(described), length);
   }
 
-  /// The next sample with tokens, or a piece without a sequence at the end of the data.
-  Piece draw(Position& position) {
+  /// The next sample with tokens, of source `only` where it is one; or a piece without a sequence at the end
+  /// of the data.
+  Piece draw(Position& position, std::int64_t only) {
     std::vector<std::int64_t> dropped(sources.size(), 0);
     for (;;) {
-      const std::int64_t chosen = mixture->next(position.mixture, position.step);
+      const std::int64_t chosen = only >= 0 ? only : mixture->next(position.mixture, position.step);
       if (chosen < 0) return {};
       const auto i = static_cast<std::size_t>(chosen);
       const std::int64_t sample = position.mixture.sources[i].samples;
+      if (only >= 0 && mixture->limit(i) >= 0 && sample >= mixture->limit(i)) return {};
       auto sequence = streams[i]->get(sample);
       mixture->record(position.mixture, i, sequence->size(), position.step);
       if (!sequence->empty()) {
@@ -127,12 +132,30 @@ struct Loader::Impl {
     }
   }
 
+  /// The rows of a step, of source `only` where it is one.
+  std::vector<Row> rows_of(Position& position, std::vector<Piece>& carry, std::int64_t only) {
+    return pack_rows(
+        packing, options.rows_per_step, options.sequence_length, [&] { return draw(position, only); }, carry,
+        options.distinct_texts);
+  }
+
+  std::vector<Row> rows_of_one_source(Position& position) {
+    const std::int64_t only = mixture->next(position.mixture, position.step);
+    if (only < 0) return {};
+    std::vector<Piece> own;
+    std::vector<Piece> others;
+    for (Piece& piece : position.carry) (piece.source == only ? own : others).push_back(std::move(piece));
+    std::vector<Row> rows = rows_of(position, own, only);
+    others.insert(others.end(), std::make_move_iterator(own.begin()), std::make_move_iterator(own.end()));
+    position.carry = std::move(others);
+    return rows;
+  }
+
   Prepared build(const Position& from) {
     Prepared result;
     result.after = from;
-    const std::vector<Row> rows = pack_rows(
-        packing, options.rows_per_step, options.sequence_length, [&] { return draw(result.after); },
-        result.after.carry);
+    const std::vector<Row> rows = options.single_source_steps ? rows_of_one_source(result.after)
+                                                              : rows_of(result.after, result.after.carry, -1);
     const auto group = static_cast<std::size_t>(options.micro_batch_rows > 0 ? options.micro_batch_rows
                                                                              : options.rows_per_step);
     std::int64_t first_token = 0;

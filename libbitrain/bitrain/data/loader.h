@@ -21,6 +21,8 @@ struct LoaderOptions {
   std::int64_t micro_batch_rows = 0;
   std::string packing = "best_fit";
   bool keep_boundaries = true;
+  bool single_source_steps = false;
+  bool distinct_texts = false;
   bool shuffle = true;
   std::int64_t prefetch_threads = 1;
   std::int64_t prefetch_steps = 2;
@@ -29,15 +31,23 @@ struct LoaderOptions {
 
 template <class Visitor>
 void visit_fields(Visitor& v, LoaderOptions& o) {
-  v.field("sequence_length", o.sequence_length, at_least(2), "Tokens of a row: the longest context.");
+  v.field("sequence_length", o.sequence_length, at_least(2),
+          "Tokens of a row: the longest context. With packing whole only a guess, for the step's tokens.");
   v.field("rows_per_step", o.rows_per_step, at_least(1),
           "Rows of an optimizer step; times sequence_length it is the step's tokens.");
   v.field("micro_batch_rows", o.micro_batch_rows, at_least(0),
           "Rows in memory at a time; changes no result. 0: all rows of a step.");
-  v.field("packing", o.packing, one_of({"best_fit", "cut"}),
-          "best_fit keeps documents whole where they fit; cut fills every row and cuts at its end.");
+  v.field(
+      "packing", o.packing, one_of({"best_fit", "cut", "whole"}),
+      "best_fit keeps documents whole where they fit; cut fills every row and cuts at its end; whole: a row "
+      "is one example, however long.");
   v.field("keep_boundaries", o.keep_boundaries, any(),
           "Attention and positions stay within documents; otherwise within rows.");
+  v.field(
+      "single_source_steps", o.single_source_steps, any(),
+      "Take each step from one source alone, so that negatives are of one language; needs packing whole.");
+  v.field("distinct_texts", o.distinct_texts, any(),
+          "Let no text come twice in a step; needs packing whole.");
   v.field("shuffle", o.shuffle, any(), "Read each source in a new random order every epoch.");
   v.field("prefetch_threads", o.prefetch_threads, in_range(0, 256),
           "Threads that prepare steps in the background; changes no result. 0: none.");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include <bitrain/base/error.h>
@@ -89,17 +90,68 @@ std::vector<Row> pack_best_fit(std::int64_t rows, std::int64_t sequence_length, 
   return result;
 }
 
+/// The texts of a sequence, as their ids.
+std::vector<std::string_view> texts_of(const TokenSequence& sequence) {
+  const auto view = [&](std::size_t begin, std::size_t end) {
+    return std::string_view(reinterpret_cast<const char*>(sequence.ids.data() + begin),
+                            (end - begin) * sizeof(std::int32_t));
+  };
+  if (sequence.parts.empty()) return {view(0, sequence.ids.size())};
+  std::vector<std::string_view> texts;
+  std::size_t begin = 0;
+  for (const TokenSequence::Part& part : sequence.parts) {
+    texts.push_back(view(begin, static_cast<std::size_t>(part.end)));
+    begin = static_cast<std::size_t>(part.end);
+  }
+  return texts;
+}
+
+std::vector<Row> take_whole(std::int64_t rows, const Draw& draw, std::vector<Piece>& carry, bool distinct) {
+  std::vector<Row> result;
+  std::set<std::string_view> seen;  // Into sequences that `result` keeps alive.
+  const auto take = [&](Piece& piece) {
+    if (distinct) {
+      const std::vector<std::string_view> texts = texts_of(*piece.sequence);
+      if (std::any_of(texts.begin(), texts.end(),
+                      [&](std::string_view text) { return seen.count(text) > 0; }))
+        return false;
+      seen.insert(texts.begin(), texts.end());
+    }
+    result.push_back({std::move(piece)});
+    return true;
+  };
+  std::vector<Piece> left;
+  const std::size_t most_left = carry.size() + 16 * static_cast<std::size_t>(rows) + 256;
+  std::size_t carried = 0;
+  while (static_cast<std::int64_t>(result.size()) < rows) {
+    Piece piece = carried < carry.size() ? std::move(carry[carried++]) : draw();
+    if (piece.sequence == nullptr) break;
+    if (!take(piece)) left.push_back(std::move(piece));
+    if (left.size() > most_left) {
+      throw DataError("of the last ", left.size() + result.size(), " examples only ", result.size(),
+                      " share no text with another: a step of ", rows,
+                      " cannot be filled; make it smaller, or allow repeated texts");
+    }
+  }
+  left.insert(left.end(), std::make_move_iterator(carry.begin() + static_cast<std::ptrdiff_t>(carried)),
+              std::make_move_iterator(carry.end()));
+  carry = std::move(left);
+  return result;
+}
+
 }  // namespace
 
 Packing packing_from(const std::string& name) {
   if (name == "cut") return Packing::kCut;
   if (name == "best_fit") return Packing::kBestFit;
-  throw ConfigError("unknown packing '", name, "'", did_you_mean(name, {"best_fit", "cut"}),
-                    "; there are: best_fit, cut");
+  if (name == "whole") return Packing::kWhole;
+  throw ConfigError("unknown packing '", name, "'", did_you_mean(name, {"best_fit", "cut", "whole"}),
+                    "; there are: best_fit, cut, whole");
 }
 
 std::vector<Row> pack_rows(Packing packing, std::int64_t rows, std::int64_t sequence_length, const Draw& draw,
-                           std::vector<Piece>& carry) {
+                           std::vector<Piece>& carry, bool distinct) {
+  if (packing == Packing::kWhole) return take_whole(rows, draw, carry, distinct);
   return packing == Packing::kCut ? pack_cut(rows, sequence_length, draw, carry)
                                   : pack_best_fit(rows, sequence_length, draw, carry);
 }
@@ -108,9 +160,24 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   std::vector<std::vector<std::int32_t>> ids;
   std::vector<std::vector<std::int32_t>> labels;
   std::vector<std::int32_t> languages;
+  std::vector<std::int32_t> groups;
+  const auto add_parts = [&](const TokenSequence& sequence, std::size_t row) {
+    std::int32_t begin = 0;
+    for (const TokenSequence::Part& part : sequence.parts) {
+      ids.emplace_back(sequence.ids.begin() + begin, sequence.ids.begin() + part.end);
+      labels.emplace_back(sequence.labels.begin() + begin, sequence.labels.begin() + part.end);
+      languages.push_back(part.language);
+      groups.push_back(static_cast<std::int32_t>(row));
+      begin = part.end;
+    }
+  };
   for (std::size_t r = 0; r < count; ++r) {
     for (std::size_t p = 0; p < rows[r].size(); ++p) {
       const Piece& piece = rows[r][p];
+      if (!piece.sequence->parts.empty()) {
+        add_parts(*piece.sequence, r);
+        continue;
+      }
       if (keep_boundaries || p == 0) {
         ids.emplace_back();
         labels.emplace_back();
@@ -124,6 +191,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
     }
   }
   Batch batch = make_batch(ids, labels, languages);
+  batch.group_ids = std::move(groups);
   batch.first_token = first_token;
   return batch;
 }

@@ -18,6 +18,15 @@ struct TokenSequence {
   std::vector<std::int32_t> labels;
   std::int32_t language = -1;  ///< Index into the run's language list, set by the loader.
 
+  /// One text of several.
+  struct Part {
+    std::int32_t end = 0;        ///< In `ids`.
+    std::int32_t language = -1;  ///< Index into the run's language list.
+  };
+  /// The texts of an example that has several (query, positive, negatives), end to end in `ids`; empty: one
+  /// text. Only Packing::kWhole keeps them.
+  std::vector<Part> parts;
+
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
   [[nodiscard]] bool empty() const { return ids.empty(); }
 };
@@ -39,9 +48,9 @@ struct Piece {
 /// At most sequence_length tokens. Rows only set where long text is cut; batches have no padding.
 using Row = std::vector<Piece>;
 
-enum class Packing { kCut, kBestFit };
+enum class Packing { kCut, kBestFit, kWhole };
 
-/// "cut" or "best_fit". Throws ConfigError.
+/// "cut", "best_fit" or "whole". Throws ConfigError.
 [[nodiscard]] Packing packing_from(const std::string& name);
 
 /// Fills the rows of one step. `draw` gives the next whole sequence, or a piece without a sequence at the end
@@ -54,12 +63,18 @@ enum class Packing { kCut, kBestFit };
 ///   pieces drawn for the step are placed, longest first, into the row they fill best (best-fit decreasing,
 ///   Johnson 1974); what finds no room is carried, and placed first next time.
 ///
+/// - kWhole: one sequence is one row, as long as it is. With `distinct`, a sequence that has a text in common
+/// with
+///   one of the step is carried: in a contrastive batch a text must not be its own negative. Throws DataError
+///   when the data does not have as many different ones.
+///
 /// Returns fewer rows, or none, at the end of the data.
 [[nodiscard]] std::vector<Row> pack_rows(Packing packing, std::int64_t rows, std::int64_t sequence_length,
-                                         const std::function<Piece()>& draw, std::vector<Piece>& carry);
+                                         const std::function<Piece()>& draw, std::vector<Piece>& carry,
+                                         bool distinct = false);
 
-/// One micro-batch of rows: each piece is a segment, so attention does not cross documents; or, without
-/// `keep_boundaries`, each row is one segment, with the language of its first piece.
+/// One micro-batch of rows: each piece, or each part of it, is a segment, so attention does not cross
+/// documents; or, without `keep_boundaries`, each row is one segment, with the language of its first piece.
 [[nodiscard]] Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries,
                                std::int64_t first_token);
 

@@ -47,7 +47,7 @@ class Planner {
       : recipe_(recipe), dtype_(recipe.dtype == "float32" ? at::kFloat : at::kBFloat16) {
     std::error_code ignored;
     const std::filesystem::path config = std::filesystem::path(recipe.base) / "config.json";
-    if (!recipe.base.empty() && std::filesystem::exists(config, ignored))
+    if (!recipe.base.empty() && std::filesystem::exists(config, ignored) && !works_on_encoders(recipe))
       shapes_["base"] = models::config_from_json(io::read_json(config), config.string());
   }
 
@@ -92,6 +92,9 @@ class Planner {
   void visit(const Stage& stage, const SftStage& options) {
     adapt(stage, options.quantize, options.lora, options.loader, options.train.recompute);
   }
+  void visit(const Stage&, const EvaluateEncoderStage&) {}
+  void visit(const Stage&, const ExtendEncoderStage&) {}
+  void visit(const Stage&, const ContrastiveStage&) {}
   void visit(const Stage& stage, const EvaluateStage&) { hold(stage); }
   void visit(const Stage& stage, const MergeStage&) { hold(stage); }
 

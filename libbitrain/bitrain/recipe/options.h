@@ -17,6 +17,7 @@
 #include <bitrain/models/generation.h>
 #include <bitrain/models/llama/config.h>
 #include <bitrain/objectives/causal_lm.h>
+#include <bitrain/objectives/contrastive.h>
 #include <bitrain/objectives/sft.h>
 #include <bitrain/text/spm_trainer.h>
 #include <bitrain/train/options.h>
@@ -191,6 +192,77 @@ void visit_fields(Visitor& v, SftStage& o) {
   v.field("accuracy_cases", o.accuracy_cases, at_least(0),
           "Held-out lines of each language whose next word is asked for, before and after.");
   v.field("prompt_words", o.prompt_words, at_least(1), "Words of the line that are given.");
+}
+
+/// How an encoder is judged on held-out pairs of lines.
+struct RetrievalOptions {
+  std::int64_t max_length = 128;
+  std::string text_prompt;
+  std::string pair_prompt;
+  std::int64_t matrix = 24;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, RetrievalOptions& o) {
+  v.field("max_length", o.max_length, at_least(3), "Tokens a line is cut to, special tokens included.");
+  v.field("text_prompt", o.text_prompt, any(), "Put before every line of the source.");
+  v.field("pair_prompt", o.pair_prompt, any(), "Put before every line of the target.");
+  v.field("matrix", o.matrix, in_range(0, 200), "Lines of the picture of similarities in the report.");
+}
+
+/// recipe: evaluate_encoder
+struct EvaluateEncoderStage {
+  RetrievalOptions retrieval;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, EvaluateEncoderStage& o) {
+  v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
+}
+
+/// recipe: extend_encoder
+struct ExtendEncoderStage {
+  vocab::ExtensionOptions vocab;
+  vocab::InitialiserOptions initialiser;
+  std::int64_t pad_to_multiple_of = 1;
+  RetrievalOptions retrieval;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, ExtendEncoderStage& o) {
+  v.field("vocab", o.vocab, any(), "Which pieces are added.");
+  v.field("initialiser", o.initialiser, any(), "How their rows begin; there is no head.");
+  v.field("pad_to_multiple_of", o.pad_to_multiple_of, at_least(1),
+          "Round the model's rows up to a multiple.");
+  v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
+}
+
+/// recipe: contrastive
+struct ContrastiveStage {
+  ContrastiveStage() {
+    loader.packing = "whole";
+    loader.rows_per_step = 256;
+    loader.sequence_length = 64;
+    loader.distinct_texts = true;
+    loader.mixture.unit = "samples";
+    train.best_metric = "error_at_1";
+  }
+  std::string teacher;
+  objectives::ContrastiveOptions objective;
+  data::LoaderOptions loader;
+  train::TrainOptions train;
+  double dropout = -1;
+  RetrievalOptions retrieval;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, ContrastiveStage& o) {
+  v.field("teacher", o.teacher, any(), "What distillation imitates: an earlier stage, or base. Empty: none.");
+  v.field("objective", o.objective, any(), "Losses.");
+  v.field(
+      "loader", o.loader, any(),
+      "Batches: rows_per_step pairs give each other negatives, micro_batch_rows of them are in memory at a "
+      "time and change no result (GradCache).");
+  v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+  v.field("dropout", o.dropout, in_range(-1, 1),
+          "In place of the model's hidden_dropout_prob; -1: the model's.");
+  v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
 }
 
 /// recipe: merge

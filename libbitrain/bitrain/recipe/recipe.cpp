@@ -1,5 +1,7 @@
 #include <bitrain/recipe/recipe.h>
 
+#include <algorithm>
+
 #include <bitrain/base/error.h>
 #include <bitrain/recipe/decode.h>
 
@@ -76,6 +78,12 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
           stage.from.empty()
               ? "there is nothing to read from: set base=DIR, or put a stage before this one"
               : "no earlier stage is called '" + stage.from + "'" + did_you_mean(stage.from, before));
+    if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options);
+        contrastive != nullptr && !contrastive->teacher.empty() &&
+        std::find(before.begin(), before.end(), contrastive->teacher) == before.end())
+      problems.add(node->mark, "stages." + stage.name + ".teacher",
+                   "no earlier stage is called '" + contrastive->teacher + "'" +
+                       did_you_mean(contrastive->teacher, before));
     before.push_back(stage.name);
     kept.push_back(std::move(stage));
   }
@@ -104,6 +112,19 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
     if (sft->objective.max_length > sft->loader.sequence_length)
       problems.add(node.mark, key + ".objective.max_length", "must not be above loader.sequence_length");
   }
+  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
+    steps(contrastive->train);
+    const objectives::ContrastiveOptions& objective = contrastive->objective;
+    const bool distils = objective.distill_text > 0 || objective.distill_pair > 0;
+    if (distils && contrastive->teacher.empty())
+      problems.add(node.mark, key + ".teacher", "distillation needs one: name an earlier stage, or base");
+    if (!distils && objective.contrast == 0)
+      problems.add(node.mark, key + ".objective.contrast", "nothing to learn: every weight is 0");
+    if (contrastive->loader.rows_per_step < 2 && objective.contrast > 0)
+      problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
+    if (contrastive->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
+  }
 }
 
 }  // namespace
@@ -115,15 +136,20 @@ const Stage* Recipe::find(const std::string& stage) const {
 }
 
 std::vector<StageType> stage_types() {
-  return {{"tokenizer", "Learns a SentencePiece tokenizer.", TokenizerStage{}},
-          {"pretrain", "Trains a model from random weights, with the tokenizer of the stage it reads from.",
-           PretrainStage{}},
-          {"evaluate", "Scores held-out text of both languages.", EvaluateStage{}},
-          {"extend_vocab", "Adds pieces of the target language to tokenizer and model.", ExtendStage{}},
-          {"cpt", "Continual pre-training of LoRA adapters on a 4-bit or 16-bit base.", CptStage{}},
-          {"sft", "Supervised fine-tuning of adapters on conversations.", SftStage{}},
-          {"merge", "Folds the adapter of the stage it reads from into its base, and checks the result.",
-           MergeStage{}}};
+  return {
+      {"tokenizer", "Learns a SentencePiece tokenizer.", TokenizerStage{}},
+      {"pretrain", "Trains a model from random weights, with the tokenizer of the stage it reads from.",
+       PretrainStage{}},
+      {"evaluate", "Scores held-out text of both languages.", EvaluateStage{}},
+      {"extend_vocab", "Adds pieces of the target language to tokenizer and model.", ExtendStage{}},
+      {"cpt", "Continual pre-training of LoRA adapters on a 4-bit or 16-bit base.", CptStage{}},
+      {"sft", "Supervised fine-tuning of adapters on conversations.", SftStage{}},
+      {"merge", "Folds the adapter of the stage it reads from into its base, and checks the result.",
+       MergeStage{}},
+      {"evaluate_encoder", "Finds held-out lines by their translations, both ways.", EvaluateEncoderStage{}},
+      {"extend_encoder", "Adds pieces of the target language to the WordPiece tokenizer of an encoder.",
+       ExtendEncoderStage{}},
+      {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -165,6 +191,14 @@ Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::str
   Recipe recipe = read_recipe(document, file, problems);
   problems.raise();
   return recipe;
+}
+
+bool works_on_encoders(const Recipe& recipe) {
+  return std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const Stage& stage) {
+    return std::holds_alternative<EvaluateEncoderStage>(stage.options) ||
+           std::holds_alternative<ExtendEncoderStage>(stage.options) ||
+           std::holds_alternative<ContrastiveStage>(stage.options);
+  });
 }
 
 std::filesystem::path resolve(const Recipe& recipe, const std::string& path) {

@@ -14,7 +14,8 @@
 namespace bitrain::recipe {
 
 using StageOptions =
-    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage>;
+    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
+                 EvaluateEncoderStage, ExtendEncoderStage, ContrastiveStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {
@@ -79,6 +80,9 @@ struct StageType {
 /// Loads a file, applies the overrides in turn, reads. Throws IoError, or ConfigError with all problems.
 [[nodiscard]] Recipe load_recipe(const std::filesystem::path& file,
                                  const std::vector<std::string>& overrides = {});
+
+/// Whether its stages work with encoders, and so its base is one.
+[[nodiscard]] bool works_on_encoders(const Recipe& recipe);
 
 /// A data path of the recipe: as it is, if absolute or there from the current folder, else from the recipe's.
 [[nodiscard]] std::filesystem::path resolve(const Recipe& recipe, const std::string& path);

@@ -34,15 +34,21 @@ data::SourceOptions file_options(const Recipe& recipe, const std::string& file) 
   return options;
 }
 
+/// Both sides, as columns of one file.
+data::SourceOptions pair_options(const Recipe& recipe, const std::string& name) {
+  if (recipe.source.path != recipe.target.path)
+    throw ConfigError(name, ": pairs need source and target in one TSV file");
+  data::SourceOptions options = side_options(recipe, recipe.source, name);
+  options.pair_column = recipe.target.column;
+  options.pair_language = recipe.target.language;
+  return options;
+}
+
 data::SourcePtr open_instructions(const Recipe& recipe, const InstructionOptions& set, data::Split split) {
-  data::SourceOptions options =
-      side_options(recipe, set.rows == "target" ? recipe.target : recipe.source, set.name);
-  if (set.rows == "pairs") {
-    if (recipe.source.path != recipe.target.path)
-      throw ConfigError("instructions ", set.name, ": pairs need source and target in one TSV file");
-    options.pair_column = recipe.target.column;
-    options.pair_language = recipe.target.language;
-  }
+  const data::SourceOptions options =
+      set.rows == "pairs"
+          ? pair_options(recipe, set.name)
+          : side_options(recipe, set.rows == "target" ? recipe.target : recipe.source, set.name);
   std::vector<data::Transform> transforms;
   for (const data::TransformOptions& transform : set.transforms)
     transforms.push_back(data::make_transform(transform));
@@ -76,6 +82,10 @@ std::vector<std::string> held_out_lines(const Recipe& recipe, bool target) {
   if (recipe.held_out.every == 0 && recipe.held_out.last == 0)
     throw ConfigError("held_out: nothing is kept for evaluation; set held_out.every or held_out.last");
   return data::texts_of(*open_side(recipe, target, data::Split::kHeldOut), recipe.held_out.max_documents);
+}
+
+data::SourcePtr open_pairs(const Recipe& recipe, data::Split split) {
+  return data::open_source(pair_options(recipe, "pairs"), split);
 }
 
 std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,

@@ -34,6 +34,10 @@ struct StageData {
 /// The lines of one side that are kept for evaluation. Throws ConfigError when none are.
 [[nodiscard]] std::vector<std::string> held_out_lines(const Recipe& recipe, bool target);
 
+/// The lines of source and target side by side, from one TSV file: text and pair_text. Throws ConfigError
+/// when they are in two files.
+[[nodiscard]] data::SourcePtr open_pairs(const Recipe& recipe, data::Split split);
+
 /// The conversations of an sft stage.
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                               data::Split split);

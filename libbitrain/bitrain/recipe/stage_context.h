@@ -48,5 +48,8 @@ void run_stage(const ExtendStage& options, StageContext& context);
 void run_stage(const CptStage& options, StageContext& context);
 void run_stage(const SftStage& options, StageContext& context);
 void run_stage(const MergeStage& options, StageContext& context);
+void run_stage(const EvaluateEncoderStage& options, StageContext& context);
+void run_stage(const ExtendEncoderStage& options, StageContext& context);
+void run_stage(const ContrastiveStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

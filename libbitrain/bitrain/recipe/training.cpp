@@ -11,10 +11,10 @@ namespace bitrain::recipe {
 namespace fs = std::filesystem;
 namespace {
 
-io::Json evaluations_json(const std::vector<train::Evaluation>& evaluations) {
+io::Json evaluations_json(const std::vector<train::Evaluation>& evaluations, const std::string& figures) {
   io::Json list = io::Json::array();
   for (const train::Evaluation& evaluation : evaluations)
-    list.push_back({{"step", evaluation.step}, {"languages", evaluation.languages}});
+    list.push_back({{"step", evaluation.step}, {figures, evaluation.languages}});
   return list;
 }
 
@@ -32,7 +32,8 @@ io::Json shares_json(const std::vector<data::SourceShare>& shares) {
   return json;
 }
 
-void record(const train::TrainResult& result, const data::Loader& loader, io::Json& json) {
+void record(const train::TrainResult& result, const data::Loader& loader, const std::string& figures,
+            io::Json& json) {
   json["trainable_parameters"] = result.trainable_parameters;
   json["steps"] = result.steps;
   json["tokens"] = result.tokens;
@@ -46,7 +47,7 @@ void record(const train::TrainResult& result, const data::Loader& loader, io::Js
                    {"loss", result.curve.loss},
                    {"learning_rate", result.curve.learning_rate},
                    {"tokens_per_second", result.curve.tokens_per_second}};
-  json["evaluations"] = evaluations_json(result.evaluations);
+  json["evaluations"] = evaluations_json(result.evaluations, figures);
 }
 
 /// The logs of training move from the work folder to the stage's.
@@ -64,37 +65,43 @@ train::LanguageFigures language_figures(const io::Json& scores) {
   return figures;
 }
 
+void run_training(StageContext& context, train::TrainOptions options, data::Loader& loader,
+                  train::TrainParts parts, const std::string& figures,
+                  const std::function<void(const fs::path&)>& save) {
+  options.seed = context.recipe.seed;
+  parts.source = train::make_source(loader);
+  parts.output_dir = context.work.string();
+  parts.name = context.stage.name;
+  const train::TrainResult result = train::Trainer(options, std::move(parts)).run();
+  if (result.interrupted()) {
+    context.signal = result.signal;
+    return;
+  }
+  record(result, loader, figures, context.result);
+  save(context.out);
+  keep_logs(context.work, context.out);
+}
+
 void train_stage(StageContext& context, const TrainingParts& parts) {
   models::LanguageModel& model = *parts.model.model;
   const StageData& data = parts.data;
-  train::TrainOptions options = data.train;
-  options.seed = context.recipe.seed;
   const std::int64_t tokens_per_step = data.loader.rows_per_step * data.loader.sequence_length;
   const objectives::Objective& objective = *data.objective;
   data::Loader loader(
       data.loader, data.sources,
       [&objective](const data::Example& example) { return objective.encode(example); },
-      {static_cast<std::uint64_t>(context.recipe.seed), train::total_steps(options, tokens_per_step)});
+      {static_cast<std::uint64_t>(context.recipe.seed), train::total_steps(data.train, tokens_per_step)});
 
   train::TrainParts trainer_parts;
   trainer_parts.parameters = adapters::trainable_parameters(model);
   trainer_parts.loss = train::make_loss(model, objective);
-  trainer_parts.source = train::make_source(loader);
   trainer_parts.evaluate = [&](std::int64_t) {
     return language_figures(score_held_out(context.recipe, model, *parts.model.tokenizer));
   };
-  trainer_parts.output_dir = context.work.string();
-  trainer_parts.name = context.stage.name;
   context.result["parameters"] = adapters::count_parameters(model);
-  const train::TrainResult result = train::Trainer(options, std::move(trainer_parts)).run();
-  if (result.interrupted()) {
-    context.signal = result.signal;
-    return;
-  }
-  log_info(context.stage.name, ": ", data::describe(loader.shares(), data.loader.mixture.unit));
-  record(result, loader, context.result);
-  parts.save(context.out);
-  keep_logs(context.work, context.out);
+  run_training(context, data.train, loader, std::move(trainer_parts), "languages", parts.save);
+  if (context.signal == 0)
+    log_info(context.stage.name, ": ", data::describe(loader.shares(), data.loader.mixture.unit));
 }
 
 }  // namespace bitrain::recipe

@@ -10,6 +10,7 @@
 #include <bitrain/objectives/objective.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/train/callbacks.h>
+#include <bitrain/train/trainer.h>
 
 namespace bitrain::recipe {
 
@@ -25,6 +26,12 @@ struct TrainingParts {
 /// run, context.signal is set and nothing is saved but the checkpoint in context.work. Otherwise the weights
 /// are saved into context.out, with the logs beside them.
 void train_stage(StageContext& context, const TrainingParts& parts);
+
+/// The same for any model and loss: `parts` has the parameters, the loss and the evaluation; the rest is
+/// filled in. `figures`: what evaluations hold ("languages", "retrieval").
+void run_training(StageContext& context, train::TrainOptions options, data::Loader& loader,
+                  train::TrainParts parts, const std::string& figures,
+                  const std::function<void(const std::filesystem::path&)>& save);
 
 /// Figures of score_held_out as the trainer wants them.
 [[nodiscard]] train::LanguageFigures language_figures(const io::Json& scores);

@@ -4,6 +4,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/json.h>
+#include <bitrain/models/bert/config.h>
 #include <bitrain/models/llama/config.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
@@ -47,7 +48,10 @@ void check_base(const Recipe& recipe, const Node* document, Problems& problems) 
     return problems.add(mark, "base",
                         recipe.base + " is no Hugging Face model folder: it has no config.json");
   try {
-    (void)models::config_from_json(io::read_json(config), config.string());
+    if (works_on_encoders(recipe))
+      (void)models::bert_config_from_json(io::read_json(config), config.string());
+    else
+      (void)models::config_from_json(io::read_json(config), config.string());
   } catch (const Error& problem) {
     problems.add(mark, "base", problem.what());
   }
@@ -77,6 +81,12 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   if (const auto* cpt = std::get_if<CptStage>(&stage.options))
     check_weights(recipe, document, key + ".data.loader", cpt->data.loader.mixture, {"source", "target"},
                   problems);
+  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
+    check_weights(recipe, document, key + ".loader", contrastive->loader.mixture, {"pairs"}, problems);
+    if (recipe.source.path != recipe.target.path)
+      problems.add(mark_of(recipe, document, "target.path"), "target.path",
+                   "pairs need source and target in one TSV file");
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);

@@ -2,6 +2,8 @@
 
 #include <bitrain/text/tokenizer.h>
 
+#include <bitrain/base/error.h>
+
 namespace bitrain::text {
 namespace {
 
@@ -55,6 +57,18 @@ Encoding InputTemplate::frame(const Encoding& first, const Encoding& second) con
 const InputTemplate& Tokenizer::input_template() const {
   static const InputTemplate kPlain;
   return kPlain;
+}
+
+std::vector<TokenId> encode_framed(const Tokenizer& tokenizer, std::string_view text,
+                                   std::int64_t max_length) {
+  const InputTemplate& input = tokenizer.input_template();
+  const std::int64_t room = max_length - input.special_count();
+  if (room < 1)
+    throw ConfigError("max_length ", max_length, " leaves no room for text beside ", input.special_count(),
+                      " special tokens");
+  std::vector<TokenId> ids = tokenizer.encode(text);
+  if (static_cast<std::int64_t>(ids.size()) > room) ids.resize(static_cast<std::size_t>(room));
+  return input.frame(ids);
 }
 
 }  // namespace bitrain::text

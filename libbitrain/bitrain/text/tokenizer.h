@@ -78,6 +78,11 @@ class Tokenizer {
   virtual void save(const std::filesystem::path& dir) const = 0;
 };
 
+/// The ids of `text`, cut to at most `max_length` with its special tokens, and framed: what an encoder reads.
+/// Throws ConfigError when max_length leaves no room for text.
+[[nodiscard]] std::vector<TokenId> encode_framed(const Tokenizer& tokenizer, std::string_view text,
+                                                 std::int64_t max_length);
+
 /// Opens the tokenizer of a Hugging Face folder: tokenizer.model where there is one, else tokenizer.json; the
 /// latter too where it has added tokens behind the pieces of the former; else BERT's vocab.txt.
 /// Throws IoError when none exists, FormatError when one is damaged, UnsupportedError naming an unknown

@@ -10,10 +10,12 @@
 #include <bitrain/base/batch.h>
 #include <bitrain/base/loss_sum.h>
 #include <bitrain/nn/module.h>
+#include <bitrain/objectives/embedding_loss.h>
 #include <bitrain/optim/adamw.h>
 
 namespace bitrain::train {
 
+/// The loss of one micro-batch.
 using LossFunction = std::function<LossSum(const Batch&, const nn::ForwardContext&)>;
 
 /// Sums over the micro-batches of a step. Gradients are those of the loss *sum*; nothing is divided yet.
@@ -32,5 +34,13 @@ struct StepSums {
 [[nodiscard]] StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const LossFunction& loss,
                                             nn::ForwardContext context, optim::AdamW& optimizer,
                                             bool accumulate_in_float32);
+
+/// The same for a loss that looks across all micro-batches of a step, by GradCache (Gao et al. 2021): the
+/// embeddings of every micro-batch without gradients, the loss and its gradient for each embedding, then
+/// every micro-batch once more with gradients, its dropout replayed. The gradients are those of the whole
+/// batch at once, in the memory of one micro-batch. A step of one micro-batch is computed once.
+[[nodiscard]] StepSums accumulate_gradients(const std::vector<Batch>& micro_batches,
+                                            const objectives::EmbeddingLoss& loss, nn::ForwardContext context,
+                                            optim::AdamW& optimizer, bool accumulate_in_float32);
 
 }  // namespace bitrain::train

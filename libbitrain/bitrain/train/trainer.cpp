@@ -34,7 +34,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 void check(const TrainOptions& options, const TrainParts& parts) {
-  if (!parts.loss || !parts.source.next_step)
+  if (static_cast<bool>(parts.loss) == parts.embedding_loss.has_value() || !parts.source.next_step)
     throw StateError("trainer: a loss and a source of steps are needed");
   if (options.keep_last < 1) throw ConfigError("train.keep_last must be at least 1, not ", options.keep_last);
   if (options.log_every < 1) throw ConfigError("train.log_every must be at least 1, not ", options.log_every);
@@ -240,7 +240,10 @@ StepRecord Trainer::Run::compute(const std::vector<Batch>& micro_batches, StepSu
   context.recompute = options.recompute;
   context.dropout.seed = static_cast<std::uint64_t>(options.seed);
   context.dropout.step = state.step;
-  sums = accumulate_gradients(micro_batches, parts.loss, context, optimizer, options.accumulate_in_float32);
+  const bool in_float32 = options.accumulate_in_float32;
+  sums = parts.embedding_loss
+             ? accumulate_gradients(micro_batches, *parts.embedding_loss, context, optimizer, in_float32)
+             : accumulate_gradients(micro_batches, parts.loss, context, optimizer, in_float32);
 
   StepRecord record;
   record.step = state.step + 1;

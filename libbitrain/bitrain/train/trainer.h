@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include <bitrain/base/batch.h>
 #include <bitrain/base/loss_sum.h>
 #include <bitrain/nn/module.h>
+#include <bitrain/objectives/embedding_loss.h>
 #include <bitrain/optim/param_groups.h>
 #include <bitrain/train/callbacks.h>
 #include <bitrain/train/options.h>
@@ -34,6 +36,8 @@ struct TrainParts {
   std::vector<optim::Parameter> parameters;  ///< What to train: adapters::trainable_parameters(model).
   /// Forward pass and loss of one micro-batch, as a sum with its weight.
   std::function<LossSum(const Batch&, const nn::ForwardContext&)> loss;
+  /// In place of `loss`: one that looks across all micro-batches of a step, as contrastive ones do.
+  std::optional<objectives::EmbeddingLoss> embedding_loss;
   StepSource source;
   /// Optional: figures by language on held-out text. Called without gradients.
   std::function<LanguageFigures(std::int64_t step)> evaluate;

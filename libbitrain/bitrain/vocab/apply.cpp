@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <string>
 #include <utility>
 
 #include <ATen/Parallel.h>
@@ -9,38 +11,78 @@
 #include <ATen/ops/empty.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/models/bert/config.h>
 #include <bitrain/models/llama/config.h>
 
 namespace bitrain::vocab {
 namespace {
 
-void check_extensible(models::LanguageModel& model, const ExtensionPlan& plan) {
-  const nn::Embedding& embedding = model.input_embeddings();
-  const nn::Linear& head = model.output_head();
-  if (head.is_quantized())
+/// What grows in a model.
+struct Tables {
+  nn::Embedding& embedding;
+  nn::Linear* head = nullptr;  ///< Null: there is none.
+  bool tied = false;           ///< The head's weight is the embedding's.
+  std::int64_t& vocab_size;    ///< In the config.
+
+  [[nodiscard]] bool own_head() const { return head != nullptr && !tied; }
+};
+
+Tables tables_of(models::LanguageModel& model) {
+  return {model.input_embeddings(), &model.output_head(), model.tied(), model.config().vocab_size};
+}
+Tables tables_of(models::EncoderModel& model) {
+  return {model.input_embeddings(), nullptr, false, model.config().vocab_size};
+}
+
+/// A plan, whichever kind of tokenizer it is for.
+struct Growth {
+  const text::Tokenizer& base;
+  const std::vector<NewPiece>& pieces;
+  std::function<float(text::TokenId)> bytes;  ///< Of the text that an old piece stands for.
+  std::int64_t vocab_size = 0;                ///< Of the extended tokenizer.
+
+  [[nodiscard]] std::int64_t old_vocab_size() const { return base.vocab_size(); }
+};
+
+Growth growth_of(const ExtensionPlan& plan) {
+  const auto bytes = [&old = plan.base->model().pieces](text::TokenId id) {
+    const text::SpmPiece& piece = old.at(static_cast<std::size_t>(id));
+    return piece.type == text::PieceType::kByte ? 1.0F : static_cast<float>(piece.text.size());
+  };
+  return {*plan.base, plan.pieces, bytes, plan.vocab_size()};
+}
+Growth growth_of(const WordPiecePlan& plan) {
+  const auto bytes = [&base = *plan.base](text::TokenId id) {
+    const std::string piece = base.id_to_piece(id);
+    const bool continues = piece.size() > 2 && piece.compare(0, 2, "##") == 0;
+    return static_cast<float>(piece.size() - (continues ? 2 : 0));
+  };
+  return {*plan.base, plan.pieces, bytes, plan.vocab_size()};
+}
+
+void check_extensible(const Tables& tables, const Growth& growth) {
+  if (tables.head != nullptr && tables.head->is_quantized())
     throw StateError(
         "the output head is quantised and cannot grow: extend the vocabulary first, then quantise");
-  if (!embedding.adapters.empty() || !head.adapters.empty() || embedding.trainable_rows ||
-      head.trainable_rows)
+  const nn::Embedding& embedding = tables.embedding;
+  const bool adapted_head =
+      tables.head != nullptr && (!tables.head->adapters.empty() || tables.head->trainable_rows);
+  if (!embedding.adapters.empty() || embedding.trainable_rows || adapted_head)
     throw StateError(
         "the embedding or the head has an adapter and cannot grow: extend the vocabulary first, then attach "
         "adapters; or merge them");
-  if (embedding.num_embeddings() < plan.old_vocab_size())
+  if (embedding.num_embeddings() < growth.old_vocab_size())
     throw StateError("the model has ", embedding.num_embeddings(), " rows for a tokenizer of ",
-                     plan.old_vocab_size(), " pieces: they do not belong together");
+                     growth.old_vocab_size(), " pieces: they do not belong together");
 }
 
 /// Old pieces of each new one, and their bytes of its text.
-PieceTable piece_table(const ExtensionPlan& plan) {
+PieceTable piece_table(const Growth& growth) {
   PieceTable table;
-  const std::vector<text::SpmPiece>& old = plan.base->model().pieces;
   std::vector<float> bytes;
-  for (const NewPiece& piece : plan.pieces) {
+  for (const NewPiece& piece : growth.pieces) {
     bytes.clear();
-    for (const text::TokenId id : piece.source) {
-      const text::SpmPiece& from = old.at(static_cast<std::size_t>(id));
-      bytes.push_back(from.type == text::PieceType::kByte ? 1.0F : static_cast<float>(from.text.size()));
-    }
+    for (const text::TokenId id : piece.source) bytes.push_back(growth.bytes(id));
     table.add(piece.source, bytes);
   }
   return table;
@@ -62,20 +104,20 @@ at::Tensor grown(const at::Tensor& old, std::int64_t rows) {
   return result;
 }
 
-/// Fills both matrices of the new pieces; `head` is undefined when tied.
-void fill_both(at::Tensor& input, at::Tensor& head, const ExtensionPlan& plan,
-               const InitialiserOptions& options, std::uint64_t seed) {
+/// Fills both matrices of the new pieces; `head` is undefined when tied or not there.
+void fill_both(at::Tensor& input, at::Tensor& head, const Growth& growth, const InitialiserOptions& options,
+               std::uint64_t seed) {
   const InitialiserRules rules = rules_of(options);
   FillRequest request;
-  request.old_rows = plan.old_vocab_size();
-  request.first_row = plan.old_vocab_size();
+  request.old_rows = growth.old_vocab_size();
+  request.first_row = growth.old_vocab_size();
   request.seed = seed;
   if (!options.copy_of.empty()) {
-    const auto id = plan.base->piece_to_id(options.copy_of);
+    const auto id = growth.base.piece_to_id(options.copy_of);
     if (!id) throw ConfigError("copy_of: '", options.copy_of, "' is not a piece of the old tokenizer");
     request.copy_row = *id;
   }
-  const PieceTable pieces = piece_table(plan);
+  const PieceTable pieces = piece_table(growth);
   request.rule = rules.input;
   request.purpose = "input";
   fill_rows(input, pieces, options, request);
@@ -94,22 +136,22 @@ void fill_padding(at::Tensor& matrix, std::int64_t old_rows, std::int64_t begin)
     matrix.narrow(0, begin, matrix.size(0) - begin).copy_(mean_row(matrix, old_rows));
 }
 
-/// The model's matrices in place of the old ones, on their device.
-void install(models::LanguageModel& model, at::Tensor input, const at::Tensor& head,
+/// The grown matrices in place of the old ones, on their device.
+void install(models::LanguageModel* model, Tables& tables, at::Tensor input, const at::Tensor& head,
              const at::Device& device) {
-  nn::Embedding& embedding = model.input_embeddings();
-  const bool input_trained = embedding.weight.requires_grad();
+  const bool input_trained = tables.embedding.weight.requires_grad();
   const std::int64_t rows = input.size(0);
-  embedding.weight = input.to(device);
-  embedding.weight.set_requires_grad(input_trained);
-  nn::Linear& output = model.output_head();  // A tied head takes the new embedding here.
+  tables.embedding.weight = input.to(device);
+  tables.embedding.weight.set_requires_grad(input_trained);
+  tables.vocab_size = rows;
+  if (model == nullptr) return;
+  nn::Linear& output = model->output_head();  // A tied head takes the new embedding here.
   if (head.defined()) {
     const bool head_trained = output.weight.requires_grad();
     output.weight = head.to(device);
     output.weight.set_requires_grad(head_trained);
   }
   output.out_features = rows;
-  model.config().vocab_size = rows;
 }
 
 void grow_bias(nn::Linear& head, std::int64_t old_pieces, std::int64_t rows) {
@@ -123,29 +165,50 @@ void grow_bias(nn::Linear& head, std::int64_t old_pieces, std::int64_t rows) {
   head.bias.set_requires_grad(trained);
 }
 
-ApplyReport extend_to(models::LanguageModel& model, const ExtensionPlan& plan,
+/// Grows the tables to `rows` rows. `model`: the one with a head, or null.
+ApplyReport extend_to(models::LanguageModel* model, Tables tables, const Growth& growth,
                       const InitialiserOptions& options, std::uint64_t seed, std::int64_t rows) {
   const at::NoGradGuard no_grad;
   static_cast<void>(rules_of(options));
-  const at::Tensor old_input = model.input_embeddings().weight;
-  const std::int64_t old_pieces = plan.old_vocab_size();
+  const at::Tensor old_input = tables.embedding.weight;
+  const std::int64_t old_pieces = growth.old_vocab_size();
   const std::int64_t old_rows = old_input.size(0);
   at::Tensor input = grown(old_input, rows);
-  at::Tensor head = model.tied() ? at::Tensor() : grown(model.output_head().weight, rows);
-  fill_both(input, head, plan, options, seed);
-  const std::int64_t padding = std::max(old_rows, plan.vocab_size());
+  at::Tensor head = tables.own_head() ? grown(tables.head->weight, rows) : at::Tensor();
+  fill_both(input, head, growth, options, seed);
+  const std::int64_t padding = std::max(old_rows, growth.vocab_size);
   fill_padding(input, old_pieces, padding);
   if (head.defined()) fill_padding(head, old_pieces, padding);
-  grow_bias(model.output_head(), old_pieces, rows);
+  if (tables.head != nullptr) grow_bias(*tables.head, old_pieces, rows);
   ApplyReport report;
   report.old_rows = old_rows;
   report.rows = rows;
-  report.added = static_cast<std::int64_t>(plan.pieces.size());
+  report.added = static_cast<std::int64_t>(growth.pieces.size());
   report.reused_padding = std::clamp<std::int64_t>(old_rows - old_pieces, 0, report.added);
   report.old_norm = mean_norm(input, 0, old_pieces);
-  report.new_norm = mean_norm(input, old_pieces, plan.vocab_size());
-  install(model, std::move(input), head, old_input.device());
+  report.new_norm = mean_norm(input, old_pieces, growth.vocab_size);
+  install(model, tables, std::move(input), head, old_input.device());
   return report;
+}
+
+ApplyReport extend(models::LanguageModel* model, const Tables& tables, const Growth& growth,
+                   const InitialiserOptions& options, std::uint64_t seed, std::int64_t pad_to_multiple_of) {
+  check_extensible(tables, growth);
+  if (pad_to_multiple_of < 1) throw ConfigError("pad_to_multiple_of is ", pad_to_multiple_of, ", below 1");
+  const std::int64_t wanted =
+      (growth.vocab_size + pad_to_multiple_of - 1) / pad_to_multiple_of * pad_to_multiple_of;
+  const std::int64_t rows = std::max(tables.embedding.num_embeddings(), wanted);
+  return extend_to(model, tables, growth, options, seed, rows);
+}
+
+ApplyReport initialise_again(models::LanguageModel* model, const Tables& tables, const Growth& growth,
+                             const InitialiserOptions& options, std::uint64_t seed) {
+  check_extensible(tables, growth);
+  const std::int64_t rows = tables.embedding.num_embeddings();
+  if (rows < growth.vocab_size)
+    throw StateError("the model has ", rows, " rows, fewer than the ", growth.vocab_size,
+                     " pieces of the extended tokenizer: apply the extension first");
+  return extend_to(model, tables, growth, options, seed, rows);
 }
 
 }  // namespace
@@ -153,22 +216,23 @@ ApplyReport extend_to(models::LanguageModel& model, const ExtensionPlan& plan,
 ApplyReport apply_extension(models::LanguageModel& model, const ExtensionPlan& plan,
                             const InitialiserOptions& options, std::uint64_t seed,
                             std::int64_t pad_to_multiple_of) {
-  check_extensible(model, plan);
-  if (pad_to_multiple_of < 1) throw ConfigError("pad_to_multiple_of is ", pad_to_multiple_of, ", below 1");
-  const std::int64_t wanted =
-      (plan.vocab_size() + pad_to_multiple_of - 1) / pad_to_multiple_of * pad_to_multiple_of;
-  const std::int64_t rows = std::max(model.input_embeddings().num_embeddings(), wanted);
-  return extend_to(model, plan, options, seed, rows);
+  return extend(&model, tables_of(model), growth_of(plan), options, seed, pad_to_multiple_of);
+}
+
+ApplyReport apply_extension(models::EncoderModel& model, const WordPiecePlan& plan,
+                            const InitialiserOptions& options, std::uint64_t seed,
+                            std::int64_t pad_to_multiple_of) {
+  return extend(nullptr, tables_of(model), growth_of(plan), options, seed, pad_to_multiple_of);
 }
 
 ApplyReport initialise_new_rows(models::LanguageModel& model, const ExtensionPlan& plan,
                                 const InitialiserOptions& options, std::uint64_t seed) {
-  check_extensible(model, plan);
-  const std::int64_t rows = model.input_embeddings().num_embeddings();
-  if (rows < plan.vocab_size())
-    throw StateError("the model has ", rows, " rows, fewer than the ", plan.vocab_size(),
-                     " pieces of the extended tokenizer: apply the extension first");
-  return extend_to(model, plan, options, seed, rows);
+  return initialise_again(&model, tables_of(model), growth_of(plan), options, seed);
+}
+
+ApplyReport initialise_new_rows(models::EncoderModel& model, const WordPiecePlan& plan,
+                                const InitialiserOptions& options, std::uint64_t seed) {
+  return initialise_again(nullptr, tables_of(model), growth_of(plan), options, seed);
 }
 
 }  // namespace bitrain::vocab

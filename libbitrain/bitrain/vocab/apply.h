@@ -2,9 +2,11 @@
 
 #include <cstdint>
 
+#include <bitrain/models/encoder.h>
 #include <bitrain/models/language_model.h>
 #include <bitrain/vocab/initialisers.h>
 #include <bitrain/vocab/plan.h>
+#include <bitrain/vocab/wordpiece_plan.h>
 
 namespace bitrain::vocab {
 
@@ -30,9 +32,16 @@ ApplyReport apply_extension(models::LanguageModel& model, const ExtensionPlan& p
                             const InitialiserOptions& options, std::uint64_t seed,
                             std::int64_t pad_to_multiple_of = 1);
 
+/// The same for an encoder, which has no head.
+ApplyReport apply_extension(models::EncoderModel& model, const WordPiecePlan& plan,
+                            const InitialiserOptions& options, std::uint64_t seed,
+                            std::int64_t pad_to_multiple_of = 1);
+
 /// Fills the new pieces' rows of a model that apply_extension has grown once more, by another rule: to
 /// compare initialisers without opening the base for each.
 ApplyReport initialise_new_rows(models::LanguageModel& model, const ExtensionPlan& plan,
+                                const InitialiserOptions& options, std::uint64_t seed);
+ApplyReport initialise_new_rows(models::EncoderModel& model, const WordPiecePlan& plan,
                                 const InitialiserOptions& options, std::uint64_t seed);
 
 }  // namespace bitrain::vocab

@@ -1,0 +1,189 @@
+#include <bitrain/objectives/contrastive.h>
+
+#include <algorithm>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::objectives {
+namespace {
+
+/// The places of one kind of text among the segments of a micro-batch, or the rows of a step.
+struct Roles {
+  std::vector<std::int64_t> texts;
+  std::vector<std::int64_t> pairs;
+  std::vector<std::int64_t> negatives;
+  std::vector<std::int64_t> taught;  ///< The texts for the teacher.
+
+  [[nodiscard]] std::vector<std::int64_t> learned() const {
+    std::vector<std::int64_t> all = texts;
+    all.insert(all.end(), pairs.begin(), pairs.end());
+    all.insert(all.end(), negatives.begin(), negatives.end());
+    std::sort(all.begin(), all.end());
+    return all;
+  }
+};
+
+/// The segments of each example: text, pair, negatives, and the teacher's where there is one.
+Roles roles_of(const Batch& batch, bool taught) {
+  Roles roles;
+  const auto segments = static_cast<std::int64_t>(batch.group_ids.size());
+  if (segments != batch.segments())
+    throw StateError("a contrastive batch must say which example each segment belongs to");
+  for (std::int64_t begin = 0; begin < segments;) {
+    std::int64_t end = begin;
+    while (end < segments &&
+           batch.group_ids[static_cast<std::size_t>(end)] == batch.group_ids[static_cast<std::size_t>(begin)])
+      ++end;
+    if (taught) roles.taught.push_back(end - 1);
+    const std::int64_t last = taught ? end - 1 : end;
+    if (last - begin < 2) throw StateError("example ", roles.texts.size(), " of a batch is not a pair");
+    roles.texts.push_back(begin);
+    roles.pairs.push_back(begin + 1);
+    for (std::int64_t s = begin + 2; s < last; ++s) roles.negatives.push_back(s);
+    begin = end;
+  }
+  return roles;
+}
+
+at::Tensor rows_at(const at::Tensor& rows, const std::vector<std::int64_t>& places) {
+  at::Tensor index =
+      at::empty({static_cast<std::int64_t>(places.size())}, at::TensorOptions().dtype(at::kLong));
+  std::copy(places.begin(), places.end(), index.mutable_data_ptr<std::int64_t>());
+  return rows.index_select(0, index.to(rows.device()));
+}
+
+void append(data::TokenSequence& sequence, const std::vector<text::TokenId>& ids, std::int32_t language) {
+  sequence.ids.insert(sequence.ids.end(), ids.begin(), ids.end());
+  sequence.parts.push_back({static_cast<std::int32_t>(sequence.ids.size()), language});
+}
+
+}  // namespace
+
+Batch select_segments(const Batch& batch, const std::vector<std::int64_t>& wanted) {
+  if (static_cast<std::int64_t>(wanted.size()) == batch.segments()) return batch;
+  std::vector<std::int64_t> tokens;
+  Batch chosen;
+  chosen.boundaries.push_back(0);
+  chosen.first_token = batch.first_token;
+  for (const std::int64_t segment : wanted) {
+    const auto s = static_cast<std::size_t>(segment);
+    for (std::int32_t t = batch.boundaries[s]; t < batch.boundaries[s + 1]; ++t) tokens.push_back(t);
+    chosen.boundaries.push_back(static_cast<std::int32_t>(tokens.size()));
+    if (!batch.language_ids.empty()) chosen.language_ids.push_back(batch.language_ids[s]);
+    if (!batch.group_ids.empty()) chosen.group_ids.push_back(batch.group_ids[s]);
+    if (!batch.weights.empty()) chosen.weights.push_back(batch.weights[s]);
+  }
+  chosen.input_ids = rows_at(batch.input_ids, tokens);
+  chosen.labels = rows_at(batch.labels, tokens);
+  chosen.position_ids = rows_at(batch.position_ids, tokens);
+  if (batch.token_type_ids.defined()) chosen.token_type_ids = rows_at(batch.token_type_ids, tokens);
+  chosen.cu_seqlens =
+      at::empty({static_cast<std::int64_t>(chosen.boundaries.size())}, at::TensorOptions().dtype(at::kInt));
+  std::copy(chosen.boundaries.begin(), chosen.boundaries.end(),
+            chosen.cu_seqlens.mutable_data_ptr<std::int32_t>());
+  chosen.cu_seqlens = chosen.cu_seqlens.to(batch.input_ids.device());
+  return chosen;
+}
+
+Contrastive::Contrastive(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> languages,
+                         ContrastiveOptions options, std::shared_ptr<const text::Tokenizer> teacher_tokenizer)
+    : tokenizer_(std::move(tokenizer)),
+      teacher_tokenizer_(std::move(teacher_tokenizer)),
+      languages_(std::move(languages)),
+      options_(std::move(options)) {
+  if (options_.contrast == 0 && !distils())
+    throw ConfigError("contrastive: contrast, distill_text and distill_pair are all 0: nothing to learn");
+  if (distils() && teacher_tokenizer_ == nullptr)
+    throw ConfigError("contrastive: distill_text and distill_pair need a teacher");
+  if (!distils()) teacher_tokenizer_ = nullptr;
+}
+
+data::TokenSequence Contrastive::encode(const data::Example& example) const {
+  if (example.pair_text.empty() && (!example.messages.empty() || !example.text.empty()))
+    throw DataError("row ", example.id + 1, " of source '", example.source,
+                    "' is not a pair: contrastive training needs a text and its translation or answer");
+  if (example.text.empty() || example.text == example.pair_text) return {};
+  const auto language = [&](const std::string& code) {
+    const auto found = std::find(languages_.begin(), languages_.end(), code);
+    return found == languages_.end() ? -1 : static_cast<std::int32_t>(found - languages_.begin());
+  };
+  const auto framed = [&](const text::Tokenizer& tokenizer, const std::string& text) {
+    return text::encode_framed(tokenizer, text, options_.max_length);
+  };
+  const std::string text = options_.text_prompt + example.text;
+  const std::int32_t first = language(example.language);
+  const std::int32_t second = language(example.pair_language);
+  data::TokenSequence sequence;
+  append(sequence, framed(*tokenizer_, text), first);
+  append(sequence, framed(*tokenizer_, options_.pair_prompt + example.pair_text), second);
+  for (const std::string& negative : example.negatives)
+    append(sequence, framed(*tokenizer_, options_.pair_prompt + negative), second);
+  if (teacher_tokenizer_) append(sequence, framed(*teacher_tokenizer_, text), first);
+  sequence.labels.assign(sequence.ids.size(), static_cast<std::int32_t>(kIgnoreIndex));
+  return sequence;
+}
+
+EmbeddingLoss Contrastive::loss(models::SentenceEncoder& model, models::SentenceEncoder* teacher) const {
+  const bool taught = distils();
+  if (taught && teacher == nullptr) throw StateError("contrastive: distillation needs a teacher");
+  EmbeddingLoss loss;
+  loss.embed = [&model, taught](const Batch& batch, const nn::ForwardContext& context) {
+    return model.forward(select_segments(batch, roles_of(batch, taught).learned()), context);
+  };
+  if (taught)
+    loss.teach = [teacher](const Batch& batch) {
+      return teacher->forward(select_segments(batch, roles_of(batch, true).taught), {});
+    };
+  loss.loss = [this](const at::Tensor& embedded, const at::Tensor& targets,
+                     const std::vector<Batch>& micro_batches) {
+    return loss_of(embedded, targets, micro_batches);
+  };
+  return loss;
+}
+
+LossSum Contrastive::loss_of(const at::Tensor& embedded, const at::Tensor& taught,
+                             const std::vector<Batch>& micro_batches) const {
+  Roles rows;  // Of `embedded`: the segments without the teacher's.
+  std::int64_t next = 0;
+  for (const Batch& batch : micro_batches) {
+    const Roles roles = roles_of(batch, distils());
+    const std::vector<std::int64_t> learned = roles.learned();
+    const auto add = [&](const std::vector<std::int64_t>& segments, std::vector<std::int64_t>& to) {
+      for (const std::int64_t segment : segments)
+        to.push_back(next + (std::lower_bound(learned.begin(), learned.end(), segment) - learned.begin()));
+    };
+    add(roles.texts, rows.texts);
+    add(roles.pairs, rows.pairs);
+    add(roles.negatives, rows.negatives);
+    next += static_cast<std::int64_t>(learned.size());
+  }
+  const at::Tensor texts = rows_at(embedded, rows.texts);
+  const at::Tensor pairs = rows_at(embedded, rows.pairs);
+  LossSum result;
+  result.weight = static_cast<double>(rows.texts.size());
+  const auto add = [&](const std::string& name, const at::Tensor& sum) {
+    result.sum = result.sum.defined() ? result.sum + sum : sum;
+    LossSum::Part& part = result.parts[name];
+    part.sum += sum.item<double>();
+    part.weight = result.weight;
+  };
+  if (options_.contrast > 0) {
+    const at::Tensor candidates =
+        rows.negatives.empty() ? pairs : at::cat({pairs, rows_at(embedded, rows.negatives)});
+    at::Tensor sum = losses::info_nce(texts, candidates, options_.info_nce).sum;
+    if (options_.symmetric) sum = (sum + losses::info_nce(pairs, texts, options_.info_nce).sum) / 2;
+    add("contrast", sum * options_.contrast);
+  }
+  if (options_.distill_text > 0) add("distill", (texts - taught).square().sum() * options_.distill_text);
+  if (options_.distill_pair > 0) add("distill", (pairs - taught).square().sum() * options_.distill_pair);
+  return result;
+}
+
+}  // namespace bitrain::objectives

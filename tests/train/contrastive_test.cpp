@@ -1,0 +1,233 @@
+#include <bitrain/objectives/contrastive.h>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/tensor.h>
+
+#include <bitrain/adapters/parameters.h>
+#include <bitrain/base/error.h>
+#include <bitrain/eval/encode.h>
+#include <bitrain/optim/adamw.h>
+#include <bitrain/train/step.h>
+#include <support/byte_tokenizer.h>
+#include <support/gradcheck.h>
+#include <support/tiny_bert.h>
+
+namespace bitrain::train {
+namespace {
+
+using objectives::Contrastive;
+using objectives::ContrastiveOptions;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::shared_ptr<const text::Tokenizer> bytes() {
+  return std::make_shared<test::ByteTokenizer>(false, false);
+}
+
+data::Example pair(const std::string& text, const std::string& translation,
+                   std::vector<std::string> negatives = {}) {
+  data::Example example;
+  example.text = text;
+  example.pair_text = translation;
+  example.negatives = std::move(negatives);
+  example.language = "en";
+  example.pair_language = "es";
+  example.source = "pairs";
+  return example;
+}
+
+std::unique_ptr<models::SentenceEncoder> encoder(at::ScalarType dtype, std::uint64_t seed = 7,
+                                                 double dropout = 0.1) {
+  models::BertConfig config = testing::tiny_bert_config();
+  config.vocab_size = bytes()->vocab_size();
+  config.hidden_dropout_prob = dropout;
+  return std::make_unique<models::SentenceEncoder>(testing::tiny_bert(dtype, config, false, seed),
+                                                   models::EmbeddingOptions{{nn::Pooling::kMean}, true});
+}
+
+/// The pairs in micro-batches of `rows` pairs.
+std::vector<Batch> micro_batches(const Contrastive& objective, const std::vector<data::Example>& examples,
+                                 std::size_t rows) {
+  std::vector<data::Row> all;
+  for (const data::Example& example : examples) {
+    auto sequence = std::make_shared<data::TokenSequence>(objective.encode(example));
+    all.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
+  }
+  std::vector<Batch> batches;
+  std::int64_t first_token = 0;
+  for (std::size_t begin = 0; begin < all.size(); begin += rows) {
+    batches.push_back(
+        data::batch_rows(all.data() + begin, std::min(rows, all.size() - begin), true, first_token));
+    first_token += batches.back().tokens();
+  }
+  return batches;
+}
+
+std::vector<data::Example> seven_pairs(std::size_t negatives = 0) {
+  const std::vector<std::string> words = {"one", "two", "three", "four", "five", "six", "seven"};
+  const std::vector<std::string> palabras = {"uno", "dos", "tres", "cuatro", "cinco", "seis", "siete"};
+  std::vector<data::Example> pairs;
+  for (std::size_t i = 0; i < words.size(); ++i)
+    pairs.push_back(pair(words[i], palabras[i], std::vector<std::string>(negatives, "no " + words[6 - i])));
+  return pairs;
+}
+
+struct Outcome {
+  StepSums sums;
+  std::vector<at::Tensor> gradients;
+};
+
+Outcome step_of(const ContrastiveOptions& options, std::size_t rows, std::size_t negatives, double dropout) {
+  const auto model = encoder(at::kDouble, 7, dropout);
+  const auto teacher = encoder(at::kDouble, 8);
+  const Contrastive objective(bytes(), {"en", "es"}, options, bytes());
+  adapters::train_all(*model);
+  optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(*model), {}));
+  nn::ForwardContext context;
+  context.dropout = {3, 5, 0};
+  Outcome outcome;
+  outcome.sums = accumulate_gradients(micro_batches(objective, seven_pairs(negatives), rows),
+                                      objective.loss(*model, teacher.get()), context, optimizer, true);
+  outcome.gradients = optimizer.gradients();
+  return outcome;
+}
+
+void expect_same(const Outcome& a, const Outcome& b) {
+  EXPECT_NEAR(a.sums.loss, b.sums.loss, 1e-9);
+  EXPECT_EQ(a.sums.weight, b.sums.weight);
+  ASSERT_EQ(a.gradients.size(), b.gradients.size());
+  for (std::size_t i = 0; i < a.gradients.size(); ++i)
+    EXPECT_LT((a.gradients[i] - b.gradients[i]).abs().max().item<double>(), 1e-9) << i;
+}
+
+TEST(GradCache, GivesTheGradientsOfTheWholeBatchWithDropout) {
+  for (const std::size_t negatives : {0, 2}) {
+    for (const bool symmetric : {false, true}) {
+      ContrastiveOptions options;
+      options.symmetric = symmetric;
+      const Outcome whole = step_of(options, 7, negatives, 0.3);
+      EXPECT_GT(whole.sums.loss, 1);
+      expect_same(whole, step_of(options, 3, negatives, 0.3));
+      expect_same(whole, step_of(options, 1, negatives, 0.3));
+    }
+  }
+}
+
+TEST(GradCache, GivesThemWithATeacher) {
+  ContrastiveOptions options;
+  options.distill_text = 0.7;
+  options.distill_pair = 0.4;
+  const Outcome whole = step_of(options, 7, 0, 0);
+  EXPECT_GT(whole.sums.parts.at("distill").sum, 0);
+  EXPECT_NEAR(whole.sums.parts.at("distill").sum + whole.sums.parts.at("contrast").sum, whole.sums.loss,
+              1e-9);
+  expect_same(whole, step_of(options, 2, 0, 0));
+  options.contrast = 0;
+  expect_same(step_of(options, 7, 0, 0), step_of(options, 3, 0, 0));
+}
+
+TEST(Contrastive, IsTheLossOfItsEmbeddings) {
+  const auto model = encoder(at::kDouble);
+  const Contrastive objective(bytes(), {"en", "es"});
+  const std::vector<Batch> batches = micro_batches(objective, seven_pairs(), 7);
+  const objectives::EmbeddingLoss loss = objective.loss(*model, nullptr);
+  const at::NoGradGuard no_grad;
+  const at::Tensor rows = loss.embed(batches.front(), {});
+  const at::Tensor logits = 20 * rows.slice(0, 0, 14, 2).matmul(rows.slice(0, 1, 14, 2).t());
+  const at::Tensor forward = (logits.logsumexp(1) - logits.diagonal()).sum();
+  const at::Tensor backward = (logits.logsumexp(0) - logits.diagonal()).sum();
+  const LossSum sum = loss.loss(rows, {}, batches);
+  EXPECT_NEAR(sum.sum.item<double>(), ((forward + backward) / 2).item<double>(), 1e-9);
+  EXPECT_EQ(sum.weight, 7);
+}
+
+TEST(Contrastive, EncodesATextItsPairAndNegatives) {
+  ContrastiveOptions options;
+  options.max_length = 4;
+  options.text_prompt = "q";
+  options.distill_text = 1;
+  const Contrastive objective(bytes(), {"en", "es"}, options, bytes());
+  const data::TokenSequence sequence = objective.encode(pair("abcdef", "x", {"yz"}));
+  EXPECT_THAT(sequence.ids, ElementsAre('q', 'a', 'b', 'c', 'x', 'y', 'z', 'q', 'a', 'b', 'c'));
+  std::vector<std::int32_t> ends;
+  std::vector<std::int32_t> languages;
+  for (const auto& part : sequence.parts) {
+    ends.push_back(part.end);
+    languages.push_back(part.language);
+  }
+  EXPECT_THAT(ends, ElementsAre(4, 5, 7, 11));
+  EXPECT_THAT(languages, ElementsAre(0, 1, 1, 0));
+}
+
+TEST(Contrastive, PassesOverPairsWithNothingToLearn) {
+  const Contrastive objective(bytes(), {"en", "es"});
+  EXPECT_TRUE(objective.encode(pair("same", "same")).empty());
+  EXPECT_TRUE(objective.encode(pair("", "text")).empty());
+}
+
+template <class Call>
+std::string message_of(Call call) {
+  try {
+    call();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Contrastive, RefusesWhatItCannotLearnFrom) {
+  const Contrastive objective(bytes(), {"en", "es"});
+  EXPECT_THAT(message_of([&] { (void)objective.encode(pair("text", "")); }),
+              HasSubstr("'pairs' is not a pair"));
+  ContrastiveOptions nothing;
+  nothing.contrast = 0;
+  EXPECT_THROW(Contrastive(bytes(), {}, nothing), ConfigError);
+  ContrastiveOptions distil;
+  distil.distill_text = 1;
+  EXPECT_THROW(Contrastive(bytes(), {}, distil), ConfigError);
+  const auto model = encoder(at::kFloat);
+  adapters::train_all(*model);
+  optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(*model), {}));
+  EXPECT_THAT(message_of([&] {
+                (void)accumulate_gradients(micro_batches(objective, {pair("one", "uno")}, 1),
+                                           objective.loss(*model, nullptr), {}, optimizer, true);
+              }),
+              HasSubstr("no negative"));
+}
+
+TEST(SelectSegments, KeepsTokensPositionsAndLanguages) {
+  const Contrastive objective(bytes(), {"en", "es"});
+  const Batch batch = micro_batches(objective, seven_pairs(), 7).front();
+  const Batch chosen = objectives::select_segments(batch, {1, 4});
+  EXPECT_THAT(chosen.boundaries, ElementsAre(0, 3, 8));
+  EXPECT_THAT(chosen.language_ids, ElementsAre(1, 0));
+  EXPECT_THAT(chosen.group_ids, ElementsAre(0, 2));
+  EXPECT_EQ(chosen.input_ids[3].item<std::int64_t>(), 't');
+  EXPECT_EQ(chosen.position_ids[3].item<std::int64_t>(), 0);
+  EXPECT_TRUE(at::equal(chosen.cu_seqlens, at::tensor({0, 3, 8}, at::kInt)));
+}
+
+TEST(EncodeTexts, GivesEachTextItsEmbeddingWhateverTheBatch) {
+  const auto model = encoder(at::kFloat);
+  const std::vector<std::string> texts = {"a longer text than most", "b", "some words", "c", "a"};
+  eval::EncodeOptions options;
+  options.max_length = 12;
+  const at::Tensor together = eval::encode_texts(*model, *bytes(), texts, options);
+  options.tokens_per_batch = 1;
+  std::vector<std::int64_t> done;
+  options.progress = [&](std::int64_t texts_done) { done.push_back(texts_done); };
+  const at::Tensor alone = eval::encode_texts(*model, *bytes(), texts, options);
+  EXPECT_LT((together - alone).abs().max().item<double>(), 1e-5);
+  EXPECT_THAT(done, ElementsAre(1, 2, 3, 4, 5));
+  const at::Tensor cut = eval::encode_texts(*model, *bytes(), {"a longer tex"}, options);
+  EXPECT_LT((together.narrow(0, 0, 1) - cut).abs().max().item<double>(), 1e-5);
+  EXPECT_EQ(eval::encode_texts(*model, *bytes(), {}).sizes(), (std::vector<std::int64_t>{0, 16}));
+}
+
+}  // namespace
+}  // namespace bitrain::train
