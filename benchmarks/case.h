@@ -14,6 +14,9 @@ using Figures = std::vector<std::pair<std::string, double>>;
 /// Prints {"case": name, "peak_rss_gib": .., figures..} as one line.
 void report(const std::string& name, const Figures& figures);
 
+/// Most memory that was resident so far.
+double peak_gib();
+
 /// Seconds since the program started, its loading included.
 double seconds_since_start();
 
@@ -31,5 +34,9 @@ void bench_qlora();
 void bench_nf4();
 void bench_extend();
 void bench_merge();
+void bench_info_nce();
+void bench_contrastive_256();
+void bench_contrastive_2048();
+void bench_encode();
 
 }  // namespace bitrain::benchmarks

@@ -15,11 +15,14 @@
 
 namespace bitrain::benchmarks {
 
-void report(const std::string& name, const Figures& figures) {
+double peak_gib() {
   struct rusage usage;
   getrusage(RUSAGE_SELF, &usage);
-  std::printf("{\"case\": \"%s\", \"peak_rss_gib\": %.2f", name.c_str(),
-              static_cast<double>(usage.ru_maxrss) / (1 << 20));
+  return static_cast<double>(usage.ru_maxrss) / (1 << 20);
+}
+
+void report(const std::string& name, const Figures& figures) {
+  std::printf("{\"case\": \"%s\", \"peak_rss_gib\": %.2f", name.c_str(), peak_gib());
   for (const auto& [key, value] : figures) std::printf(", \"%s\": %.6g", key.c_str(), value);
   std::printf("}\n");
   std::fflush(stdout);
@@ -53,9 +56,16 @@ Timing time_calls(int repeats, const std::function<void()>& work) {
 
 int main(int argc, char** argv) {
   using namespace bitrain::benchmarks;
-  const std::pair<const char*, void (*)()> cases[] = {{"limit", bench_limit},   {"train", bench_train},
-                                                      {"qlora", bench_qlora},   {"nf4", bench_nf4},
-                                                      {"extend", bench_extend}, {"merge", bench_merge}};
+  const std::pair<const char*, void (*)()> cases[] = {{"limit", bench_limit},
+                                                      {"train", bench_train},
+                                                      {"qlora", bench_qlora},
+                                                      {"nf4", bench_nf4},
+                                                      {"extend", bench_extend},
+                                                      {"merge", bench_merge},
+                                                      {"info_nce", bench_info_nce},
+                                                      {"contrastive_256", bench_contrastive_256},
+                                                      {"contrastive_2048", bench_contrastive_2048},
+                                                      {"encode", bench_encode}};
   bitrain::install_cpu_allocator();
   at::set_num_threads(2);
   for (const auto& [name, run] : cases)
@@ -63,6 +73,8 @@ int main(int argc, char** argv) {
       run();
       return 0;
     }
-  std::fprintf(stderr, "usage: bitrain_bench limit|train|qlora|nf4|extend|merge\n");
+  std::string names;
+  for (const auto& [name, run] : cases) names += (names.empty() ? "" : "|") + std::string(name);
+  std::fprintf(stderr, "usage: bitrain_bench %s\n", names.c_str());
   return 2;
 }

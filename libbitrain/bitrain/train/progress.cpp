@@ -167,7 +167,8 @@ void Progress::on_evaluate(const Evaluation& evaluation) {
   std::string text = c10::str(screen.name, ": evaluation at step ", evaluation.step, ":");
   for (const auto& [language, figures] : evaluation.languages) {
     text += "  " + language;
-    for (const char* figure : {"loss_per_token", "bits_per_byte"}) {
+    for (const char* figure :
+         {"loss_per_token", "bits_per_byte", "accuracy_at_1", "mrr_at_10", "agreement"}) {
       const auto found = figures.find(figure);
       if (found != figures.end()) text += c10::str(" ", figure, " ", format("%.4f", found->second));
     }

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include <bitrain/base/strings.h>
+#include <bitrain/train/report_html.h>
 #include <bitrain/train/summary_view.h>
 #include <bitrain/train/svg_chart.h>
 
@@ -49,32 +50,10 @@ th:first-child,td:first-child{text-align:left}td.text{text-align:left;white-spac
 tr.chosen td{font-weight:600}.bar{display:inline-block;width:90px;height:9px;border-radius:5px;background:var(--line);
 margin-left:10px;overflow:hidden}.bar i{display:block;height:100%;border-radius:5px}.bar i.s0{background:var(--s0)}
 .bar i.s1{background:var(--s1)}.bar i.s2{background:var(--s2)}.bar i.s3{background:var(--s3)}
-.none{color:var(--muted)}footer{margin-top:40px;color:var(--muted);font-size:13px}
+.matrix rect{fill:var(--s0)}.none{color:var(--muted)}footer{margin-top:40px;color:var(--muted);font-size:13px}
 @media(max-width:520px){main{padding:20px 12px 40px}h1{font-size:22px}.tick{font-size:15px}th,td{padding:6px 9px}
 .tile b{font-size:17px}.tiles{grid-template-columns:1fr 1fr}}
 )css";
-
-std::string percent(double share) {
-  return fixed(100 * share, 1) + (std::isfinite(share) ? " %" : "");
-}
-
-std::string tile(const std::string& label, const std::string& value, const std::string& note) {
-  return "<div class=\"tile\"><span>" + escape_html(label) + "</span><b>" + escape_html(value) +
-         "</b><span>" + escape_html(note) + "</span></div>";
-}
-
-/// Rows of cells; the first row is the head. Cells are HTML.
-std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& chosen = "") {
-  std::string html = "<div class=\"scroll\"><table><thead><tr>";
-  for (const std::string& cell : rows.front()) html += "<th>" + cell + "</th>";
-  html += "</tr></thead><tbody>";
-  for (std::size_t i = 1; i < rows.size(); ++i) {
-    html += !chosen.empty() && rows[i].front() == chosen ? "<tr class=\"chosen\">" : "<tr>";
-    for (const std::string& cell : rows[i]) html += "<td>" + cell + "</td>";
-    html += "</tr>";
-  }
-  return html + "</tbody></table></div>";
-}
 
 std::string tiles(const SummaryView& view, const std::vector<Snapshot>& snapshots) {
   std::string html = "<div class=\"tiles\">";
@@ -98,6 +77,7 @@ std::string tiles(const SummaryView& view, const std::vector<Snapshot>& snapshot
         tile(language_name(view.target()) + ", tokens per word", fixed(before, 2) + " → " + fixed(after, 2),
              relative_change(before, after) + " (" + name + ")");
   }
+  html += retrieval_tiles(view);
   html += tile("Time", human_seconds(view.number("seconds")), "all stages");
   html += tile("Peak memory", human_bytes(static_cast<std::uint64_t>(view.number("peak_memory_bytes"))),
                "of the process");
@@ -137,16 +117,20 @@ std::string charts(const SummaryView& view, const std::vector<Snapshot>& snapsho
   std::string html;
   for (const auto& [name, stage] : view.stages()) {
     if (const Json* evaluations = find_at(*stage, "evaluations");
-        evaluations != nullptr && !evaluations->empty())
-      html += render_chart(language_chart(view, name, *stage, snapshots));
+        evaluations != nullptr && !evaluations->empty()) {
+      const bool retrieval = find_at(evaluations->front(), "retrieval") != nullptr;
+      html += render_chart(retrieval ? retrieval_chart(view, name)
+                                     : language_chart(view, name, *stage, snapshots));
+    }
     const Json* curve = find_at(*stage, "curve");
     if (curve == nullptr) continue;
     const std::vector<double> steps = numbers(*curve, "step");
     const std::vector<double> losses = numbers(*curve, "loss");
     if (steps.empty() || steps.size() != losses.size()) continue;
+    const bool pairs = !std::isnan(number_at(*stage, "pairs_per_step"));
     html += render_chart({name + ": training loss",
                           "step",
-                          "nats per token of the mixture",
+                          pairs ? "nats per pair" : "nats per token of the mixture",
                           {{"training loss", 2, steps, losses}},
                           {}});
     const std::vector<double> speed = numbers(*curve, "tokens_per_second");
@@ -362,8 +346,8 @@ std::string render_report(const Json& summary) {
             " with " + escape_html(view.machine("threads")) + " threads, " +
             escape_html(view.machine("dtype")) + ".</p>";
   html += tiles(view, snapshots) + charts(view, snapshots) + before_and_after(view, snapshots) +
-          verification(view) + responses(view) + initialisers(view) + fertility(view) + mixtures(view) +
-          speed_and_memory(view) + generations(view);
+          verification(view) + retrieval_section(view) + responses(view) + initialisers(view) +
+          fertility(view) + mixtures(view) + speed_and_memory(view) + generations(view);
   html += "<footer>bitrain " + escape_html(view.text("version")) + " · " + escape_html(view.machine("cpu")) +
           " · every figure is in summary.json beside this page</footer></main></body></html>\n";
   return html;

@@ -4,6 +4,7 @@
 
 #include <bitrain/base/strings.h>
 #include <bitrain/train/report.h>
+#include <bitrain/train/report_html.h>
 #include <bitrain/train/summary_view.h>
 
 namespace bitrain::train {
@@ -126,6 +127,24 @@ std::string responses(const SummaryView& view) {
   return text;
 }
 
+std::string retrieval(const SummaryView& view) {
+  const std::vector<RetrievalSnapshot> all = view.retrieval();
+  if (all.empty()) return "";
+  std::vector<std::vector<std::string>> rows(1, {"translations found at rank 1"});
+  for (const auto& [pair, figures] : all.front().pairs) rows[0].push_back(direction_name(pair));
+  rows[0].push_back(language_name(view.source()) + " kept");
+  for (const RetrievalSnapshot& snapshot : all) {
+    std::vector<std::string> row{snapshot.label};
+    for (const auto& [pair, figures] : all.front().pairs) {
+      const auto found = snapshot.pairs.find(pair);
+      row.push_back(found != snapshot.pairs.end() ? fixed(found->second.accuracy_at_1, 3) : "–");
+    }
+    row.push_back(fixed(snapshot.agreement, 3));
+    rows.push_back(std::move(row));
+  }
+  return align(rows);
+}
+
 std::string speed(const SummaryView& view) {
   std::vector<std::vector<std::string>> rows(1, {"stage", "time", "tokens", "tokens/s", "peak memory"});
   const auto count = [](const Json& stage, const char* key) {
@@ -152,7 +171,8 @@ std::string summarise(const Json& summary) {
     text += ": " + language_name(view.source()) + " to " + language_name(view.target());
   text += ", " + view.machine("device") + ", " + view.machine("threads") + " threads, " +
           view.machine("dtype") + "\n";
-  for (const std::string& part : {held_out(view), responses(view), vocabulary(view), speed(view)})
+  for (const std::string& part :
+       {held_out(view), retrieval(view), responses(view), vocabulary(view), speed(view)})
     if (!part.empty()) text += "\n" + part;
   return text;
 }

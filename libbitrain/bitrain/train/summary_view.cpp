@@ -37,6 +37,18 @@ void add_snapshots(const std::string& name, const Json& stage, std::vector<Snaps
     all.push_back({name, name, figures_of(*languages)});
 }
 
+void add_retrieval(const std::string& stage, const std::string& label, double step, const Json& figures,
+                   const Json* agreement, const std::string& source, std::vector<RetrievalSnapshot>& all) {
+  RetrievalSnapshot snapshot{stage, label, step, {}, std::nan("")};
+  for (const auto& [name, values] : figures.items()) {
+    if (const double value = number_at(values, "agreement"); !std::isnan(value)) snapshot.agreement = value;
+    const double accuracy = number_at(values, "accuracy_at_1");
+    if (!std::isnan(accuracy)) snapshot.pairs[name] = {accuracy, number_at(values, "mrr_at_10")};
+  }
+  if (agreement != nullptr) snapshot.agreement = number_at(*agreement, source.c_str());
+  if (!snapshot.pairs.empty()) all.push_back(std::move(snapshot));
+}
+
 }  // namespace
 
 SummaryView::SummaryView(const Json& summary) : summary_(summary) {
@@ -81,6 +93,22 @@ int SummaryView::color(const std::string& language) const {
 std::vector<Snapshot> SummaryView::snapshots() const {
   std::vector<Snapshot> all;
   for (const auto& [name, stage] : stages_) add_snapshots(name, *stage, all);
+  return all;
+}
+
+std::vector<RetrievalSnapshot> SummaryView::retrieval() const {
+  std::vector<RetrievalSnapshot> all;
+  for (const auto& [name, stage] : stages_) {
+    if (const Json* evaluations = find_at(*stage, "evaluations"))
+      for (const Json& evaluation : *evaluations) {
+        const double step = number_at(evaluation, "step", 0);
+        if (const Json* figures = find_at(evaluation, "retrieval"))
+          add_retrieval(name, name + ", step " + std::to_string(static_cast<long long>(step)), step, *figures,
+                        nullptr, source_, all);
+      }
+    if (const Json* figures = find_at(*stage, "retrieval"))
+      add_retrieval(name, name, std::nan(""), *figures, find_at(*stage, "agreement"), source_, all);
+  }
   return all;
 }
 

@@ -23,6 +23,19 @@ struct Snapshot {
   std::map<std::string, LanguageFigures> languages;
 };
 
+/// How an encoder found held-out lines by their translations, at one moment of a run.
+struct RetrievalSnapshot {
+  struct Figures {
+    double accuracy_at_1 = 0;
+    double mrr_at_10 = 0;
+  };
+  std::string stage;
+  std::string label;                     ///< "before", "align, step 100", ...
+  double step = 0;                       ///< Of the training stage; NaN for the stage as a whole.
+  std::map<std::string, Figures> pairs;  ///< By languages: "en-es" finds Spanish lines by English ones.
+  double agreement = 0;                  ///< With the base, on the source language: Spearman's; NaN: unknown.
+};
+
 /// summary.json seen as what the report shows. Both renderings, HTML and terminal, read only this.
 class SummaryView {
  public:
@@ -45,6 +58,8 @@ class SummaryView {
   }
   /// Every moment at which held-out text was scored, in order.
   [[nodiscard]] std::vector<Snapshot> snapshots() const;
+  /// Every moment at which retrieval was scored, in order.
+  [[nodiscard]] std::vector<RetrievalSnapshot> retrieval() const;
   /// The moment others are compared with: the last that scored `language` before the first stage that adapts
   /// a model (extend_vocab, cpt, sft), or the first of all where nothing was scored before. Null where there
   /// is none.

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <bitrain/train/summary_view.h>
+#include <bitrain/train/svg_chart.h>
+
+/// Pieces of the report page that its parts share.
+namespace bitrain::train {
+
+/// "4.7 %" for 0.047.
+[[nodiscard]] std::string percent(double share);
+/// One figure with its name above and a note below.
+[[nodiscard]] std::string tile(const std::string& label, const std::string& value, const std::string& note);
+/// Rows of cells; the first row is the head. Cells are HTML. The row that begins with `chosen` is bold.
+[[nodiscard]] std::string table(const std::vector<std::vector<std::string>>& rows,
+                                const std::string& chosen = "");
+
+/// Retrieval by pair of languages, with a picture of the similarities before and after; empty when none was
+/// scored.
+[[nodiscard]] std::string retrieval_section(const SummaryView& view);
+[[nodiscard]] std::string retrieval_tiles(const SummaryView& view);
+[[nodiscard]] Chart retrieval_chart(const SummaryView& view, const std::string& stage);
+/// "English → Spanish" for "en-es".
+[[nodiscard]] std::string direction_name(const std::string& pair);
+
+}  // namespace bitrain::train
