@@ -284,7 +284,8 @@ TEST_P(CpuKernelsTest, CrossEntropyWritesItsGradientInPlace) {
     for (std::int64_t i = 0; i < count; ++i) {
       EXPECT_NEAR(losses[i].item<double>(), -log_p[i][labels[i]].item<double>(), 1e-5) << vocab;
     }
-    EXPECT_LT(relative_difference(logits, slope, 1.0), tolerance()) << vocab;
+    // A build without vectors (sanitizers) adds the exponentials of a long row one by one.
+    EXPECT_LT(relative_difference(logits, slope, 1.0), vocab > 1000 ? 4 * tolerance() : tolerance()) << vocab;
   }
 }
 

@@ -94,6 +94,7 @@ std::vector<ModuleEntry> read_modules(const fs::path& directory) {
   }
   if (!ordered) {
     std::vector<std::string> names;
+    names.reserve(modules.size());
     for (const ModuleEntry& module : modules) names.push_back(module.type);
     throw UnsupportedError(path.string(), ": the modules ", join(names, ", "),
                            " are not supported in this order; there is: Transformer, Pooling, any number of "

@@ -141,7 +141,7 @@ void check(const QuantizedTensor& weight) {
   check_block_size(weight.block_size);
   std::int64_t n = 1;
   for (const std::int64_t size : weight.shape) {
-    if (size <= 0 || n > std::numeric_limits<std::int64_t>::max() / (2 * size))
+    if (size <= 0 || size > std::numeric_limits<std::int64_t>::max() / 2 / n)
       throw StateError("4-bit weight: ", at::IntArrayRef(weight.shape), " is no shape of a weight");
     n *= size;
   }

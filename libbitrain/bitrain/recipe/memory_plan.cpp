@@ -10,6 +10,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/json.h>
+#include <bitrain/models/bert/model.h>
 #include <bitrain/models/llama/model.h>
 #include <bitrain/models/quantize.h>
 #include <bitrain/recipe/stage_context.h>
@@ -34,6 +35,18 @@ std::uint64_t activation_bytes(const models::LlamaConfig& c, const data::LoaderO
   return tokens * body + kLogitRows * static_cast<std::uint64_t>(c.vocab_size) * element;
 }
 
+/// The same for an encoder and pairs: queries, keys, values, attention's output, two maps back, two sums and
+/// two norms, and the wide layer before and after its activation.
+std::uint64_t activation_bytes(const models::BertConfig& c, const data::LoaderOptions& loader, bool recompute,
+                               std::uint64_t element) {
+  const std::int64_t pairs = loader.micro_batch_rows > 0 ? loader.micro_batch_rows : loader.rows_per_step;
+  const auto tokens = static_cast<std::uint64_t>(2 * pairs * loader.sequence_length);
+  const auto kept = static_cast<std::uint64_t>(10 * c.hidden_size + 2 * c.intermediate_size) * element;
+  const auto layers = static_cast<std::uint64_t>(c.num_hidden_layers);
+  if (!recompute) return tokens * layers * kept;
+  return tokens * (layers * static_cast<std::uint64_t>(c.hidden_size) * element + kept);
+}
+
 /// A gradient of the weight's type, two float32 moments, and beside a 16-bit weight its float32 master.
 std::uint64_t optimizer_bytes(const at::Tensor& weight) {
   return weight.nbytes() + static_cast<std::uint64_t>(weight.numel()) * (weight.itemsize() == 2 ? 12 : 8);
@@ -47,7 +60,10 @@ class Planner {
       : recipe_(recipe), dtype_(recipe.dtype == "float32" ? at::kFloat : at::kBFloat16) {
     std::error_code ignored;
     const std::filesystem::path config = std::filesystem::path(recipe.base) / "config.json";
-    if (!recipe.base.empty() && std::filesystem::exists(config, ignored) && !works_on_encoders(recipe))
+    if (recipe.base.empty() || !std::filesystem::exists(config, ignored)) return;
+    if (works_on_encoders(recipe))
+      encoders_["base"] = models::bert_config_from_json(io::read_json(config), config.string());
+    else
       shapes_["base"] = models::config_from_json(io::read_json(config), config.string());
   }
 
@@ -92,9 +108,26 @@ class Planner {
   void visit(const Stage& stage, const SftStage& options) {
     adapt(stage, options.quantize, options.lora, options.loader, options.train.recompute);
   }
-  void visit(const Stage&, const EvaluateEncoderStage&) {}
-  void visit(const Stage&, const ExtendEncoderStage&) {}
-  void visit(const Stage&, const ContrastiveStage&) {}
+  void visit(const Stage& stage, const EvaluateEncoderStage&) { encode(stage, 0); }
+  void visit(const Stage& stage, const ExtendEncoderStage& options) { encode(stage, options.vocab.pieces); }
+  void visit(const Stage& stage, const ContrastiveStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
+
+  /// An encoder with `pieces` more; with a loader, one that is trained.
+  void encode(const Stage& stage, std::int64_t pieces, const data::LoaderOptions* loader = nullptr,
+              bool recompute = false) {
+    const auto found = encoders_.find(stage.from);
+    if (found == encoders_.end()) return;
+    models::BertConfig shape = found->second;
+    shape.vocab_size += pieces;
+    encoders_[stage.name] = shape;
+    const auto model = models::make_bert(shape, at::TensorOptions().dtype(dtype_).device(at::kMeta));
+    if (loader != nullptr) adapters::train_all(*model);
+    plan(stage, *model, loader != nullptr,
+         loader != nullptr ? activation_bytes(shape, *loader, recompute, at::elementSize(dtype_)) : 0);
+  }
+
   void visit(const Stage& stage, const EvaluateStage&) { hold(stage); }
   void visit(const Stage& stage, const MergeStage&) { hold(stage); }
 
@@ -123,18 +156,24 @@ class Planner {
   /// Of a model as the stage holds it; with a loader, the stage trains what requires grad.
   void plan(const Stage& stage, models::LanguageModel& model, const data::LoaderOptions* loader = nullptr,
             bool recompute = false) {
+    plan(stage, model, loader != nullptr,
+         loader != nullptr ? activation_bytes(model.config(), *loader, recompute, at::elementSize(dtype_))
+                           : 0);
+  }
+
+  void plan(const Stage& stage, nn::Module& model, bool trains, std::uint64_t activations) {
     MemoryPlan plan;
     plan.stage = stage.name;
     plan.type = stage.type;
     plan.parameters = adapters::count_parameters(model);
     plan.weights = adapters::weight_bytes(model);
-    if (loader != nullptr) {
+    plan.activations = activations;
+    if (trains) {
       for (const optim::Parameter& parameter : adapters::trainable_parameters(model)) {
         plan.trained += parameter.tensor.numel();
         plan.optimizer += optimizer_bytes(parameter.tensor);
         if (parameter.adapter) plan.adapters += parameter.tensor.nbytes();
       }
-      plan.activations = activation_bytes(model.config(), *loader, recompute, at::elementSize(dtype_));
     }
     plans_.push_back(plan);
   }
@@ -142,6 +181,7 @@ class Planner {
   const Recipe& recipe_;
   at::ScalarType dtype_;
   std::map<std::string, models::LlamaConfig> shapes_;
+  std::map<std::string, models::BertConfig> encoders_;
   std::map<std::string, std::int64_t> vocabularies_;
   std::vector<MemoryPlan> plans_;
 };

@@ -160,7 +160,7 @@ std::string inspect_stage(const Recipe& recipe, const std::string& name,
   const fs::path from = stage->from == "base" ? fs::path(recipe.base) : stage_directory(recipe, stage->from);
   const auto tokenizer = text::open_tokenizer(from);
   const std::optional<StageData> data = stage_data(recipe, *stage, tokenizer, data::Split::kTrain);
-  if (!data) throw ConfigError("stage ", name, " is of type ", stage->type, ", which reads no training data");
+  if (!data) throw ConfigError("stage ", name, " is of type ", stage->type, ", whose training data it cannot show");
   const std::int64_t tokens = data->loader.rows_per_step * data->loader.sequence_length;
   data::LoaderOptions loader_options = data->loader;
   loader_options.prefetch_threads = 0;

@@ -32,6 +32,7 @@ const Family* family(const std::string& model_type) {
 
 std::string known_families() {
   std::vector<std::string> names;
+  names.reserve(kFamilies.size());
   for (const Family& known : kFamilies) names.emplace_back(known.model_type);
   return join(names, ", ");
 }

@@ -34,6 +34,7 @@ std::int64_t LanguageRouter::adapter_named(const std::string& language) const {
 
 void LanguageRouter::set_languages(const std::vector<std::string>& languages) {
   std::vector<std::int64_t> adapters;
+  adapters.reserve(languages.size());
   for (const std::string& language : languages) adapters.push_back(adapter_named(language));
   languages_ = languages;
   adapters_ = std::move(adapters);

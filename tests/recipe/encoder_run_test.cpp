@@ -1,0 +1,143 @@
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/eval/encode.h>
+#include <bitrain/hub/sentence_transformers.h>
+#include <bitrain/io/json.h>
+#include <bitrain/recipe/run.h>
+#include <bitrain/recipe/validate.h>
+#include <bitrain/text/hf_tokenizer.h>
+
+#include "support/temporary_directory.h"
+#include "support/tiny_bert.h"
+
+namespace bitrain::recipe {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+/// A sentence encoder of 26 letters, and a recipe that teaches it a hundred made-up pairs.
+class EncoderRun : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_base();
+    std::ofstream pairs(directory_.path() / "pairs.tsv");
+    for (int i = 0; i < 130; ++i) {
+      std::string number;
+      for (int rest = i + 26; rest > 0; rest /= 26) number += static_cast<char>('a' + rest % 26);
+      pairs << i << "\tcat " << number << " saw dog " << number << "\tgato " << number << " vio perro "
+            << number << "\n";
+    }
+    std::ofstream(directory_.path() / "recipe.yaml") << R"(schema: 1
+name: tiny_encoder
+threads: 1
+dtype: float32
+source: {path: pairs.tsv, format: tsv, column: 2, language: en}
+target: {path: pairs.tsv, format: tsv, column: 3, language: es}
+held_out: {every: 10}
+stages:
+  before: {recipe: evaluate_encoder, from: base, retrieval: {matrix: 4}}
+  extend: {recipe: extend_encoder, from: base, vocab: {pieces: 12}}
+  align:
+    recipe: contrastive
+    teacher: base
+    objective: {distill_text: 1.0}
+    loader: {rows_per_step: 12, micro_batch_rows: 5}
+    train: {max_steps: 40, learning_rate: 5e-3, eval_every: 20, schedule: {warmup_steps: 4}}
+)";
+  }
+
+  void write_base() const {
+    const fs::path folder = directory_.path() / "vocabulary";
+    fs::create_directories(folder);
+    std::ofstream vocabulary(folder / "vocab.txt");
+    for (const char* special : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) vocabulary << special << "\n";
+    for (char c = 'a'; c <= 'z'; ++c) vocabulary << c << "\n##" << c << "\n";
+    vocabulary.close();
+    std::ofstream(folder / "tokenizer_config.json") << R"({"tokenizer_class": "BertTokenizer"})";
+    const auto tokenizer = text::open_hf_tokenizer(folder);
+    models::BertConfig config = testing::tiny_bert_config();
+    config.vocab_size = tokenizer->vocab_size();
+    models::SentenceEncoder model(testing::tiny_bert(at::kFloat, config), {{nn::Pooling::kMean}, true});
+    hub::save_sentence_encoder(base(), model, tokenizer.get(), {});
+  }
+
+  [[nodiscard]] fs::path base() const { return directory_.path() / "base"; }
+  [[nodiscard]] fs::path dir() const { return directory_.path() / "run"; }
+  [[nodiscard]] std::vector<std::string> with_folders(std::vector<std::string> overrides) const {
+    overrides.push_back("dir=" + dir().string());
+    overrides.push_back("base=" + base().string());
+    return overrides;
+  }
+  [[nodiscard]] RunResult run_with(const std::vector<std::string>& overrides = {}) const {
+    return run(load_recipe(directory_.path() / "recipe.yaml", with_folders(overrides)));
+  }
+  /// What `validate` says, all problems.
+  [[nodiscard]] std::string problems_with(const std::vector<std::string>& overrides) const {
+    Validation validation = validate(directory_.path() / "recipe.yaml", with_folders(overrides));
+    try {
+      validation.problems.raise();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "none";
+  }
+
+  test::TemporaryDirectory directory_;
+};
+
+TEST_F(EncoderRun, LearnsPairsAndWritesAnEncoder) {
+  const RunResult result = run_with();
+  const io::Json& stages = result.summary["stages"];
+  EXPECT_EQ(stages["before"]["pairs"], 13);
+  EXPECT_EQ(stages["before"]["agreement"]["en"], 1.0);
+  EXPECT_EQ(stages["before"]["similarities"].size(), 4U);
+  EXPECT_EQ(stages["extend"]["added"], 12);
+  EXPECT_LT(stages["extend"]["fertility"]["es"]["after"]["tokens_per_word"].get<double>(),
+            stages["extend"]["fertility"]["es"]["before"]["tokens_per_word"].get<double>());
+  const io::Json& align = stages["align"];
+  EXPECT_EQ(align["steps"], 40);
+  EXPECT_EQ(align["evaluations"].size(), 2U);
+  EXPECT_GT(align["curve"]["loss"].front().get<double>(), 1.5 * align["curve"]["loss"].back().get<double>());
+  EXPECT_GT(align["retrieval"]["es-en"]["accuracy_at_1"].get<double>(),
+            stages["before"]["retrieval"]["es-en"]["accuracy_at_1"].get<double>());
+  EXPECT_TRUE(fs::exists(dir() / "report.html"));
+
+  // The folder is the model that was scored last.
+  const hub::OpenedSentenceEncoder opened = hub::open_sentence_encoder(dir() / "3-align");
+  EXPECT_EQ(opened.tokenizer->vocab_size(), stages["extend"]["vocab_size"]);
+  const at::Tensor rows =
+      eval::encode_texts(*opened.model, *opened.tokenizer, {"cat b saw dog b", "gato b vio perro b"});
+  EXPECT_EQ(rows.size(1), 16);
+  // Once more: nothing is done again.
+  EXPECT_EQ(run_with().summary["stages"], result.summary["stages"]);
+}
+
+TEST_F(EncoderRun, ProblemsAreNamedBeforeAnythingRuns) {
+  EXPECT_EQ(problems_with({}), "none");
+  EXPECT_THAT(problems_with({"stages.align.teacher="}), HasSubstr("distillation needs one"));
+  EXPECT_THAT(problems_with({"stages.align.teacher=extnd"}),
+              AllOf(HasSubstr("no earlier stage is called 'extnd'"), HasSubstr("extend")));
+  EXPECT_THAT(problems_with({"stages.align.loader.rows_per_step=1"}), HasSubstr("one pair has no negatives"));
+  EXPECT_THAT(problems_with({"stages.align.loader.packing=cut"}), HasSubstr("pairs need packing whole"));
+  EXPECT_THAT(problems_with({"stages.align.objective.contrast=0", "stages.align.objective.distill_text=0"}),
+              HasSubstr("every weight is 0"));
+  std::ofstream(directory_.path() / "other.tsv") << "1\ta\tb\n";
+  EXPECT_THAT(problems_with({"target.path=" + (directory_.path() / "other.tsv").string()}),
+              HasSubstr("pairs need source and target in one TSV file"));
+  EXPECT_THAT(problems_with({"stages.align.loader.mixture.weights.source=1"}),
+              HasSubstr("there is no source"));
+}
+
+TEST_F(EncoderRun, ABaseOfAnotherKindIsAProblem) {
+  std::ofstream(base() / "config.json") << R"({"model_type": "llama", "hidden_size": 8})";
+  EXPECT_THAT(problems_with({}), HasSubstr("llama"));
+}
+
+}  // namespace
+}  // namespace bitrain::recipe
