@@ -1,7 +1,7 @@
 #include <bitrain/hub/bitsandbytes.h>
 
 #include <cmath>
-#include <cstring>
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <string>
