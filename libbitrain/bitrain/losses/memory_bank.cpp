@@ -13,8 +13,9 @@
 
 namespace bitrain::losses {
 
-LanguageMemoryBank::LanguageMemoryBank(std::int64_t languages, std::int64_t capacity, std::int64_t dim)
-    : capacity_(capacity), dim_(dim) {
+LanguageMemoryBank::LanguageMemoryBank(std::int64_t languages, std::int64_t capacity, std::int64_t dim,
+                                       at::Device device)
+    : capacity_(capacity), dim_(dim), options_(at::TensorOptions().dtype(at::kFloat).device(device)) {
   if (languages < 1 || capacity < 1 || dim < 1)
     throw ConfigError("a memory bank of ", languages, " languages, capacity ", capacity, " and width ", dim,
                       ": each must be at least 1");
@@ -28,7 +29,7 @@ void LanguageMemoryBank::push(const at::Tensor& embeddings, const std::vector<st
     throw StateError("memory bank: embeddings must be [", language_ids.size(), ", ", dim_, "]",
                      embeddings.defined() ? c10::str(", not ", embeddings.sizes()) : ", not undefined");
   }
-  const at::Tensor rows = embeddings.detach().to(at::kFloat);
+  const at::Tensor rows = embeddings.detach().to(options_);
   std::vector<std::vector<std::int64_t>> of_language(rings_.size());
   for (std::size_t i = 0; i < language_ids.size(); ++i) {
     const std::int32_t language = language_ids[i];
@@ -47,7 +48,7 @@ void LanguageMemoryBank::push(const at::Tensor& embeddings, const std::vector<st
 }
 
 void LanguageMemoryBank::append(Ring& ring, const at::Tensor& embeddings) const {
-  if (!ring.rows.defined()) ring.rows = at::empty({capacity_, dim_}, embeddings.options());
+  if (!ring.rows.defined()) ring.rows = at::empty({capacity_, dim_}, options_);
   const std::int64_t kept = std::min(embeddings.size(0), capacity_);  // The newest.
   const at::Tensor newest = embeddings.narrow(0, embeddings.size(0) - kept, kept);
   const std::int64_t before_end = std::min(kept, capacity_ - ring.next);
@@ -65,7 +66,7 @@ const LanguageMemoryBank::Ring& LanguageMemoryBank::ring(std::int32_t language) 
 
 at::Tensor LanguageMemoryBank::candidates(std::int32_t language) const {
   const Ring& from = ring(language);
-  if (from.size == 0) return at::empty({0, dim_}, at::TensorOptions().dtype(at::kFloat));
+  if (from.size == 0) return at::empty({0, dim_}, options_);
   if (from.size < capacity_) return from.rows.narrow(0, 0, from.size).clone();
   return at::cat({from.rows.narrow(0, from.next, capacity_ - from.next), from.rows.narrow(0, 0, from.next)});
 }
@@ -93,7 +94,7 @@ void LanguageMemoryBank::load_state(const Lookup& lookup) {
     if (saved->dim() != 2 || saved->size(1) != dim_ || saved->size(0) > capacity_)
       throw StateError("memory bank: the saved ", name, " ", saved->sizes(), " does not fit a capacity of ",
                        capacity_, " embeddings of width ", dim_);
-    append(loaded[language], saved->detach().to(at::kFloat));
+    append(loaded[language], saved->detach());
   }
   rings_ = std::move(loaded);
 }

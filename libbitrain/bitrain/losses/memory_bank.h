@@ -16,9 +16,10 @@ namespace bitrain::losses {
 /// ever has a gradient. A language takes memory from its first embedding on.
 class LanguageMemoryBank {
  public:
-  /// Keeps the last `capacity` embeddings of width `dim` for each of `languages` languages, in float32.
-  /// Throws ConfigError for numbers below 1.
-  LanguageMemoryBank(std::int64_t languages, std::int64_t capacity, std::int64_t dim);
+  /// Keeps the last `capacity` embeddings of width `dim` for each of `languages` languages, in float32 on
+  /// `device`. Throws ConfigError for numbers below 1.
+  LanguageMemoryBank(std::int64_t languages, std::int64_t capacity, std::int64_t dim,
+                     at::Device device = at::kCPU);
 
   /// Adds embeddings [B, D] (detached), row i to language_ids[i] (Batch::language_ids); the oldest give way.
   /// Before anything is changed throws StateError for shapes that do not fit, DataError naming the row for a
@@ -50,6 +51,7 @@ class LanguageMemoryBank {
 
   std::int64_t capacity_;
   std::int64_t dim_;
+  at::TensorOptions options_;
   std::vector<Ring> rings_;
 };
 
