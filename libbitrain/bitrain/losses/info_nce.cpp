@@ -19,6 +19,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/losses/cross_entropy.h>
+#include <bitrain/nn/unit_rows.h>
 
 namespace bitrain::losses {
 namespace {
@@ -367,9 +368,7 @@ at::Tensor neighbourhood(const at::Tensor& candidates, const at::Tensor& queries
       nearest.insert(nearest.end(), data, data + found.numel());
     }
   }
-  const auto unit = [cosine](const at::Tensor& x) {
-    return cosine ? x / x.norm(2, {1}, /*keepdim=*/true).clamp_min(kSmallestNorm) : x;
-  };
+  const auto unit = [cosine](const at::Tensor& x) { return cosine ? nn::unit_rows(x) : x; };
   const at::Tensor chosen = unit(queries)
                                 .index_select(0, index_tensor(nearest).to(queries.device()))
                                 .view({candidates.size(0), near, queries.size(1)});

@@ -75,7 +75,8 @@ void fill_normal(at::Tensor& weight, double deviation, std::uint64_t key) {
 void initialise(nn::Module& model, double deviation, std::uint64_t seed) {
   const at::NoGradGuard no_grad;
   model.visit_tensors([&](const std::string& name, at::Tensor& tensor) {
-    if (ends_with(name, ".bias")) {
+    if (tensor.dim() == 0) return;
+    if (ends_with(name, ".bias") || ends_with(name, "running_mean")) {
       tensor.zero_();
     } else if (tensor.dim() == 1) {
       tensor.fill_(1);

@@ -3,23 +3,11 @@
 #include <string>
 #include <utility>
 
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/linalg_vector_norm.h>
-
 #include <bitrain/base/error.h>
 #include <bitrain/models/bert/config.h>
+#include <bitrain/nn/unit_rows.h>
 
 namespace bitrain::models {
-namespace {
-
-constexpr double kSmallestLength = 1e-12;  // As torch.nn.functional.normalize.
-
-at::Tensor unit_rows(const at::Tensor& x) {
-  return x / at::linalg_vector_norm(x, 2, {1}, /*keepdim=*/true).clamp_min(kSmallestLength);
-}
-
-}  // namespace
-
 Dense::Dense(std::int64_t in_features, std::int64_t out_features, bool bias, nn::Activation function,
              at::TensorOptions options)
     : linear(in_features, out_features, bias, options), activation(function) {
@@ -50,7 +38,7 @@ at::Tensor SentenceEncoder::embed(const at::Tensor& hidden, const std::vector<st
                                   const nn::ForwardContext& context) const {
   at::Tensor embedding = nn::pool_segments(hidden, boundaries, options_.pooling);
   for (const auto& map : dense_) embedding = map->forward(embedding, context);
-  return options_.normalize ? unit_rows(embedding) : embedding;
+  return options_.normalize ? nn::unit_rows(embedding) : embedding;
 }
 
 std::int64_t SentenceEncoder::dimension() const {

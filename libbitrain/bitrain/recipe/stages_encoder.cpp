@@ -2,7 +2,6 @@
 #include <cmath>
 #include <optional>
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mm.h>
 
@@ -13,6 +12,7 @@
 #include <bitrain/eval/retrieval.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/models/bert/config.h>
+#include <bitrain/nn/unit_rows.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/training.h>
 #include <bitrain/vocab/apply.h>
@@ -87,13 +87,9 @@ class HeldOutPairs {
     return eval::encode_texts(model, tokenizer, texts, encode);
   }
 
-  static at::Tensor unit(const at::Tensor& rows) {
-    return rows / rows.norm(2, {1}, /*keepdim=*/true).clamp_min(1e-12);
-  }
-
   /// Of every pair of texts once.
   static std::vector<double> cosines(const at::Tensor& embeddings) {
-    const at::Tensor units = unit(embeddings);
+    const at::Tensor units = nn::unit_rows(embeddings);
     const at::Tensor all = at::mm(units, units.t()).to(at::kDouble).contiguous();
     const std::int64_t n = all.size(0);
     std::vector<double> values;
@@ -113,7 +109,8 @@ class HeldOutPairs {
 
   [[nodiscard]] io::Json picture(const at::Tensor& left, const at::Tensor& right) const {
     const std::int64_t n = std::min(options_.matrix, left.size(0));
-    const at::Tensor all = at::mm(unit(left.narrow(0, 0, n)), unit(right.narrow(0, 0, n)).t()).contiguous();
+    const at::Tensor all =
+        at::mm(nn::unit_rows(left.narrow(0, 0, n)), nn::unit_rows(right.narrow(0, 0, n)).t()).contiguous();
     io::Json rows = io::Json::array();
     for (std::int64_t i = 0; i < n; ++i) {
       io::Json row = io::Json::array();
