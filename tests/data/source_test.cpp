@@ -126,6 +126,37 @@ TEST_F(SourceTest, ReadsThreeKindsOfJsonRows) {
   EXPECT_EQ(source->at(2).messages[1].content, "a");
 }
 
+TEST_F(SourceTest, ReadsPairsWithHardNegativesFromJson) {
+  SourceOptions o = options("pairs.jsonl", R"({"query": "q", "positive": "p", "negatives": ["n", "m"]})"
+                                           "\n"
+                                           R"({"query": "r", "positive": "s"})"
+                                           "\n"
+                                           R"({"query": "t", "positive": "u", "negatives": "v"})"
+                                           "\n");
+  o.text_field = "query";
+  o.pair_field = "positive";
+  o.language = "en";
+  o.pair_language = "es";
+  const auto source = open_source(o);
+  EXPECT_THAT(source->languages(), ElementsAre("en", "es"));
+  EXPECT_EQ(source->at(0).text, "q");
+  EXPECT_EQ(source->at(0).pair_text, "p");
+  EXPECT_EQ(source->at(0).pair_language, "es");
+  EXPECT_THAT(source->at(0).negatives, ElementsAre("n", "m"));
+  EXPECT_TRUE(source->at(1).negatives.empty());
+  EXPECT_THAT(source->at(2).negatives, ElementsAre("v"));
+  for (const char* bad : {R"({"query": "q"})", R"({"query": "q", "positive": 3})",
+                          R"({"query": "q", "positive": "p", "negatives": [1]})"}) {
+    SourceOptions broken = options("bad.jsonl", std::string(bad) + "\n");
+    broken.text_field = "query";
+    broken.pair_field = "positive";
+    EXPECT_THAT(message_of([&] { (void)open_source(broken); }), HasSubstr("bad.jsonl:1")) << bad;
+  }
+  SourceOptions text = options("pairs.txt", "a\n");
+  text.pair_field = "positive";
+  EXPECT_THAT(message_of([&] { (void)open_source(text); }), HasSubstr("pair_field is for JSONL"));
+}
+
 TEST_F(SourceTest, BrokenJsonRowsNameFileAndLine) {
   const std::string good = "{\"text\": \"a\"}\n";
   for (const char* bad : {"{\"text\": ", "{\"text\": 3}", "[1]", "{\"other\": \"x\"}", "{\"prompt\": \"p\"}",
@@ -204,7 +235,7 @@ TEST_F(SourceTest, MaxRowsStopsReading) {
 }
 
 TEST(Options, EveryFieldIsListed) {
-  EXPECT_EQ(field_names<SourceOptions>().size(), 17u);
+  EXPECT_EQ(field_names<SourceOptions>().size(), 19u);
 }
 
 }  // namespace

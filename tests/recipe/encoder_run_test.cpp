@@ -121,12 +121,31 @@ TEST_F(EncoderRun, LearnsPairsAndWritesAnEncoder) {
   EXPECT_EQ(run_with().summary["stages"], result.summary["stages"]);
 }
 
+TEST_F(EncoderRun, TrainsOnFilesWithHardNegativesToo) {
+  std::ofstream file(directory_.path() / "hard.jsonl");
+  for (int i = 0; i < 26; ++i) {
+    const std::string letter(1, static_cast<char>('a' + i));
+    file << R"({"query": "bird )" << letter << R"(", "positive": "ave )" << letter
+         << R"(", "negatives": ["ave )" << letter << letter << R"("]})"
+         << "\n";
+  }
+  file.close();
+  const RunResult result = run_with(
+      {"stages.align.files=[{path: " + (directory_.path() / "hard.jsonl").string() + "}]",
+       "stages.align.loader.mixture.weights.pairs=0.5", "stages.align.loader.mixture.weights.hard=0.5",
+       "stages.align.loader.single_source_steps=true", "stages.align.train.max_steps=6"});
+  EXPECT_EQ(result.summary["stages"]["align"]["steps"], 6);
+}
+
 TEST_F(EncoderRun, ProblemsAreNamedBeforeAnythingRuns) {
   EXPECT_EQ(problems_with({}), "none");
   EXPECT_THAT(problems_with({"stages.align.teacher="}), HasSubstr("distillation needs one"));
   EXPECT_THAT(problems_with({"stages.align.teacher=extnd"}),
               AllOf(HasSubstr("no earlier stage is called 'extnd'"), HasSubstr("extend")));
   EXPECT_THAT(problems_with({"stages.align.loader.rows_per_step=1"}), HasSubstr("one pair has no negatives"));
+  EXPECT_THAT(problems_with({"stages.align.pairs=false"}), HasSubstr("no pairs: set pairs to true"));
+  EXPECT_THAT(problems_with({"stages.align.files=[{path: none.jsonl}]"}),
+              HasSubstr("there is no file none.jsonl"));
   EXPECT_THAT(problems_with({"stages.align.loader.packing=cut"}), HasSubstr("pairs need packing whole"));
   EXPECT_THAT(problems_with({"stages.align.objective.contrast=0", "stages.align.objective.distill_text=0"}),
               HasSubstr("every weight is 0"));

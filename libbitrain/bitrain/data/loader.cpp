@@ -297,7 +297,7 @@ struct Loader::Impl {
   }
 };
 
-Loader::Loader(LoaderOptions options, std::vector<SourcePtr> sources, Encode encode, LoaderRun run)
+Loader::Loader(LoaderOptions options, std::vector<SourcePtr> sources, const Encode& encode, LoaderRun run)
     : impl_(std::make_unique<Impl>(std::move(options), std::move(sources), encode, run)) {}
 Loader::~Loader() = default;
 

@@ -100,7 +100,7 @@ struct SourceShare {
 class Loader {
  public:
   /// Throws ConfigError for options that do not fit, as Mixture does, and for sources of the same name.
-  Loader(LoaderOptions options, std::vector<SourcePtr> sources, Encode encode, LoaderRun run);
+  Loader(LoaderOptions options, std::vector<SourcePtr> sources, const Encode& encode, LoaderRun run);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;

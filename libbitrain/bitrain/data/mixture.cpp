@@ -13,6 +13,7 @@ namespace {
 
 std::vector<std::string> names_of(const std::vector<MixtureSource>& sources) {
   std::vector<std::string> names;
+  names.reserve(sources.size());
   for (const MixtureSource& source : sources) names.push_back(source.name);
   return names;
 }
@@ -80,6 +81,7 @@ std::vector<double> by_language(const std::vector<MixtureSource>& sources, const
 
 std::vector<double> sizes_of(const std::vector<MixtureSource>& sources, bool tokens) {
   std::vector<double> sizes;
+  sizes.reserve(sources.size());
   for (const MixtureSource& source : sources) {
     sizes.push_back(tokens ? source.tokens : static_cast<double>(source.samples));
   }

@@ -57,6 +57,21 @@ const std::string& string_at(const io::Json& object, const std::string& key, con
   return object.at(key).get_ref<const std::string&>();
 }
 
+/// Fills what belongs to the text of a pair.
+void read_json_pair(const io::Json& row, const SourceOptions& options, const std::string& where,
+                    Example& example) {
+  example.pair_text = string_at(row, options.pair_field, where);
+  example.pair_language = options.pair_language;
+  if (!row.contains(options.negatives_field)) return;
+  const io::Json& negatives = row.at(options.negatives_field);
+  const io::Json list = negatives.is_array() ? negatives : io::Json::array({negatives});
+  for (const io::Json& negative : list) {
+    if (!negative.is_string())
+      throw DataError(where, ": '", options.negatives_field, "' must be a text or a list of texts");
+    example.negatives.push_back(negative.get<std::string>());
+  }
+}
+
 /// Fills text or messages from one JSON line.
 void read_json_row(std::string_view line, const SourceOptions& options, const std::string& where,
                    Example& example) {
@@ -76,6 +91,7 @@ void read_json_row(std::string_view line, const SourceOptions& options, const st
                         {"assistant", string_at(row, options.response_field, where)}};
   } else if (row.contains(options.text_field)) {
     example.text = string_at(row, options.text_field, where);
+    if (!options.pair_field.empty()) read_json_pair(row, options, where, example);
   } else {
     throw DataError(where, ": has none of the keys '", options.text_field, "', '", options.prompt_field,
                     "', '", options.messages_field, "'; set text_field, prompt_field or messages_field");
@@ -100,6 +116,9 @@ void check_options(const SourceOptions& options, Format format) {
     throw ConfigError(options.path, ": held_out_every 1 leaves nothing to train on");
   if (options.pair_column && format != Format::kTsv) {
     throw ConfigError(options.path, ": pair_column is for TSV files; set format to tsv");
+  }
+  if (!options.pair_field.empty() && format != Format::kJsonl) {
+    throw ConfigError(options.path, ": pair_field is for JSONL files; set format to jsonl");
   }
   if (options.lines_per_document != 1 && (format == Format::kJsonl || options.pair_column)) {
     throw ConfigError(options.path,
@@ -129,7 +148,7 @@ class FileSource : public Source {
 
   const std::string& name() const override { return name_; }
   std::vector<std::string> languages() const override {
-    if (!options_.pair_column) return {options_.language};
+    if (!options_.pair_column && options_.pair_field.empty()) return {options_.language};
     return {options_.language, options_.pair_language};
   }
   std::int64_t size() const override { return static_cast<std::int64_t>(documents_.size()); }

@@ -43,6 +43,8 @@ struct SourceOptions {
   std::optional<std::int64_t> pair_column;
   std::string pair_language;
   std::string text_field = "text";
+  std::string pair_field;
+  std::string negatives_field = "negatives";
   std::string prompt_field = "prompt";
   std::string response_field = "response";
   std::string messages_field = "messages";
@@ -66,6 +68,10 @@ void visit_fields(Visitor& v, SourceOptions& o) {
   v.field("pair_column", o.pair_column, at_least(1), "TSV: column of the translation, from 1.");
   v.field("pair_language", o.pair_language, any(), "Code of the translation's language.");
   v.field("text_field", o.text_field, any(), "JSONL: key of plain text.");
+  v.field("pair_field", o.pair_field, any(),
+          "JSONL: key of the translation or passage beside the text; empty: there is none.");
+  v.field("negatives_field", o.negatives_field, any(),
+          "JSONL: key of the hard negatives of a pair, a list or one text; rows may lack it.");
   v.field("prompt_field", o.prompt_field, any(), "JSONL: key of the prompt of a prompt and response.");
   v.field("response_field", o.response_field, any(), "JSONL: key of the response.");
   v.field("messages_field", o.messages_field, any(),

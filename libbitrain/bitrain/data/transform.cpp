@@ -296,6 +296,7 @@ std::string fill_template(const std::string& form, const std::map<std::string, s
       auto found = values.find(name);
       if (close == std::string::npos || found == values.end()) {
         std::vector<std::string> names;
+        names.reserve(values.size());
         for (const auto& entry : values) names.push_back(entry.first);
         throw ConfigError("template '", form, "': {", name, "} is not known", did_you_mean(name, names),
                           "; there are: ", join(names, ", "), " (write {{ for a brace)");

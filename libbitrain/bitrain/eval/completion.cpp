@@ -124,6 +124,7 @@ std::map<std::string, CompletionScore> completion_accuracy(models::LanguageModel
       replies.push_back(std::move(reply));
     }
     std::vector<Reply*> open;
+    open.reserve(replies.size());
     for (Reply& reply : replies) open.push_back(&reply);
     write_replies(model, tokenizer, std::move(open), options.max_new_tokens);
     CompletionScore& score = result[language];

@@ -31,6 +31,7 @@ at::Tensor encode_texts(models::SentenceEncoder& model, const text::Tokenizer& t
   const at::Device device = model.encoder().input_embeddings().weight.device();
   const std::int64_t longest = std::min(options.max_length, model.encoder().max_tokens());
   std::vector<std::vector<text::TokenId>> ids;
+  ids.reserve(texts.size());
   for (const std::string& text : texts)
     ids.push_back(text::encode_framed(tokenizer, options.prompt + text, longest));
   std::vector<std::int64_t> order(texts.size());

@@ -61,6 +61,7 @@ std::vector<at::Tensor> layer_embeddings(models::LanguageModel& model, const tex
   const auto flush = [&] {
     if (rows.empty()) return;
     std::vector<std::vector<std::int32_t>> labels;
+    labels.reserve(rows.size());
     for (const auto& row : rows) labels.emplace_back(row.size(), static_cast<std::int32_t>(kIgnoreIndex));
     const Batch batch = make_batch(rows, labels).to(model.input_embeddings().weight.device());
     nn::ForwardContext context;
@@ -82,6 +83,7 @@ std::vector<at::Tensor> layer_embeddings(models::LanguageModel& model, const tex
   }
   flush();
   std::vector<at::Tensor> layers;
+  layers.reserve(parts.size());
   for (const std::vector<at::Tensor>& part : parts) layers.push_back(at::cat(part, 0));
   return layers;
 }

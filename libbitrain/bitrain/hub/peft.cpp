@@ -132,6 +132,7 @@ at::Tensor by_id(const at::Tensor& rows, const std::string& path, const LoraOpti
       return ids[static_cast<std::size_t>(a)] < ids[static_cast<std::size_t>(b)];
     });
     std::vector<at::Tensor> sorted;
+    sorted.reserve(order.size());
     for (const std::int64_t row : order) sorted.push_back(rows[row]);
     return at::stack(sorted);
   }
@@ -332,7 +333,7 @@ LoraOptions load_adapter(const fs::path& directory, models::LanguageModel& model
     throw UnsupportedError(directory.string(),
                            " holds only adapter_model.bin, a pickled file, which can run code when read; "
                            "load it in PEFT and save it with save_pretrained, which writes safetensors");
-  const LoraOptions options = parse_adapter_config(io::read_json(config_path), config_path.string());
+  LoraOptions options = parse_adapter_config(io::read_json(config_path), config_path.string());
   const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
   try {
     adapters::attach(model, options, 0);

@@ -17,7 +17,7 @@ bool has_kernel(const at::Tensor& logits) {
 }  // namespace
 
 void cross_entropy_in_place(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& weights,
-                            bool gradient, at::Tensor losses) {
+                            bool gradient, const at::Tensor& losses) {
   if (has_kernel(logits)) {
     const auto type =
         logits.scalar_type() == at::kBFloat16 ? kernels::FloatType::kBFloat16 : kernels::FloatType::kFloat32;

@@ -9,6 +9,6 @@ namespace bitrain::losses {
 /// become d(sum of weights_i losses_i) / d(logits); weights [n] like losses, or undefined: 1. A kernel for
 /// float32 and bfloat16 on the CPU, plain ATen elsewhere.
 void cross_entropy_in_place(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& weights,
-                            bool gradient, at::Tensor losses);
+                            bool gradient, const at::Tensor& losses);
 
 }  // namespace bitrain::losses

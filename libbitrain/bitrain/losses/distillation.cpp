@@ -48,7 +48,7 @@ at::Tensor difference(const at::Tensor& s, const at::Tensor& t, const SymmetricT
   const auto similarities = [&tile](const at::Tensor& unit) {
     return at::mm(unit.narrow(0, tile.row, tile.rows), unit.narrow(0, tile.column, tile.columns).t());
   };
-  const at::Tensor values = similarities(s).sub_(similarities(t));
+  at::Tensor values = similarities(s).sub_(similarities(t));
   if (tile.on_diagonal()) values.diagonal().zero_();
   return values;
 }

@@ -156,7 +156,7 @@ Directions directions(const at::Tensor& x, bool cosine) {
 }
 
 /// Turns the gradient of the unit rows into that of the rows, in place.
-void through_normalisation(at::Tensor gradient, const Directions& rows) {
+void through_normalisation(const at::Tensor& gradient, const Directions& rows) {
   if (!rows.lengths.defined()) return;
   const at::Tensor along = (gradient * rows.unit).sum(1, /*keepdim=*/true);
   gradient.addcmul_(rows.unit, along, -1).div_(rows.lengths);

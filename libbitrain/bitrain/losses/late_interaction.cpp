@@ -361,7 +361,7 @@ at::Tensor max_sim_own(const TokenVectors& queries, const TokenVectors& document
 at::Tensor colbert_loss(const TokenVectors& queries, const TokenVectors& documents) {
   const at::Tensor own = max_sim_own(queries, documents);
   const std::int64_t n = own.size(1);
-  const at::Tensor among_own = -at::log_softmax(own, 1).select(1, 0);
+  at::Tensor among_own = -at::log_softmax(own, 1).select(1, 0);
   if (queries.texts() == 1) {
     if (n == 1) throw DataError("colbert_loss: one query with one document has no negative to learn from");
     return among_own;

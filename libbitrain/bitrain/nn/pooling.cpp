@@ -183,6 +183,7 @@ at::Tensor pool_segments(const at::Tensor& hidden, const Boundaries& boundaries,
       at::empty({static_cast<std::int64_t>(boundaries.size())}, at::TensorOptions().dtype(at::kInt));
   std::copy(boundaries.begin(), boundaries.end(), ends.mutable_data_ptr<std::int32_t>());
   std::vector<at::Tensor> parts;
+  parts.reserve(modes.size());
   for (const Pooling mode : modes) parts.push_back(pool(hidden, boundaries, ends, mode));
   return joined(std::move(parts));
 }

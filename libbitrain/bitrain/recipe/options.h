@@ -234,6 +234,25 @@ void visit_fields(Visitor& v, ExtendEncoderStage& o) {
   v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
 }
 
+/// A JSONL file of pairs, with hard negatives where it has them.
+struct PairFileOptions {
+  std::string path;
+  std::string text_field = "query";
+  std::string pair_field = "positive";
+  std::string negatives_field = "negatives";
+  std::string language;
+  std::string pair_language;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, PairFileOptions& o) {
+  v.field("path", o.path, required(not_empty()), "JSONL file, also as .gz or .zst.");
+  v.field("text_field", o.text_field, not_empty(), "Key of the text that looks.");
+  v.field("pair_field", o.pair_field, not_empty(), "Key of the text that is to be found.");
+  v.field("negatives_field", o.negatives_field, any(), "Key of its hard negatives; rows may lack it.");
+  v.field("language", o.language, any(), "Code of the first; empty: the source's.");
+  v.field("pair_language", o.pair_language, any(), "Code of the others; empty: the target's.");
+}
+
 /// recipe: contrastive
 struct ContrastiveStage {
   ContrastiveStage() {
@@ -245,6 +264,8 @@ struct ContrastiveStage {
     train.best_metric = "error_at_1";
   }
   std::string teacher;
+  bool pairs = true;
+  std::vector<PairFileOptions> files;
   objectives::ContrastiveOptions objective;
   data::LoaderOptions loader;
   train::TrainOptions train;
@@ -254,6 +275,10 @@ struct ContrastiveStage {
 template <class Visitor>
 void visit_fields(Visitor& v, ContrastiveStage& o) {
   v.field("teacher", o.teacher, any(), "What distillation imitates: an earlier stage, or base. Empty: none.");
+  v.field("pairs", o.pairs, any(),
+          "Train on the lines of source and target side by side; in mixtures: pairs.");
+  v.field("files", o.files, any(),
+          "Train on these pairs, with hard negatives; in mixtures by the file's name.");
   v.field("objective", o.objective, any(), "Losses.");
   v.field(
       "loader", o.loader, any(),

@@ -122,6 +122,8 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
       problems.add(node.mark, key + ".objective.contrast", "nothing to learn: every weight is 0");
     if (contrastive->loader.rows_per_step < 2 && objective.contrast > 0)
       problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
+    if (!contrastive->pairs && contrastive->files.empty())
+      problems.add(node.mark, key + ".files", "no pairs: set pairs to true, or name files");
     if (contrastive->loader.packing != "whole")
       problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
   }

@@ -88,6 +88,23 @@ data::SourcePtr open_pairs(const Recipe& recipe, data::Split split) {
   return data::open_source(pair_options(recipe, "pairs"), split);
 }
 
+std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const ContrastiveStage& options) {
+  std::vector<data::SourcePtr> sources;
+  if (options.pairs) sources.push_back(open_pairs(recipe, data::Split::kTrain));
+  for (const PairFileOptions& file : options.files) {
+    data::SourceOptions source = file_options(recipe, file.path);
+    source.format = "jsonl";
+    source.held_out_every = source.held_out_last = 0;
+    source.text_field = file.text_field;
+    source.pair_field = file.pair_field;
+    source.negatives_field = file.negatives_field;
+    source.language = file.language.empty() ? recipe.source.language : file.language;
+    source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
+    sources.push_back(data::open_source(source));
+  }
+  return sources;
+}
+
 std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                 data::Split split) {
   std::vector<data::SourcePtr> sources;

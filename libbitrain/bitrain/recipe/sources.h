@@ -38,6 +38,10 @@ struct StageData {
 /// when they are in two files.
 [[nodiscard]] data::SourcePtr open_pairs(const Recipe& recipe, data::Split split);
 
+/// All pairs that a contrastive stage trains on.
+[[nodiscard]] std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe,
+                                                               const ContrastiveStage& options);
+
 /// The conversations of an sft stage.
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                               data::Split split);

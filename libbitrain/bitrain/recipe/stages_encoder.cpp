@@ -188,7 +188,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   std::optional<hub::OpenedSentenceEncoder> teacher;
   if (!options.teacher.empty()) teacher = open_stage_encoder(context, options.teacher);
 
-  const std::vector<data::SourcePtr> sources = {open_pairs(recipe, data::Split::kTrain)};
+  const std::vector<data::SourcePtr> sources = open_training_pairs(recipe, options);
   objectives::ContrastiveOptions objective_options = options.objective;
   objective_options.max_length = std::min(objective_options.max_length, opened.model->encoder().max_tokens());
   const objectives::Contrastive objective(opened.tokenizer, data::languages_of(sources), objective_options,
@@ -212,8 +212,9 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
     save_stage_encoder(folder, *opened.model, *opened.tokenizer, opened.settings);
   });
   if (context.signal != 0) return;
-  context.result["pairs_per_second"] = static_cast<double>(loader.shares().front().samples) /
-                                       std::max(1e-9, context.result["train_seconds"].get<double>());
+  double pairs = 0;
+  for (const data::SourceShare& share : loader.shares()) pairs += static_cast<double>(share.samples);
+  context.result["pairs_per_second"] = pairs / std::max(1e-9, context.result["train_seconds"].get<double>());
   context.result.update(held_out.score(*opened.model, *opened.tokenizer));
 }
 

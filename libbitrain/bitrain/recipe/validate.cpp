@@ -82,7 +82,16 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
     check_weights(recipe, document, key + ".data.loader", cpt->data.loader.mixture, {"source", "target"},
                   problems);
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
-    check_weights(recipe, document, key + ".loader", contrastive->loader.mixture, {"pairs"}, problems);
+    std::vector<std::string> names;
+    if (contrastive->pairs) names.emplace_back("pairs");
+    for (const PairFileOptions& file : contrastive->files) {
+      names.push_back(fs::path(file.path).stem().string());
+      std::error_code error;
+      if (!fs::is_regular_file(resolve(recipe, file.path), error))
+        problems.add(mark_of(recipe, document, key + ".files"), key + ".files",
+                     "there is no file " + file.path);
+    }
+    check_weights(recipe, document, key + ".loader", contrastive->loader.mixture, names, problems);
     if (recipe.source.path != recipe.target.path)
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
@@ -160,7 +169,8 @@ std::string inspect_stage(const Recipe& recipe, const std::string& name,
   const fs::path from = stage->from == "base" ? fs::path(recipe.base) : stage_directory(recipe, stage->from);
   const auto tokenizer = text::open_tokenizer(from);
   const std::optional<StageData> data = stage_data(recipe, *stage, tokenizer, data::Split::kTrain);
-  if (!data) throw ConfigError("stage ", name, " is of type ", stage->type, ", whose training data it cannot show");
+  if (!data)
+    throw ConfigError("stage ", name, " is of type ", stage->type, ", whose training data it cannot show");
   const std::int64_t tokens = data->loader.rows_per_step * data->loader.sequence_length;
   data::LoaderOptions loader_options = data->loader;
   loader_options.prefetch_threads = 0;

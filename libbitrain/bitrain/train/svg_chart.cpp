@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <limits>
 
+#include <c10/util/StringUtil.h>
+
 namespace bitrain::train {
 namespace {
 
@@ -52,10 +54,10 @@ std::string grid_and_axes(const Chart& chart, const Frame& frame, const std::vec
   std::string svg;
   for (const double tick : y_ticks) {
     const std::string y = number(frame.py(tick), "%.1f");
-    svg += "<line class=\"grid\" x1=\"" + number(kLeft) + "\" x2=\"" + number(kWidth - kRight) + "\" y1=\"" +
-           y + "\" y2=\"" + y +
-           "\"/><text class=\"tick\" text-anchor=\"end\" dominant-baseline=\"middle\" x=\"" +
-           number(kLeft - 7) + "\" y=\"" + y + "\">" + number(tick, "%.4g") + "</text>";
+    svg += c10::str("<line class=\"grid\" x1=\"", number(kLeft), "\" x2=\"", number(kWidth - kRight),
+                    "\" y1=\"", y, "\" y2=\"", y,
+                    "\"/><text class=\"tick\" text-anchor=\"end\" dominant-baseline=\"middle\" x=\"",
+                    number(kLeft - 7), "\" y=\"", y, "\">", number(tick, "%.4g"), "</text>");
   }
   for (const double tick : x_ticks) {
     if (tick < frame.x.low || tick > frame.x.high) continue;
@@ -91,13 +93,13 @@ std::string draw_series(const ChartSeries& series, const Chart& chart, const Fra
     }
     const std::string x = number(frame.px(series.x[i]), "%.1f");
     const std::string y = number(frame.py(series.y[i]), "%.1f");
-    path += (pen_down ? "L" : "M") + x + " " + y;
+    path += c10::str(pen_down ? "L" : "M", x, " ", y);
     pen_down = true;
     const bool dot = series.x.size() <= kMarkerPoints;
-    points += "<circle class=\"" + std::string(dot ? "dot " : "hit ") + color + "\" cx=\"" + x + "\" cy=\"" +
-              y + "\" r=\"" + (dot ? "3.5" : "5") + "\"><title>" + escape_html(series.name) + ", " +
-              escape_html(chart.x_label) + " " + number(series.x[i]) + ": " + number(series.y[i], "%.4f") +
-              "</title></circle>";
+    points +=
+        c10::str("<circle class=\"", dot ? "dot " : "hit ", color, "\" cx=\"", x, "\" cy=\"", y, "\" r=\"",
+                 dot ? "3.5" : "5", "\"><title>", escape_html(series.name), ", ", escape_html(chart.x_label),
+                 " ", number(series.x[i]), ": ", number(series.y[i], "%.4f"), "</title></circle>");
   }
   return "<path class=\"line " + color + "\" d=\"" + path + "\"/>" + points;
 }
@@ -185,9 +187,9 @@ std::string render_chart(const Chart& chart) {
   for (const ChartReference& reference : chart.references) {
     if (!std::isfinite(reference.y)) continue;
     const std::string y = number(frame.py(reference.y), "%.1f");
-    html += "<line class=\"reference s" + std::to_string(reference.color) + "\" x1=\"" + number(kLeft) +
-            "\" x2=\"" + number(kWidth - kRight) + "\" y1=\"" + y + "\" y2=\"" + y + "\"><title>" +
-            escape_html(reference.name) + ": " + number(reference.y, "%.4f") + "</title></line>";
+    html += c10::str("<line class=\"reference s", reference.color, "\" x1=\"", number(kLeft), "\" x2=\"",
+                     number(kWidth - kRight), "\" y1=\"", y, "\" y2=\"", y, "\"><title>",
+                     escape_html(reference.name), ": ", number(reference.y, "%.4f"), "</title></line>");
   }
   for (const ChartSeries& series : chart.series) html += draw_series(series, chart, frame);
   return html + "</svg></figure>";

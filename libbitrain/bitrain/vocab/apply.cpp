@@ -4,7 +4,6 @@
 #include <cstring>
 #include <functional>
 #include <string>
-#include <utility>
 
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -90,7 +89,7 @@ PieceTable piece_table(const Growth& growth) {
 
 /// `old` on the CPU, with `rows` rows; itself where it has as many.
 at::Tensor grown(const at::Tensor& old, std::int64_t rows) {
-  const at::Tensor source = old.detach().cpu().contiguous();
+  at::Tensor source = old.detach().cpu().contiguous();
   if (source.size(0) == rows) return source;
   at::Tensor result = at::empty({rows, source.size(1)}, source.options());
   const auto row_bytes = static_cast<std::size_t>(source.size(1)) * source.element_size();
@@ -137,7 +136,7 @@ void fill_padding(at::Tensor& matrix, std::int64_t old_rows, std::int64_t begin)
 }
 
 /// The grown matrices in place of the old ones, on their device.
-void install(models::LanguageModel* model, Tables& tables, at::Tensor input, const at::Tensor& head,
+void install(models::LanguageModel* model, Tables& tables, const at::Tensor& input, const at::Tensor& head,
              const at::Device& device) {
   const bool input_trained = tables.embedding.weight.requires_grad();
   const std::int64_t rows = input.size(0);
@@ -187,7 +186,7 @@ ApplyReport extend_to(models::LanguageModel* model, Tables tables, const Growth&
   report.reused_padding = std::clamp<std::int64_t>(old_rows - old_pieces, 0, report.added);
   report.old_norm = mean_norm(input, 0, old_pieces);
   report.new_norm = mean_norm(input, old_pieces, growth.vocab_size);
-  install(model, tables, std::move(input), head, old_input.device());
+  install(model, tables, input, head, old_input.device());
   return report;
 }
 
