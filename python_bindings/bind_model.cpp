@@ -31,6 +31,7 @@ struct Model {
 
 Batch batch_of(const std::vector<std::vector<std::int32_t>>& rows) {
   std::vector<std::vector<std::int32_t>> labels;
+  labels.reserve(rows.size());
   for (const auto& row : rows) labels.emplace_back(row.size(), static_cast<std::int32_t>(kIgnoreIndex));
   return make_batch(rows, labels);
 }

@@ -28,6 +28,7 @@ void bind_errors(py::module_& module) {
     if (kinds[i] == nullptr) throw py::error_already_set();
     module.attr(name) = py::reinterpret_borrow<py::object>(kinds[i]);
   }
+  // By value, as pybind11's type for it says. NOLINTNEXTLINE(performance-unnecessary-value-param)
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {
       if (thrown) std::rethrow_exception(thrown);
