@@ -162,7 +162,7 @@ TEST(Report, ShowsRetrievalByPairOfLanguages) {
   const std::string html = render_report(retrieval_sample());
   EXPECT_THAT(html, HasSubstr("<h2>Retrieval</h2>"));
   EXPECT_THAT(html, HasSubstr("English → Spanish"));
-  EXPECT_THAT(html, HasSubstr("13.0 % → 76.0 %"));
+  EXPECT_THAT(html, HasSubstr("0.130 → 0.760"));
   EXPECT_THAT(html, HasSubstr("<td>align, step 2</td><td>0.740</td>"));
   EXPECT_THAT(html, HasSubstr("align: translations found at rank 1"));
   EXPECT_THAT(html, HasSubstr("nats per pair"));

@@ -18,11 +18,12 @@ io::Json evaluations_json(const std::vector<train::Evaluation>& evaluations, con
   return list;
 }
 
-/// Shares by language, asked for and realised, in the mixture's unit.
-io::Json shares_json(const std::vector<data::SourceShare>& shares) {
+/// Shares by language, or by source where these hold pairs of languages; asked for and realised, in the
+/// mixture's unit.
+io::Json shares_json(const std::vector<data::SourceShare>& shares, bool by_source) {
   io::Json json = io::Json::object();
   for (const data::SourceShare& share : shares) {
-    io::Json& entry = json[share.language.empty() ? share.source : share.language];
+    io::Json& entry = json[by_source || share.language.empty() ? share.source : share.language];
     if (entry.is_null()) entry = io::Json::object();
     entry["asked"] = entry.value("asked", 0.0) + share.asked;
     entry["realised"] = entry.value("realised", 0.0) + share.realised;
@@ -42,7 +43,7 @@ void record(const train::TrainResult& result, const data::Loader& loader, const 
   json["tokens_per_second"] = result.tokens_per_second;
   json["train_loss"] = result.train_loss;
   json["skipped_steps"] = result.skipped_steps;
-  json["shares"] = shares_json(loader.shares());
+  json["shares"] = shares_json(loader.shares(), figures == "retrieval");
   json["curve"] = {{"step", result.curve.step},
                    {"loss", result.curve.loss},
                    {"learning_rate", result.curve.learning_rate},

@@ -57,8 +57,8 @@ std::string retrieval_tiles(const SummaryView& view) {
     for (const RetrievalSnapshot& snapshot : all)
       if (const auto found = snapshot.pairs.find(pair); found != snapshot.pairs.end())
         values.push_back(found->second.accuracy_at_1);
-    html += tile(direction_name(pair), percent(values.front()) + " → " + percent(values.back()),
-                 "translations found at rank 1");
+    html += tile(direction_name(pair), fixed(values.front(), 3) + " → " + fixed(values.back(), 3),
+                 "accuracy@1 of translations");
   }
   if (!all.empty() && !std::isnan(all.back().agreement))
     html += tile(language_name(view.source()) + " kept", fixed(all.back().agreement, 3),
