@@ -8,6 +8,7 @@
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
 #include <bitrain/eval/encode.h>
+#include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_transformers.h>
 
 #include "bind.h"
@@ -25,30 +26,106 @@ struct Encoder {
 };
 
 /// `languages`: one a row, for models that choose an adapter by it; or none.
-Batch batch_of(Encoder& model, const Rows& rows, const std::vector<std::string>& languages) {
+Batch batch_of(models::EncoderModel& model, const Rows& rows, const std::vector<std::string>& languages) {
   std::vector<std::int32_t> ids;
   for (std::size_t i = 0; i < languages.size(); ++i) ids.push_back(static_cast<std::int32_t>(i));
-  model.get().encoder().set_languages(languages);
+  model.set_languages(languages);
   return make_batch(rows, rows, ids);
+}
+
+std::vector<at::Tensor> rows_of(const at::Tensor& all, const Batch& batch) {
+  std::vector<at::Tensor> rows;
+  for (std::size_t row = 0; row + 1 < batch.boundaries.size(); ++row)
+    rows.push_back(all.narrow(0, batch.boundaries[row], batch.boundaries[row + 1] - batch.boundaries[row]));
+  return rows;
 }
 
 std::vector<at::Tensor> hidden_of(Encoder& model, const Rows& rows,
                                   const std::vector<std::string>& languages) {
-  const Batch batch = batch_of(model, rows, languages);
+  const Batch batch = batch_of(model.get().encoder(), rows, languages);
   py::gil_scoped_release release;
   const at::NoGradGuard no_grad;
-  const at::Tensor all = model.get().encoder().forward(batch, {}).hidden;
-  std::vector<at::Tensor> result;
-  for (std::size_t row = 0; row < rows.size(); ++row)
-    result.push_back(all.narrow(0, batch.boundaries[row], batch.boundaries[row + 1] - batch.boundaries[row]));
-  return result;
+  return rows_of(model.get().encoder().forward(batch, {}).hidden, batch);
 }
 
 at::Tensor embeddings_of(Encoder& model, const Rows& rows, const std::vector<std::string>& languages) {
-  const Batch batch = batch_of(model, rows, languages);
+  const Batch batch = batch_of(model.get().encoder(), rows, languages);
   py::gil_scoped_release release;
   const at::NoGradGuard no_grad;
   return model.get().forward(batch, {});
+}
+
+/// A batch with the sentence types of its rows, where there are any.
+Batch pairs_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types,
+               const std::vector<std::string>& languages) {
+  Batch batch = batch_of(model.model->encoder(), rows, languages);
+  if (!types.empty()) batch.token_type_ids = make_batch(types, types).input_ids;
+  if (batch.token_type_ids.defined() && batch.token_type_ids.sizes() != batch.input_ids.sizes())
+    throw DataError("token_type_ids must be as long as input_ids");
+  return batch;
+}
+
+std::vector<at::Tensor> logits_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types,
+                                  const std::vector<std::string>& languages) {
+  const Batch batch = pairs_of(model, rows, types, languages);
+  py::gil_scoped_release release;
+  const at::NoGradGuard no_grad;
+  const at::Tensor hidden = model.model->forward(batch, {}).hidden;
+  return rows_of(model.model->output_head().forward(model.model->transform(hidden, {}), {}), batch);
+}
+
+at::Tensor next_sentence_logits_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types) {
+  const Batch batch = pairs_of(model, rows, types, {});
+  py::gil_scoped_release release;
+  const at::NoGradGuard no_grad;
+  return model.model->next_sentence_logits(model.model->forward(batch, {}).hidden, batch, {});
+}
+
+py::dict tensors_of(nn::Module& module) {
+  py::dict named;
+  module.visit_tensors([&](const std::string& name, at::Tensor& tensor) { named[py::str(name)] = tensor; });
+  return named;
+}
+
+void bind_masked_lm(py::module_& module) {
+  py::class_<hub::OpenedMaskedLm>(module, "MaskedLanguageModel",
+                                  "An encoder with the heads of its pre-training.")
+      .def("logits", &logits_of, py::arg("input_ids"), py::arg("token_type_ids") = Rows(),
+           py::arg("languages") = std::vector<std::string>(),
+           "Logits [n, vocab_size] of each token of rows of token ids; rows are packed and do not see each "
+           "other.")
+      .def("next_sentence_logits", &next_sentence_logits_of, py::arg("input_ids"),
+           py::arg("token_type_ids") = Rows(),
+           "Logits [rows, 2]: the second text follows on the first (0), or is another's (1).")
+      .def(
+          "tensors", [](hub::OpenedMaskedLm& model) { return tensors_of(*model.model); },
+          "The dense weights by name, not copied.")
+      .def_property_readonly("tokenizer",
+                             [](const hub::OpenedMaskedLm& model) { return held(model.tokenizer); })
+      .def_property_readonly("has_next_sentence", [](const hub::OpenedMaskedLm& model) {
+        return model.model->has_next_sentence();
+      });
+  module.def(
+      "open_masked_lm",
+      [](const std::filesystem::path& directory, const py::object& dtype, bool tokenizer) {
+        hub::OpenOptions options;
+        options.dtype = dtype_named(dtype);
+        options.tokenizer = tokenizer;
+        py::gil_scoped_release release;
+        return hub::open_masked_lm(directory, options);
+      },
+      py::arg("directory"), py::arg("dtype") = py::none(), py::arg("tokenizer") = false,
+      "Opens a folder of a masked language model (bert, roberta, xlm-roberta, camembert, xmod).");
+  module.def(
+      "save_masked_lm",
+      [](hub::OpenedMaskedLm& model, const std::filesystem::path& directory, const py::object& dtype) {
+        hub::SaveOptions options;
+        options.dtype = dtype_named(dtype);
+        py::gil_scoped_release release;
+        hub::save_masked_lm(directory, *model.model, model.tokenizer.get(), options);
+      },
+      py::arg("model"), py::arg("directory"), py::arg("dtype") = py::none(),
+      "Writes a folder that transformers' AutoModelForMaskedLM or AutoModelForPreTraining opens.");
 }
 
 void bind_class(py::module_& module) {
@@ -77,13 +154,7 @@ void bind_class(py::module_& module) {
           "Embeddings [texts, dimension] of texts, float32. `max_length` in tokens; 0: the folder's "
           "max_seq_length.")
       .def(
-          "tensors",
-          [](Encoder& model) {
-            py::dict named;
-            model.get().visit_tensors(
-                [&](const std::string& name, at::Tensor& tensor) { named[py::str(name)] = tensor; });
-            return named;
-          },
+          "tensors", [](Encoder& model) { return tensors_of(model.get()); },
           "The dense weights by name, not copied.")
       .def_property_readonly("tokenizer", [](const Encoder& model) { return held(model.opened.tokenizer); })
       .def_property_readonly("dimension", [](const Encoder& model) { return model.get().dimension(); })
@@ -96,6 +167,7 @@ void bind_class(py::module_& module) {
 
 void bind_encoder(py::module_& module) {
   bind_class(module);
+  bind_masked_lm(module);
   module.def(
       "open_encoder",
       [](const std::filesystem::path& directory, const py::object& dtype, bool tokenizer) {

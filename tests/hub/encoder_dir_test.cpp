@@ -173,5 +173,78 @@ TEST(EncoderDir, ModelsWithAdaptersOrTooFewRowsAreNotSaved) {
   EXPECT_FALSE(fs::exists(folder.path() / "model")) << "nothing half written";
 }
 
+at::Tensor predictions_of(models::MaskedLanguageModel& model) {
+  const at::NoGradGuard no_grad;
+  return model.output_head().forward(model.transform(hidden_of(model.encoder()), {}), {});
+}
+
+std::unique_ptr<models::MaskedLanguageModel> tiny_masked_lm(const models::BertConfig& config,
+                                                            bool next_sentence) {
+  auto model = std::make_unique<models::MaskedLanguageModel>(tiny_bert(at::kFloat, config, next_sentence),
+                                                             next_sentence);
+  models::initialise_heads(*model, 5);
+  return model;
+}
+
+TEST(MaskedLmDir, EveryKindSurvivesWritingAndReading) {
+  for (const char* kind : {"bert", "roberta", "xlm-roberta", "camembert", "xmod"}) {
+    for (const bool next_sentence : {false, true}) {
+      if (next_sentence && std::string(kind) != "bert") continue;
+      const TemporaryDirectory folder;
+      const fs::path path = folder.path() / "model";
+      const auto model = tiny_masked_lm(tiny_bert_config(kind), next_sentence);
+      save_masked_lm(path, *model, nullptr);
+      const OpenedMaskedLm again = open_masked_lm(path, weights_only());
+      EXPECT_EQ(again.model->has_next_sentence(), next_sentence);
+      EXPECT_EQ(again.model->encoder().has_pooler(), next_sentence);
+      EXPECT_TRUE(at::equal(predictions_of(*again.model), predictions_of(*model))) << kind;
+      EXPECT_TRUE(
+          at::equal(hidden_of(*open_encoder(path, weights_only()).model), hidden_of(model->encoder())));
+    }
+  }
+}
+
+TEST(MaskedLmDir, OnlyTheEncoderIsPacked) {
+  const TemporaryDirectory folder;
+  models::BertConfig config = tiny_bert_config();
+  config.hidden_size = 64;
+  const auto model = tiny_masked_lm(config, false);
+  save_masked_lm(folder.path() / "dense", *model, nullptr);
+  OpenOptions options = weights_only();
+  options.quantize.emplace();
+  const OpenedMaskedLm packed = open_masked_lm(folder.path() / "dense", options);
+  save_masked_lm(folder.path() / "packed", *packed.model, nullptr);
+  const OpenedMaskedLm again = open_masked_lm(folder.path() / "packed", weights_only());
+  EXPECT_TRUE(at::equal(predictions_of(*again.model), predictions_of(*packed.model)));
+  EXPECT_FALSE(at::equal(predictions_of(*again.model), predictions_of(*model)));
+  const auto* dense = dynamic_cast<nn::Linear*>(again.model->find("cls.predictions.transform.dense"));
+  ASSERT_NE(dense, nullptr);
+  EXPECT_FALSE(dense->is_quantized());
+}
+
+TEST(MaskedLmDir, WhatDoesNotFitIsNamed) {
+  const TemporaryDirectory folder;
+  const fs::path path = folder.path() / "model";
+  save_encoder(path, *tiny_bert(), nullptr);
+  EXPECT_THAT([&] { (void)open_masked_lm(path, weights_only()); },
+              ThrowsMessage<FormatError>(HasSubstr("missing: bert.embeddings")));
+  const auto model = tiny_masked_lm(tiny_bert_config(), false);
+  save_masked_lm(path, *model, nullptr);
+  rename_weights(path, [](const std::string& name) {
+    return name == "cls.predictions.transform.dense.bias" ? "cls.predictions.transform.bias" : name;
+  });
+  EXPECT_THAT([&] { (void)open_masked_lm(path, weights_only()); },
+              ThrowsMessage<FormatError>(AllOf(HasSubstr("missing: cls.predictions.transform.dense.bias"),
+                                               HasSubstr("unexpected: cls.predictions.transform.bias"))));
+  io::Json config = io::read_json(path / "config.json");
+  config["tie_word_embeddings"] = false;
+  io::write_json(path / "config.json", config);
+  EXPECT_THAT([&] { (void)open_masked_lm(path, weights_only()); },
+              ThrowsMessage<UnsupportedError>(HasSubstr("tie_word_embeddings")));
+  const test::ByteTokenizer tokenizer;
+  EXPECT_THAT([&] { save_masked_lm(path, *model, &tokenizer); },
+              ThrowsMessage<ConfigError>(HasSubstr("259 ids, but the model only 23 rows")));
+}
+
 }  // namespace
 }  // namespace bitrain::hub

@@ -113,6 +113,19 @@ std::vector<double> shares_by_exponent(const std::vector<double>& sizes, double 
   return normalised(std::move(result));
 }
 
+std::vector<double> upsampling_multipliers(const std::vector<double>& sizes, double exponent) {
+  if (!(exponent >= 0 && exponent <= 1))
+    throw ConfigError("up-sampling: the exponent must lie in [0, 1], not ", exponent);
+  const double largest = sizes.empty() ? 0 : *std::max_element(sizes.begin(), sizes.end());
+  std::vector<double> result;
+  result.reserve(sizes.size());
+  for (const double size : sizes) {
+    if (!(size >= 0 && std::isfinite(size))) throw ConfigError("up-sampling: ", size, " is no size");
+    result.push_back(size > 0 ? std::pow(largest / size, 1 - exponent) : 0);
+  }
+  return result;
+}
+
 std::vector<double> unimax_shares(const std::vector<double>& sizes, double budget, double max_epochs) {
   if (!(budget > 0)) throw ConfigError("unimax needs the length of the run: set the number of steps");
   std::vector<std::size_t> order(sizes.size());

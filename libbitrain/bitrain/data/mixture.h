@@ -99,6 +99,11 @@ class Mixture {
 /// p_i proportional to size_i^exponent.
 [[nodiscard]] std::vector<double> shares_by_exponent(const std::vector<double>& sizes, double exponent);
 
+/// How often each corpus is to be read so that the shares are those of shares_by_exponent and the largest is
+/// read once: (largest / size_i)^(1 - exponent) (MuRIL, Khanuja et al. 2021, with exponent 0.3). 0 for an
+/// empty one. Throws ConfigError for a negative size, and an exponent outside [0, 1].
+[[nodiscard]] std::vector<double> upsampling_multipliers(const std::vector<double>& sizes, double exponent);
+
 /// UniMax (Chung et al. 2023): shares of a budget, uniform but for languages that would be read more than
 /// `max_epochs` times, which get just that. The smallest languages are settled first.
 [[nodiscard]] std::vector<double> unimax_shares(const std::vector<double>& sizes, double budget,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include <ATen/core/grad_mode.h>
 
@@ -54,34 +55,97 @@ WeightNames names_in(const io::TensorSource& source, const std::string& prefix) 
   return names;
 }
 
+/// What is read of a folder before its model is made.
+struct Folder {
+  Folder(const fs::path& directory, const OpenOptions& options)
+      : json(read_config(directory)),
+        where((directory / "config.json").string()),
+        config(models::bert_config_from_json(json, where)),
+        source(io::SafetensorsFolder::open(directory)),
+        dtype(options.dtype ? *options.dtype : dtype_in(json, where).value_or(file_dtype(source))) {
+    if (json.contains("quantization_config"))
+      (void)parse_quantization_config(json["quantization_config"], where);
+  }
+
+  io::Json json;
+  std::string where;
+  models::BertConfig config;
+  io::SafetensorsFolder source;
+  at::ScalarType dtype;
+};
+
+std::shared_ptr<const text::Tokenizer> tokenizer_of(const fs::path& directory,
+                                                    const models::BertConfig& config) {
+  std::shared_ptr<const text::Tokenizer> tokenizer = text::open_tokenizer(directory);
+  try {
+    check_vocabulary(*tokenizer, config.vocab_size);
+  } catch (Error& error) {
+    error.add_context(directory.string());
+    throw;
+  }
+  return tokenizer;
+}
+
+void write_files(const fs::path& directory, io::Json config, nn::Module& model,
+                 const text::Tokenizer* tokenizer, const SaveOptions& options) {
+  const CollectedWeights weights = collect_weights(model, options.dtype);
+  add_dtype(config, weights);
+  io::write_json(directory / "config.json", config);
+  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes);
+  if (tokenizer != nullptr) tokenizer->save(directory);
+}
+
+/// Names of a model with heads. Files repeat the tied tensors under the names of the decoder; some hold the
+/// bias there alone.
+WeightNames names_with_heads(const io::TensorSource& source, bool next_sentence) {
+  WeightNames names = names_in(source, "");
+  names.in_file = [&source, inner = names.in_file](const std::string& name) {
+    const bool output_bias = name == "cls.predictions.bias" || name == "lm_head.bias";
+    const std::string decoder = name.substr(0, name.size() - std::string("bias").size()) + "decoder.bias";
+    return output_bias && !source.contains(name) && source.contains(decoder) ? decoder : inner(name);
+  };
+  names.harmless = [inner = names.harmless, next_sentence](const std::string& name) {
+    const bool repeated =
+        starts_with(name, "cls.predictions.decoder.") || starts_with(name, "lm_head.decoder.");
+    const bool pooler = starts_with(name, "bert.pooler.") || starts_with(name, "roberta.pooler.");
+    return inner(name) || repeated || (pooler && !next_sentence);
+  };
+  return names;
+}
+
 }  // namespace
 
 OpenedEncoder open_encoder(const fs::path& directory, const OpenOptions& options) {
   const at::NoGradGuard no_grad;
-  const io::Json json = read_config(directory);
-  const std::string where = (directory / "config.json").string();
-  const models::BertConfig config = models::bert_config_from_json(json, where);
-  const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
-  const at::ScalarType dtype =
-      options.dtype ? *options.dtype : dtype_in(json, where).value_or(file_dtype(source));
-  if (json.contains("quantization_config"))
-    (void)parse_quantization_config(json["quantization_config"], where);
-
-  const std::string prefix = prefix_in(source, config);
+  const Folder folder(directory, options);
+  const std::string prefix = prefix_in(folder.source, folder.config);
   OpenedEncoder opened;
-  opened.model = models::make_bert(config, at::TensorOptions().dtype(dtype),
-                                   /*pooler=*/source.contains(prefix + "pooler.dense.weight"));
-  load_weights(*opened.model, source, dtype, options.device, names_in(source, prefix));
+  opened.model = models::make_bert(folder.config, at::TensorOptions().dtype(folder.dtype),
+                                   /*pooler=*/folder.source.contains(prefix + "pooler.dense.weight"));
+  load_weights(*opened.model, folder.source, folder.dtype, options.device, names_in(folder.source, prefix));
   if (options.quantize) models::quantize(*opened.model, *options.quantize);
-  if (options.tokenizer) {
-    opened.tokenizer = text::open_tokenizer(directory);
-    try {
-      check_vocabulary(*opened.tokenizer, config.vocab_size);
-    } catch (Error& error) {
-      error.add_context(directory.string());
-      throw;
-    }
+  if (options.tokenizer) opened.tokenizer = tokenizer_of(directory, folder.config);
+  return opened;
+}
+
+OpenedMaskedLm open_masked_lm(const fs::path& directory, const OpenOptions& options) {
+  const at::NoGradGuard no_grad;
+  const Folder folder(directory, options);
+  if (const auto tied = folder.json.find("tie_word_embeddings");
+      tied != folder.json.end() && *tied == false) {
+    throw UnsupportedError(folder.where,
+                           ": tie_word_embeddings: false: a head apart from the word embedding is not "
+                           "supported");
   }
+  const bool next_sentence = folder.source.contains("cls.seq_relationship.weight");
+  OpenedMaskedLm opened;
+  opened.model = std::make_unique<models::MaskedLanguageModel>(
+      models::make_bert(folder.config, at::TensorOptions().dtype(folder.dtype), /*pooler=*/next_sentence),
+      next_sentence);
+  load_weights(*opened.model, folder.source, folder.dtype, options.device,
+               names_with_heads(folder.source, next_sentence));
+  if (options.quantize) models::quantize(opened.model->encoder(), *options.quantize);
+  if (options.tokenizer) opened.tokenizer = tokenizer_of(directory, folder.config);
   return opened;
 }
 
@@ -89,18 +153,28 @@ void write_encoder(const fs::path& directory, models::EncoderModel& model, const
                    const SaveOptions& options) {
   const at::NoGradGuard no_grad;
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, model.config().vocab_size);
-  const CollectedWeights weights = collect_weights(model, options.dtype);
-  io::Json config = models::config_to_json(model.config());
-  add_dtype(config, weights);
-  io::write_json(directory / "config.json", config);
-  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes);
-  if (tokenizer != nullptr) tokenizer->save(directory);
+  write_files(directory, models::config_to_json(model.config()), model, tokenizer, options);
 }
 
 void save_encoder(const fs::path& directory, models::EncoderModel& model, const text::Tokenizer* tokenizer,
                   const SaveOptions& options) {
   io::AtomicDirectory folder(directory);
   write_encoder(folder.path(), model, tokenizer, options);
+  folder.commit();
+}
+
+void save_masked_lm(const fs::path& directory, models::MaskedLanguageModel& model,
+                    const text::Tokenizer* tokenizer, const SaveOptions& options) {
+  const at::NoGradGuard no_grad;
+  const models::BertConfig& shape = model.encoder().config();
+  if (tokenizer != nullptr) check_vocabulary(*tokenizer, shape.vocab_size);
+  io::Json config = models::config_to_json(shape);
+  std::string architecture = config["architectures"][0];
+  architecture.resize(architecture.size() - std::string("Model").size());
+  config["architectures"][0] = architecture + (model.has_next_sentence() ? "ForPreTraining" : "ForMaskedLM");
+  config["tie_word_embeddings"] = true;
+  io::AtomicDirectory folder(directory);
+  write_files(folder.path(), std::move(config), model, tokenizer, options);
   folder.commit();
 }
 

@@ -5,6 +5,7 @@
 
 #include <bitrain/hub/model_dir.h>
 #include <bitrain/models/encoder.h>
+#include <bitrain/models/masked_language_model.h>
 
 namespace bitrain::hub {
 
@@ -28,5 +29,23 @@ void save_encoder(const std::filesystem::path& directory, models::EncoderModel& 
 /// The same files into a folder that exists.
 void write_encoder(const std::filesystem::path& directory, models::EncoderModel& model,
                    const text::Tokenizer* tokenizer, const SaveOptions& options = {});
+
+struct OpenedMaskedLm {
+  std::unique_ptr<models::MaskedLanguageModel> model;
+  std::shared_ptr<const text::Tokenizer> tokenizer;  ///< Null when not asked for.
+};
+
+/// Opens such a folder with the heads of pre-training (BertForMaskedLM, BertForPreTraining,
+/// RobertaForMaskedLM and its kin). The head for next sentences is opened where the file has one; else a
+/// pooler is left aside. options.quantize packs the encoder. Throws as open_encoder, FormatError for a folder
+/// without the heads: open_encoder, models::MaskedLanguageModel and initialise_heads give it fresh ones;
+/// UnsupportedError for heads that are not tied to the word embedding.
+[[nodiscard]] OpenedMaskedLm open_masked_lm(const std::filesystem::path& directory,
+                                            const OpenOptions& options = {});
+
+/// Writes what open_masked_lm, open_encoder and transformers' AutoModelForMaskedLM or AutoModelForPreTraining
+/// read. The folder appears whole or not at all. Throws as save_encoder.
+void save_masked_lm(const std::filesystem::path& directory, models::MaskedLanguageModel& model,
+                    const text::Tokenizer* tokenizer, const SaveOptions& options = {});
 
 }  // namespace bitrain::hub

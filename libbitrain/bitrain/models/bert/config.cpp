@@ -111,6 +111,11 @@ void check(const BertConfig& config) {
   if (config.has_language_adapters()) check_adapters(config);
 }
 
+nn::Activation activation_of(const BertConfig& config) {
+  if (config.hidden_act == "relu") return nn::Activation::kRelu;
+  return config.hidden_act == "gelu" ? nn::Activation::kGelu : nn::Activation::kGeluTanh;
+}
+
 BertConfig bert_config_from_json(const Json& json, const std::string& name) {
   const ConfigReader reader(json, name);
   BertConfig config;

@@ -7,6 +7,7 @@
 
 #include <bitrain/base/fields.h>
 #include <bitrain/io/json.h>
+#include <bitrain/nn/activation.h>
 
 namespace bitrain::models {
 
@@ -82,6 +83,9 @@ void visit_fields(Visitor& v, BertConfig& o) {
 /// Throws ConfigError for a shape that cannot be: heads that do not divide, a padding id outside the
 /// vocabulary, no position left, an adapter of no width, a language listed twice.
 void check(const BertConfig& config);
+
+/// The function that hidden_act names.
+[[nodiscard]] nn::Activation activation_of(const BertConfig& config);
 
 /// Reads a config.json of model_type bert, roberta, xlm-roberta, camembert or xmod. `name` is the file, for
 /// errors. Throws FormatError for a missing or mistyped key, UnsupportedError for another family or for what

@@ -23,11 +23,6 @@
 namespace bitrain::models {
 namespace {
 
-nn::Activation activation_of(const BertConfig& config) {
-  if (config.hidden_act == "relu") return nn::Activation::kRelu;
-  return config.hidden_act == "gelu" ? nn::Activation::kGelu : nn::Activation::kGeluTanh;
-}
-
 /// What all layers of a forward pass share.
 struct Tokens {
   std::vector<std::int32_t> boundaries;

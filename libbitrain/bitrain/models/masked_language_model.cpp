@@ -1,0 +1,78 @@
+#include <bitrain/models/masked_language_model.h>
+
+#include <string>
+#include <utility>
+
+#include <bitrain/base/error.h>
+#include <bitrain/models/bert/config.h>
+#include <bitrain/models/initialise.h>
+
+namespace bitrain::models {
+namespace {
+
+constexpr std::int64_t kNextSentenceClasses = 2;
+
+/// The heads of a model under their own names.
+class Heads : public nn::Module {
+ public:
+  explicit Heads(MaskedLanguageModel& model) {
+    for (const auto& [name, child] : model.children())
+      if (child != &model.encoder()) register_child(name, *child);
+  }
+};
+
+}  // namespace
+
+MaskedLanguageModel::MaskedLanguageModel(std::unique_ptr<EncoderModel> encoder, bool next_sentence)
+    : encoder_(std::move(encoder)),
+      dense_(encoder_->config().hidden_size, encoder_->config().hidden_size, true,
+             encoder_->input_embeddings().weight.options()),
+      norm_(encoder_->config().hidden_size, encoder_->config().layer_norm_eps,
+            encoder_->input_embeddings().weight.options()),
+      output_head_(encoder_->config().hidden_size, encoder_->config().vocab_size, true,
+                   encoder_->input_embeddings().weight.options()) {
+  const bool bert = encoder_->config().model_type == "bert";
+  if (next_sentence && (!bert || !encoder_->has_pooler())) {
+    throw ConfigError("next-sentence prediction needs a BERT with a pooler; this encoder is ",
+                      encoder_->config().model_type, encoder_->has_pooler() ? "" : " without one");
+  }
+  activation_ = bert ? activation_of(encoder_->config()) : nn::Activation::kGelu;  // As transformers has it.
+  register_child(bert ? "bert" : "roberta", *encoder_);
+  register_child(bert ? "cls.predictions.transform.dense" : "lm_head.dense", dense_);
+  register_child(bert ? "cls.predictions.transform.LayerNorm" : "lm_head.layer_norm", norm_);
+  register_child(bert ? "cls.predictions" : "lm_head", output_head_);
+  if (next_sentence) {
+    next_sentence_ = std::make_unique<nn::Linear>(encoder_->config().hidden_size, kNextSentenceClasses, true,
+                                                  encoder_->input_embeddings().weight.options());
+    register_child("cls.seq_relationship", *next_sentence_);
+  }
+  tie();
+}
+
+at::Tensor MaskedLanguageModel::transform(const at::Tensor& hidden, const nn::ForwardContext& context) const {
+  return norm_.forward(nn::activate(dense_.forward(hidden, context), activation_));
+}
+
+nn::Linear& MaskedLanguageModel::output_head() {
+  tie();
+  return output_head_;
+}
+
+at::Tensor MaskedLanguageModel::next_sentence_logits(const at::Tensor& hidden, const Batch& batch,
+                                                     const nn::ForwardContext& context) const {
+  if (!next_sentence_) throw StateError("this model has no head for next sentences");
+  return next_sentence_->forward(encoder_->pooled(hidden, batch, context), context);
+}
+
+void MaskedLanguageModel::tie() {
+  output_head_.shares_weight = true;
+  output_head_.weight = encoder_->input_embeddings().weight;
+  output_head_.out_features = output_head_.weight.size(0);
+}
+
+void initialise_heads(MaskedLanguageModel& model, std::uint64_t seed) {
+  Heads heads(model);
+  initialise(heads, model.encoder().config().initializer_range, seed);
+}
+
+}  // namespace bitrain::models
