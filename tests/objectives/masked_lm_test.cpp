@@ -297,9 +297,11 @@ TEST(MaskedLm, AWordIsReadOffItsTranslation) {
   });
   optim::AdamW optimizer(optim::make_groups(parameters, {}));
 
-  const MaskedLm objective(letters(), kLanguages, 1);
-  constexpr std::int64_t kSteps = 500;
-  constexpr std::int64_t kBatch = 32;
+  MaskedLmOptions options;
+  options.masking.share = 0.3;  // More to learn from in a text of six words.
+  const MaskedLm objective(letters(), kLanguages, 1, options);
+  constexpr std::int64_t kSteps = 350;
+  constexpr std::int64_t kBatch = 24;
   for (std::int64_t step = 0; step < kSteps; ++step) {
     std::vector<FramedText> texts;
     std::vector<std::int64_t> samples;
@@ -311,7 +313,7 @@ TEST(MaskedLm, AWordIsReadOffItsTranslation) {
     }
     const LossSum loss = objective.loss(model, objective.collate(texts, samples), {});
     loss.sum.backward();
-    optimizer.step(3e-3 * std::min(1.0, static_cast<double>(step + 1) / 50), 1 / loss.weight);
+    optimizer.step(3e-3 * std::min(1.0, static_cast<double>(step + 1) / 30), 1 / loss.weight);
     optimizer.zero_grad();
   }
   // Nine words as likely as each other: nothing but the translation tells which.
