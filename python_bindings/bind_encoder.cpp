@@ -10,6 +10,7 @@
 #include <bitrain/eval/encode.h>
 #include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_transformers.h>
+#include <bitrain/objectives/masked_lm.h>
 
 #include "bind.h"
 
@@ -81,6 +82,22 @@ at::Tensor next_sentence_logits_of(hub::OpenedMaskedLm& model, const Rows& rows,
   return model.model->next_sentence_logits(model.model->forward(batch, {}).hidden, batch, {});
 }
 
+py::tuple loss_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& labels, const Rows& types,
+                  const std::vector<std::int64_t>& next_sentence, const std::vector<std::string>& languages) {
+  objectives::MaskedBatch batch;
+  batch.tokens = pairs_of(model, rows, types, languages);
+  batch.tokens.labels = make_batch(rows, labels).labels;
+  batch.next_sentence = next_sentence;
+  LossSum loss;
+  {
+    py::gil_scoped_release release;
+    loss = objectives::masked_lm_loss(*model.model, batch, {}, {});
+  }
+  py::dict parts;
+  for (const auto& [name, part] : loss.parts) parts[py::str(name)] = py::make_tuple(part.sum, part.weight);
+  return py::make_tuple(loss.sum, loss.weight, parts);
+}
+
 py::dict tensors_of(nn::Module& module) {
   py::dict named;
   module.visit_tensors([&](const std::string& name, at::Tensor& tensor) { named[py::str(name)] = tensor; });
@@ -97,6 +114,12 @@ void bind_masked_lm(py::module_& module) {
       .def("next_sentence_logits", &next_sentence_logits_of, py::arg("input_ids"),
            py::arg("token_type_ids") = Rows(),
            "Logits [rows, 2]: the second text follows on the first (0), or is another's (1).")
+      .def(
+          "loss", &loss_of, py::arg("input_ids"), py::arg("labels"), py::arg("token_type_ids") = Rows(),
+          py::arg("next_sentence") = std::vector<std::int64_t>(),
+          py::arg("languages") = std::vector<std::string>(),
+          "(sum, weight, parts) of the cross-entropy over the tokens whose label is not -100; sum can be "
+          "differentiated. next_sentence: one label a row; a pair's loss counts once for each of its labels.")
       .def(
           "tensors", [](hub::OpenedMaskedLm& model) { return tensors_of(*model.model); },
           "The dense weights by name, not copied.")

@@ -122,3 +122,81 @@ def test_folders_without_the_heads_are_refused(tmp_path):
     model.save_pretrained(tmp_path / "plain")
     with pytest.raises(bitrain.StateError, match="no head for next sentences"):
         bitrain.open_masked_lm(tmp_path / "plain").next_sentence_logits(ROWS)
+
+
+def labelled(seed=3):
+    """Labels for about a third of the tokens of each row."""
+    torch.manual_seed(seed)
+    return [[int(torch.randint(64, ())) if i % 3 == 1 else -100 for i in range(len(row))] for row in ROWS]
+
+
+def padded(rows, value):
+    width = max(map(len, rows))
+    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_losses_and_gradients(kind, tmp_path):
+    """Theirs over padded rows, ours over packed ones; the mean over labels."""
+    model = stirred(kind)
+    model.save_pretrained(tmp_path)
+    ours = bitrain.open_masked_lm(tmp_path, dtype="float32")
+    tensors = ours.tensors()
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    labels, types = labelled(), types_of(model)
+    xmod = model.config.model_type == "xmod"
+    extra = {"lang_ids": torch.ones(len(ROWS), dtype=torch.long)} if xmod else {}
+    output = model(padded(ROWS, model.config.pad_token_id), attention_mask=padded([[1] * len(row) for row in ROWS], 0),
+                   token_type_ids=padded(types, 0), **extra)
+    expected = torch.nn.functional.cross_entropy(
+        (output.logits if "logits" in output else output.prediction_logits).transpose(1, 2), padded(labels, -100), reduction="sum")
+    next_sentence = []
+    if "seq_relationship_logits" in output:
+        next_sentence = [0, 1, -100, 1]
+        counts = torch.tensor([sum(label != -100 for label in row) for row in labels])
+        pairs = torch.nn.functional.cross_entropy(output.seq_relationship_logits, torch.tensor(next_sentence), reduction="none")
+        expected = expected + (pairs * counts).sum()
+    expected.backward()
+    total, weight, parts = ours.loss(ROWS, labels, types, next_sentence, ["es"] * len(ROWS) if xmod else [])
+    assert weight == sum(label != -100 for row in labels for label in row)
+    torch.testing.assert_close(total / weight, expected.detach() / weight, atol=1e-5, rtol=0)
+    if next_sentence:
+        assert parts["next_sentence"] == (pytest.approx(pairs.sum().item(), abs=1e-5), 3)
+    total.backward()
+    theirs_by_name = dict(model.named_parameters(remove_duplicate=False))
+    compared = 0
+    for name, tensor in tensors.items():
+        gradient = theirs_by_name[name].grad
+        if gradient is None or tensor.grad is None:  # An adapter of another language.
+            assert gradient is None or not gradient.any(), name
+            continue
+        tolerance = 1e-4 * gradient.abs().max().item() + 1e-6
+        torch.testing.assert_close(tensor.grad, gradient, atol=tolerance, rtol=0, msg=name)
+        compared += 1
+    assert compared >= 40
+
+
+def test_the_loss_of_pre_training_is_theirs(tmp_path):
+    """With as many labels in each pair, the mean of ours is BertForPreTraining's: a mean of each."""
+    model = stirred("bert_next_sentence")
+    model.save_pretrained(tmp_path)
+    ours = bitrain.open_masked_lm(tmp_path, dtype="float32")
+    rows, types = [[2, 7, 8, 3, 9, 3], [2, 9, 3, 11, 12, 3]], [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1]]
+    labels = [[-100, 7, -100, -100, 30, -100], [-100, -100, -100, 11, 12, -100]]
+    with torch.no_grad():
+        expected = model(torch.tensor(rows), token_type_ids=torch.tensor(types), labels=torch.tensor(labels),
+                         next_sentence_label=torch.tensor([0, 1])).loss
+    total, weight, _ = ours.loss(rows, labels, types, [0, 1])
+    torch.testing.assert_close(total.detach() / weight, expected, atol=1e-5, rtol=0)
+
+
+def test_a_batch_without_labels_has_no_weight(tmp_path):
+    stirred("roberta").save_pretrained(tmp_path)
+    model = bitrain.open_masked_lm(tmp_path, dtype="float32")
+    total, weight, _ = model.loss(ROWS, [[-100] * len(row) for row in ROWS])
+    assert (total.item(), weight) == (0, 0)
+    with pytest.raises(bitrain.DataError, match="outside the vocabulary of 64"):
+        model.loss([[3, 4]], [[-100, 64]])
+    with pytest.raises(bitrain.StateError, match="next_sentence labels"):
+        model.loss(ROWS, ROWS, next_sentence=[0])

@@ -1,0 +1,58 @@
+#include <bitrain/data/next_sentence.h>
+
+#include <algorithm>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/rng.h>
+
+namespace bitrain::data {
+namespace {
+
+/// The document and place of item `index`, where documents end at `ends`.
+SentencePlace place_of(const std::vector<std::int64_t>& ends, std::int64_t index) {
+  const auto document = std::upper_bound(ends.begin(), ends.end(), index) - ends.begin();
+  return {document, index - (document == 0 ? 0 : ends[static_cast<std::size_t>(document) - 1])};
+}
+
+}  // namespace
+
+NextSentencePairs::NextSentencePairs(const std::vector<std::int64_t>& sentences, std::uint64_t seed)
+    : order_key_(stream_key(seed, "next_sentence/order")), pair_key_(stream_key(seed, "next_sentence/pair")) {
+  std::int64_t all = 0;
+  std::int64_t firsts = 0;
+  std::int64_t filled = 0;
+  for (std::size_t i = 0; i < sentences.size(); ++i) {
+    if (sentences[i] < 0) throw DataError("document ", i, " has ", sentences[i], " sentences");
+    all += sentences[i];
+    firsts += std::max<std::int64_t>(sentences[i] - 1, 0);
+    filled += sentences[i] > 0;
+    ends_.push_back(all);
+    first_ends_.push_back(firsts);
+  }
+  if (firsts == 0) throw DataError("next sentences: no document has two sentences");
+  if (filled < 2) throw DataError("next sentences: there is no second document to draw sentences from");
+}
+
+SentencePair NextSentencePairs::at(std::int64_t sample) const {
+  const std::int64_t epoch = sample / size();
+  const std::uint64_t key = RandomStream(order_key_, static_cast<std::uint64_t>(epoch)).next_u64();
+  const auto index =
+      permute_index(key, static_cast<std::uint64_t>(size()), static_cast<std::uint64_t>(sample % size()));
+  SentencePair pair;
+  pair.first = place_of(first_ends_, static_cast<std::int64_t>(index));
+  RandomStream random(pair_key_, static_cast<std::uint64_t>(sample));
+  pair.follows = random.below(2) == 0;
+  if (pair.follows) {
+    pair.second = {pair.first.document, pair.first.sentence + 1};
+    return pair;
+  }
+  const auto document = static_cast<std::size_t>(pair.first.document);
+  const std::int64_t begin = document == 0 ? 0 : ends_[document - 1];
+  const std::int64_t own = ends_[document] - begin;
+  auto other = static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(ends_.back() - own)));
+  if (other >= begin) other += own;
+  pair.second = place_of(ends_, other);
+  return pair;
+}
+
+}  // namespace bitrain::data
