@@ -201,6 +201,24 @@ TEST(Attach, FullTrainingListsEveryWeightWithItsRole) {
   EXPECT_THAT([&] { train_all(*quantised); }, ThrowsMessage<StateError>(HasSubstr("4 bits")));
 }
 
+TEST(Freeze, TakesWeightsAndModulesByName) {
+  const auto trained = [](const std::vector<std::string>& patterns) {
+    const auto model = tiny_llama();
+    train_all(*model);
+    freeze(*model, patterns);
+    std::vector<std::string> names;
+    for (const auto& parameter : trainable_parameters(*model)) names.push_back(parameter.name);
+    return names;
+  };
+  const std::size_t all = trained({}).size();
+  EXPECT_EQ(trained({"embed_tokens"}).size(), all - 1);
+  EXPECT_EQ(trained({"layers.0"}).size(), all - 9) << "a module with all that is in it";
+  EXPECT_EQ(trained({"input_layernorm.weight"}).size(), all - 2) << "one in each layer";
+  EXPECT_EQ(trained({R"(model\.layers\.\d+\.self_attn)", "embed_tokens"}).size(), all - 9);
+  EXPECT_THAT([&] { (void)trained({"embed_token"}); },
+              ThrowsMessage<ConfigError>(HasSubstr("'embed_token' names no weight and no module")));
+}
+
 TEST(Attach, TiedTablesShareTheirTrainedRows) {
   models::LlamaConfig config = tiny_config();
   config.tie_word_embeddings = true;

@@ -1,5 +1,7 @@
 #include <bitrain/objectives/contrastive.h>
 
+#include <map>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +12,7 @@
 
 #include <bitrain/adapters/parameters.h>
 #include <bitrain/base/error.h>
+#include <bitrain/dist/thread_ranks.h>
 #include <bitrain/eval/encode.h>
 #include <bitrain/optim/adamw.h>
 #include <bitrain/train/step.h>
@@ -131,6 +134,68 @@ TEST(GradCache, GivesThemWithATeacher) {
   expect_same(step_of(options, 7, 0, 0), step_of(options, 3, 0, 0));
 }
 
+// Seven pairs on two ranks, four and three, in micro-batches of two.
+TEST(GradCache, GivesThemOnTheRanksOfAGroup) {
+  for (const std::size_t negatives : {0, 1}) {
+    const Outcome whole = step_of({}, 7, negatives, 0);
+    std::vector<Outcome> of_rank(2);
+    dist::run_ranks(2, [&](dist::Communicator& rank) {
+      const auto model = encoder(at::kDouble, 7, 0);
+      const Contrastive objective(bytes(), {"en", "es"});
+      adapters::train_all(*model);
+      optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(*model), {}));
+      std::vector<data::Example> pairs = seven_pairs(negatives);
+      pairs = rank.rank() == 0 ? std::vector(pairs.begin(), pairs.begin() + 4)
+                               : std::vector(pairs.begin() + 4, pairs.end());
+      Outcome& own = of_rank[static_cast<std::size_t>(rank.rank())];
+      own.sums = accumulate_gradients(micro_batches(objective, pairs, 2),
+                                      objective.loss(*model, nullptr, rank.split(2)), {}, optimizer, true);
+      own.gradients = optimizer.gradients();
+    });
+    Outcome sum = of_rank[0];
+    sum.sums.loss += of_rank[1].sums.loss;
+    sum.sums.weight += of_rank[1].sums.weight;
+    for (std::size_t i = 0; i < sum.gradients.size(); ++i)
+      sum.gradients[i] = sum.gradients[i] + of_rank[1].gradients[i];
+    expect_same(whole, sum);
+  }
+}
+
+// ColBERT-XM: trained in English with embeddings and language adapters frozen, the rest serves all languages.
+TEST(Contrastive, LeavesFrozenSetsAndOtherLanguagesAdaptersAsTheyAre) {
+  models::BertConfig config = testing::tiny_bert_config("xmod");
+  config.vocab_size = bytes()->vocab_size();
+  const auto state_of = [](nn::Module& model) {
+    std::map<std::string, at::Tensor> state;
+    model.visit_tensors(
+        [&](const std::string& name, at::Tensor& tensor) { state[name] = tensor.detach().clone(); });
+    return state;
+  };
+  for (const bool frozen : {true, false}) {
+    models::SentenceEncoder model(testing::tiny_bert(at::kFloat, config, false, 7),
+                                  models::EmbeddingOptions{{nn::Pooling::kMean}, true});
+    model.encoder().set_languages({"en", "es"});
+    adapters::train_all(model);
+    if (frozen) adapters::freeze(model, {"word_embeddings", "adapter_modules"});
+    optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(model), {}));
+    const Contrastive objective(bytes(), {"en", "es"});
+    std::vector<data::Example> english = seven_pairs();
+    for (data::Example& example : english) example.pair_language = "en";
+    const auto before = state_of(model);
+    for (int step = 0; step < 2; ++step) {
+      (void)accumulate_gradients(micro_batches(objective, english, 4), objective.loss(model, nullptr), {},
+                                 optimizer, true);
+      optimizer.step(1e-3);
+    }
+    for (const auto& [name, now] : state_of(model)) {
+      const bool adapter = name.find("adapter_modules") != std::string::npos;
+      const bool other = adapter && name.find("en_XX") == std::string::npos;
+      const bool held = other || (frozen && (adapter || name.find("word_embeddings") != std::string::npos));
+      EXPECT_EQ(at::equal(now, before.at(name)), held) << name;
+    }
+  }
+}
+
 TEST(Contrastive, IsTheLossOfItsEmbeddings) {
   const auto model = encoder(at::kDouble);
   const Contrastive objective(bytes(), {"en", "es"});
@@ -162,6 +227,11 @@ TEST(Contrastive, EncodesATextItsPairAndNegatives) {
   }
   EXPECT_THAT(ends, ElementsAre(4, 5, 7, 11));
   EXPECT_THAT(languages, ElementsAre(0, 1, 1, 0));
+}
+
+TEST(Contrastive, LeavesOutNegativesThatAreNone) {
+  const Contrastive objective(bytes(), {"en", "es"});
+  EXPECT_THAT(objective.encode(pair("ab", "x", {"x", "yz", "ab", "yz"})).ids, ElementsAre('a', 'b', 'x', 'y', 'z'));
 }
 
 TEST(Contrastive, PassesOverPairsWithNothingToLearn) {

@@ -1,8 +1,11 @@
 #include <bitrain/adapters/parameters.h>
 
+#include <algorithm>
 #include <set>
 
+#include <bitrain/adapters/attach.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
 #include <bitrain/models/language_model.h>
 #include <bitrain/nn/embedding.h>
 #include <bitrain/nn/linear.h>
@@ -50,6 +53,19 @@ void visit_weights(nn::Module& model, const std::function<void(at::Tensor&)>& vi
   model.visit_tensors([&](const std::string&, at::Tensor& tensor) { visit(tensor); });
 }
 
+/// Whether `entry` names the weight or a module that it is in.
+bool names_weight(const std::string& entry, const std::string& weight) {
+  for (std::size_t end = weight.find('.');; end = weight.find('.', end + 1)) {
+    if (matches(entry, weight.substr(0, end))) return true;
+    if (end == std::string::npos) return false;
+  }
+}
+
+void stop_training(at::Tensor& tensor) {
+  tensor.set_requires_grad(false);
+  tensor.mutable_grad() = at::Tensor();
+}
+
 }  // namespace
 
 std::vector<Parameter> trainable_parameters(nn::Module& model) {
@@ -82,9 +98,22 @@ void train_all(nn::Module& model) {
 }
 
 void freeze(nn::Module& model) {
-  visit_weights(model, [](at::Tensor& tensor) {
-    tensor.set_requires_grad(false);
-    tensor.mutable_grad() = at::Tensor();
+  visit_weights(model, stop_training);
+}
+
+void freeze(nn::Module& model, const std::vector<std::string>& patterns) {
+  std::vector<std::string> weights;
+  model.visit_tensors([&](const std::string& name, at::Tensor&) { weights.push_back(name); });
+  for (const std::string& entry : patterns) {
+    if (std::none_of(weights.begin(), weights.end(),
+                     [&](const std::string& weight) { return names_weight(entry, weight); }))
+      throw ConfigError("freeze: '", entry, "' names no weight and no module of this model",
+                        did_you_mean(entry, weights), "; its weights are ", join(weights, ", "));
+  }
+  model.visit_tensors([&](const std::string& name, at::Tensor& tensor) {
+    if (std::any_of(patterns.begin(), patterns.end(),
+                    [&](const std::string& entry) { return names_weight(entry, name); }))
+      stop_training(tensor);
   });
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include <bitrain/nn/module.h>
@@ -17,6 +18,10 @@ namespace bitrain::adapters {
 void train_all(nn::Module& model);
 /// Makes none trainable.
 void freeze(nn::Module& model);
+/// Takes out of training what an entry of `patterns` names, as adapters::matches: a weight, or a module with
+/// all that is in it ("word_embeddings", "encoder.layer.0", ".*adapter_modules"). Throws ConfigError, before
+/// anything is changed, for an entry that names nothing.
+void freeze(nn::Module& model, const std::vector<std::string>& patterns);
 
 /// Elements of all weights (4-bit ones counted as weights), without adapters; tied ones once.
 [[nodiscard]] std::int64_t count_parameters(nn::Module& model);

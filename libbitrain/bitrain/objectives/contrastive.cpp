@@ -1,15 +1,16 @@
 #include <bitrain/objectives/contrastive.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/losses/grouped_info_nce.h>
 
 namespace bitrain::objectives {
 namespace {
@@ -123,14 +124,17 @@ data::TokenSequence Contrastive::encode(const data::Example& example) const {
   data::TokenSequence sequence;
   append(sequence, framed(*tokenizer_, text), first);
   append(sequence, framed(*tokenizer_, options_.pair_prompt + example.pair_text), second);
+  std::set<std::string> known = {example.text, example.pair_text};
   for (const std::string& negative : example.negatives)
-    append(sequence, framed(*tokenizer_, options_.pair_prompt + negative), second);
+    if (known.insert(negative).second)  // A positive must not be its own negative.
+      append(sequence, framed(*tokenizer_, options_.pair_prompt + negative), second);
   if (teacher_tokenizer_) append(sequence, framed(*teacher_tokenizer_, text), first);
   sequence.labels.assign(sequence.ids.size(), static_cast<std::int32_t>(kIgnoreIndex));
   return sequence;
 }
 
-EmbeddingLoss Contrastive::loss(models::SentenceEncoder& model, models::SentenceEncoder* teacher) const {
+EmbeddingLoss Contrastive::loss(models::SentenceEncoder& model, models::SentenceEncoder* teacher,
+                                const std::shared_ptr<dist::Communicator>& group) const {
   const bool taught = distils();
   if (taught && teacher == nullptr) throw StateError("contrastive: distillation needs a teacher");
   EmbeddingLoss loss;
@@ -141,15 +145,15 @@ EmbeddingLoss Contrastive::loss(models::SentenceEncoder& model, models::Sentence
     loss.teach = [teacher](const Batch& batch) {
       return teacher->forward(select_segments(batch, roles_of(batch, true).taught), {});
     };
-  loss.loss = [this](const at::Tensor& embedded, const at::Tensor& targets,
-                     const std::vector<Batch>& micro_batches) {
-    return loss_of(embedded, targets, micro_batches);
+  loss.loss = [this, group](const at::Tensor& embedded, const at::Tensor& targets,
+                            const std::vector<Batch>& micro_batches) {
+    return loss_of(embedded, targets, micro_batches, *group);
   };
   return loss;
 }
 
 LossSum Contrastive::loss_of(const at::Tensor& embedded, const at::Tensor& taught,
-                             const std::vector<Batch>& micro_batches) const {
+                             const std::vector<Batch>& micro_batches, dist::Communicator& group) const {
   Roles rows;  // Of `embedded`: the segments without the teacher's.
   std::int64_t next = 0;
   for (const Batch& batch : micro_batches) {
@@ -175,10 +179,10 @@ LossSum Contrastive::loss_of(const at::Tensor& embedded, const at::Tensor& taugh
     part.weight = result.weight;
   };
   if (options_.contrast > 0) {
-    const at::Tensor candidates =
-        rows.negatives.empty() ? pairs : at::cat({pairs, rows_at(embedded, rows.negatives)});
-    at::Tensor sum = losses::info_nce(texts, candidates, options_.info_nce).sum;
-    if (options_.symmetric) sum = (sum + losses::info_nce(pairs, texts, options_.info_nce).sum) / 2;
+    const at::Tensor negatives =
+        rows.negatives.empty() && group.size() == 1 ? at::Tensor() : rows_at(embedded, rows.negatives);
+    const at::Tensor sum =
+        losses::grouped_info_nce(texts, pairs, negatives, options_.symmetric, options_.info_nce, group).sum;
     add("contrast", sum * options_.contrast);
   }
   if (options_.distill_text > 0) add("distill", (texts - taught).square().sum() * options_.distill_text);

@@ -7,6 +7,7 @@
 
 #include <bitrain/base/fields.h>
 #include <bitrain/data/packing.h>
+#include <bitrain/dist/communicator.h>
 #include <bitrain/losses/info_nce.h>
 #include <bitrain/models/sentence_encoder.h>
 #include <bitrain/objectives/embedding_loss.h>
@@ -55,20 +56,25 @@ class Contrastive {
               ContrastiveOptions options = {},
               std::shared_ptr<const text::Tokenizer> teacher_tokenizer = nullptr);
 
-  /// The texts of an example as parts: text, pair, negatives, and last the text for the teacher. Empty when
+  /// The texts of an example as parts: text, pair, negatives (without those equal to another of its texts),
+  /// and last the text for the teacher. Empty when
   /// a side has no tokens or both are the same text: there is nothing to learn. Throws DataError, naming
   /// source and row, for an example that is not a pair.
   [[nodiscard]] data::TokenSequence encode(const data::Example& example) const;
 
   /// The loss of a step, for train::TrainParts. Its sum counts a text and, with `symmetric`, a pair as
   /// halves; its weight is the number of pairs; parts are "contrast" and "distill". The models must outlive
-  /// it; `teacher` may be null without distillation. Throws DataError for a step of one pair.
-  [[nodiscard]] EmbeddingLoss loss(models::SentenceEncoder& model, models::SentenceEncoder* teacher) const;
+  /// it; `teacher` may be null without distillation. Candidates come from all ranks of `group`, as
+  /// losses::grouped_info_nce has them; the sum is over this rank's pairs. Throws DataError for a step of one
+  /// pair.
+  [[nodiscard]] EmbeddingLoss loss(
+      models::SentenceEncoder& model, models::SentenceEncoder* teacher,
+      const std::shared_ptr<dist::Communicator>& group = std::make_shared<dist::Communicator>()) const;
 
  private:
   [[nodiscard]] bool distils() const { return options_.distill_text > 0 || options_.distill_pair > 0; }
   [[nodiscard]] LossSum loss_of(const at::Tensor& embedded, const at::Tensor& taught,
-                                const std::vector<Batch>& micro_batches) const;
+                                const std::vector<Batch>& micro_batches, dist::Communicator& group) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::shared_ptr<const text::Tokenizer> teacher_tokenizer_;
