@@ -1,5 +1,6 @@
 #include <bitrain/data/loader.h>
 
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <set>
@@ -447,6 +448,50 @@ TEST(WholeExamples, OptionsForThemNeedThem) {
   o.distinct_texts = false;
   o.single_source_steps = true;
   EXPECT_THROW((void)loader(o), ConfigError);
+}
+
+/// `count` different pairs of languages `a` and `b`.
+SourcePtr pairs_of(const std::string& a, const std::string& b, std::int64_t count) {
+  std::vector<Example> examples(static_cast<std::size_t>(count));
+  for (Example& example : examples) {
+    example.text = "3";
+    example.pair_text = "4";
+    example.pair_language = b;
+  }
+  return make_source(a + "-" + b, a, examples);
+}
+
+TEST(Loader, PairsOfLanguagesHaveSharesByTheExponentOfTheirSizes) {
+  const std::vector<SourcePtr> sources = {pairs_of("en", "es", 640), pairs_of("es", "en", 260),
+                                          pairs_of("en", "ko", 75), pairs_of("ko", "et", 25)};
+  const auto realised = [&](double exponent, const std::string& over) {
+    LoaderOptions options;
+    options.packing = "whole";
+    options.rows_per_step = 10;
+    options.mixture.kind = "exponent";
+    options.mixture.exponent = exponent;
+    options.mixture.over = over;
+    options.mixture.unit = "samples";
+    Loader loader(
+        options, sources,
+        [](const Example& example) { return numbered(1000 * static_cast<std::int32_t>(example.id), 3); },
+        {1, 100});
+    for (int step = 0; step < 100; ++step) (void)loader.next_step();
+    std::vector<double> shares;
+    for (const SourceShare& share : loader.shares()) shares.push_back(share.realised_samples);
+    return shares;
+  };
+  const auto near = [](std::vector<double> shares) {
+    return ::testing::Pointwise(::testing::DoubleNear(2e-3), std::move(shares));
+  };
+  // BabelBERT: q_i = p_i^0.5 / sum, for unordered pairs: 900, 75 and 25.
+  const double total = std::sqrt(0.9) + std::sqrt(0.075) + std::sqrt(0.025);
+  const double both_ways = std::sqrt(0.9) / total;
+  EXPECT_THAT(realised(0.5, "pairs"), near({both_ways * 64 / 90, both_ways * 26 / 90,
+                                            std::sqrt(0.075) / total, std::sqrt(0.025) / total}));
+  EXPECT_THAT(realised(1, "pairs"), near({0.64, 0.26, 0.075, 0.025}));
+  EXPECT_THAT(realised(0, "pairs"), near({64.0 / 270, 26.0 / 270, 1.0 / 3, 1.0 / 3}));
+  EXPECT_THAT(realised(0, "sources"), near({0.25, 0.25, 0.25, 0.25}));
 }
 
 }  // namespace

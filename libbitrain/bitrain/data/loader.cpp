@@ -93,13 +93,22 @@ struct Loader::Impl {
 
   ~Impl() { stop_builder(); }
 
+  /// What a source has its share together with: a language, or a pair of languages; empty: nothing.
+  [[nodiscard]] std::string share_of(const Source& source) const {
+    std::vector<std::string> codes = source.languages();
+    if (options.mixture.over == "sources") return {};
+    if (options.mixture.over == "languages") return codes.front();
+    std::sort(codes.begin(), codes.end());
+    return join(codes, "-");
+  }
+
   void make_mixture(LoaderRun run) {
     const MixtureOptions& o = options.mixture;
     const bool by_size = o.stages.empty() && o.kind != "weights" && o.kind != "ratio";
     const bool needs_tokens = by_size && (o.unit == "tokens" || o.kind == "unimax");
     std::vector<MixtureSource> described;
     for (std::size_t i = 0; i < sources.size(); ++i) {
-      MixtureSource source{sources[i]->name(), sources[i]->languages().front(), sources[i]->size()};
+      MixtureSource source{sources[i]->name(), share_of(*sources[i]), sources[i]->size()};
       if (needs_tokens) source.tokens = streams[i]->mean_tokens() * static_cast<double>(source.samples);
       described.push_back(std::move(source));
     }

@@ -16,6 +16,7 @@ struct MixtureOptions {
   double exponent = 0.3;
   double temperature = 1.0;
   double max_epochs = 4.0;
+  std::string over = "languages";
   std::string unit = "tokens";
   std::vector<MixtureStage> stages;
   bool interpolate = false;
@@ -34,6 +35,10 @@ void visit_fields(Visitor& v, MixtureOptions& o) {
   v.field("exponent", o.exponent, at_least(0), "exponent: 1 is by size, 0 is uniform.");
   v.field("temperature", o.temperature, above(0), "temperature: 1 is by size, large is uniform.");
   v.field("max_epochs", o.max_epochs, above(0), "unimax: how often a language may be read.");
+  v.field(
+      "over", o.over, one_of({"languages", "pairs", "sources"}),
+      "What the kinds by size give shares to: languages; pairs of languages, either way round (BabelBERT, "
+      "exponent 0.5); or each source by itself.");
   v.field("unit", o.unit, one_of({"samples", "tokens"}), "What sizes and shares are counted in.");
   v.field("stages", o.stages, any(), "Weights that change over the steps; in place of `weights`.");
   v.field("interpolate", o.interpolate, any(),
