@@ -270,5 +270,11 @@ TEST(TrecRun, RoundTripAndBadRows) {
   EXPECT_THAT(message_of<DataError>([&] { (void)read_trec_run(path); }), HasSubstr("run.txt:1"));
 }
 
+TEST(RetrievalMetrics, RefuseADocumentFoundTwiceAndCutoffsBelowOne) {
+  const Qrels qrels = {{"q", {{"d", 1}}}};
+  EXPECT_THROW((void)evaluate_run({{"q", {{"d", 2.0}, {"d", 1.0}}}}, qrels), DataError);
+  EXPECT_THROW((void)evaluate_run({{"q", {{"d", 2.0}}}}, qrels, {10, 0}), ConfigError);
+}
+
 }  // namespace
 }  // namespace bitrain::eval

@@ -254,5 +254,12 @@ TEST(InfoNce, RunsBackwardOnce) {
   EXPECT_THROW(loss.sum.backward(), StateError);
 }
 
+TEST(InfoNce, QueriesThatAreNotAmongTheCandidatesCannotBeLeftOut) {
+  CandidateRules rules;
+  rules.positives = numbers({1, 0, 1, 0});
+  rules.exclude_self = true;
+  EXPECT_THROW((void)info_nce(random_tensor({4, 3}, 1), random_tensor({3, 3}, 2), {}, rules), StateError);
+}
+
 }  // namespace
 }  // namespace bitrain::losses

@@ -76,6 +76,11 @@ TEST(MaskingVocabulary, WordsOfSentencePieceBeginWithTheSpaceMark) {
   EXPECT_EQ(vocabulary.mask(), 10);
 }
 
+TEST(MaskingVocabulary, ScriptsWithoutSpacesHaveNoLongWords) {
+  const MaskingVocabulary wordpiece(*toy_wordpiece({"\u0e01", "##\u0e02", "##\u0e03", "##a"}));
+  EXPECT_THAT(wordpiece.words({2, 5, 6, 7, 8, 3}), ElementsAre(kNo, 0, 1, 2, 2, kNo));
+}
+
 TEST(MaskingVocabulary, WithoutWholeWordsEveryTokenIsAWord) {
   const MaskingVocabulary vocabulary(*toy_wordpiece({"ca", "##sa"}), /*whole_words=*/false);
   EXPECT_THAT(vocabulary.words({2, 5, 6, 6, 3}), ElementsAre(kNo, 0, 1, 2, kNo));
@@ -190,7 +195,7 @@ TEST(Masking, IsAFunctionOfItsArguments) {
   EXPECT_NE(mask(1, 5).labels, mask(2, 5).labels);
 }
 
-TEST(Masking, ShortTextsGiveOneWordAndWordsThatFitNoBudgetNone) {
+TEST(Masking, ShortTextsGiveOneWordAndOfLongerOnesWhatFits) {
   const MaskingVocabulary vocabulary(*many_pieces());
   std::vector<TokenId> word = {2, kFirstStart, kFirstContinuation, kFirstContinuation, 3};
   const auto mask = [&](const std::vector<TokenId>& ids, const MaskingOptions& options) {
@@ -199,7 +204,7 @@ TEST(Masking, ShortTextsGiveOneWordAndWordsThatFitNoBudgetNone) {
   EXPECT_EQ(count_labels(mask(word, {})), 3U);
   MaskingOptions narrow;
   narrow.max_predictions = 2;
-  EXPECT_EQ(count_labels(mask(word, narrow)), 0U);
+  EXPECT_EQ(count_labels(mask(word, narrow)), 1U) << "15 % of three tokens, one at least";
   EXPECT_EQ(count_labels(mask({2, 3}, {})), 0U);
   EXPECT_EQ(count_labels(mask({}, {})), 0U);
   MaskingOptions all;

@@ -267,6 +267,8 @@ double ndcg(const std::vector<Hit>& hits, const Judgements& judged, std::int64_t
 
 std::map<std::string, double> evaluate_run(const RetrievalRun& run, const Qrels& qrels,
                                            const std::vector<std::int64_t>& cutoffs) {
+  for (const std::int64_t k : cutoffs)
+    if (k < 1) throw ConfigError("a cutoff must be 1 or more, not ", k);
   std::map<std::string, double> sums;
   std::int64_t queries = 0;
   static const std::vector<Hit> kNone;
@@ -275,6 +277,10 @@ std::map<std::string, double> evaluate_run(const RetrievalRun& run, const Qrels&
     ++queries;
     const auto found = run.find(query);
     const std::vector<Hit>& hits = found == run.end() ? kNone : found->second;
+    std::set<std::string_view> seen;
+    for (const Hit& hit : hits)
+      if (!seen.insert(hit.document).second)
+        throw DataError("'", hit.document, "' is found twice for '", query, "'");
     for (const std::int64_t k : cutoffs) {
       const std::string at = "@" + std::to_string(k);
       sums["mrr" + at] += reciprocal_rank(hits, judged, k);

@@ -68,7 +68,8 @@ void write_trec_run(const std::filesystem::path& path, const RetrievalRun& run, 
                           bool exponential = false);
 
 /// Means over all judged queries that have a relevant document; a query without hits counts as 0. Names are
-/// "mrr@10", "accuracy@1", "recall@100", "ndcg@10". Throws DataError when no query has one.
+/// "mrr@10", "accuracy@1", "recall@100", "ndcg@10". Throws DataError when no query has one, or a document is
+/// found twice for one; ConfigError for a cutoff below 1.
 [[nodiscard]] std::map<std::string, double> evaluate_run(const RetrievalRun& run, const Qrels& qrels,
                                                          const std::vector<std::int64_t>& cutoffs = {1, 10,
                                                                                                      100});

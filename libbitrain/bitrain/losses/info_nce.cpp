@@ -98,7 +98,7 @@ class RowRules {
       }
       const auto others = columns_ - static_cast<std::int64_t>(positives.size() + left_out.size());
       if (!positives.empty()) ++counted;
-      if (!positives.empty() && positives.size() == 1 && others < 1) {
+      if (positives.size() == 1 && others < 1) {
         throw DataError("info_nce: query ", i, " of ", rows_,
                         " has no negative: a contrastive batch needs two different pairs or more, or hard "
                         "negatives");
@@ -189,7 +189,7 @@ class Tiles {
   void run() {
     const std::int64_t rows = queries_.size(0);
     const std::int64_t columns = candidates_.unit.size(0);
-    const std::int64_t tile = std::clamp<std::int64_t>(kTileElements / columns, 16, rows);
+    const std::int64_t tile = std::min(rows, std::max<std::int64_t>(kTileElements / columns, 16));
     logits_ = at::empty({std::min(tile, rows), columns}, queries_.options());
     for (std::int64_t begin = 0; begin < rows; begin += tile) run_tile(begin, std::min(tile, rows - begin));
     logits_.reset();
@@ -341,6 +341,9 @@ void check_shapes(const at::Tensor& queries, const at::Tensor& candidates, const
     throw StateError("info_nce: ", queries.size(0), " queries and ", candidates.size(0),
                      " candidates: say where the positives are");
   }
+  if (rules.exclude_self && queries.size(0) > candidates.size(0))
+    throw StateError("info_nce: exclude_self, but there are ", queries.size(0), " queries and only ",
+                     candidates.size(0), " candidates: not every query is among them");
   if (!fits(rules.positives, queries.size(0)) || !fits(rules.query_labels, queries.size(0)) ||
       !fits(rules.candidate_labels, candidates.size(0)) || !fits(weights, queries.size(0)) ||
       rules.query_labels.defined() != rules.candidate_labels.defined()) {

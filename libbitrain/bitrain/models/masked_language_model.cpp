@@ -3,6 +3,10 @@
 #include <string>
 #include <utility>
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+
 #include <bitrain/base/error.h>
 #include <bitrain/models/bert/config.h>
 #include <bitrain/models/initialise.h>
@@ -68,6 +72,12 @@ void MaskedLanguageModel::tie() {
   output_head_.shares_weight = true;
   output_head_.weight = encoder_->input_embeddings().weight;
   output_head_.out_features = output_head_.weight.size(0);
+  at::Tensor& bias = output_head_.bias;
+  if (const std::int64_t missing = output_head_.out_features - bias.size(0); missing > 0) {
+    const at::NoGradGuard no_grad;  // New rows begin without a bias, as in transformers.
+    const bool trained = bias.requires_grad();
+    bias = at::cat({bias, at::zeros({missing}, bias.options())}).set_requires_grad(trained);
+  }
 }
 
 void initialise_heads(MaskedLanguageModel& model, std::uint64_t seed) {

@@ -38,7 +38,8 @@ class MaskedLanguageModel : public nn::Module {
   [[nodiscard]] const EncoderModel& encoder() const { return *encoder_; }
 
  private:
-  /// Loading, casting and vocabulary extension replace the embedding's tensor; the head follows it.
+  /// Loading, casting and vocabulary extension replace the embedding's tensor; the head follows it, new rows
+  /// with a bias of 0.
   void tie();
 
   std::unique_ptr<EncoderModel> encoder_;

@@ -80,10 +80,16 @@ class WordStarts {
     start_ = marked >= byte_level ? text::kSpaceMark : kByteLevelSpace;
   }
 
-  [[nodiscard]] bool operator()(std::string_view piece) const {
-    if (!continuation_.empty()) return !starts_with(piece, continuation_);
-    return starts_with(piece, start_) || is_written_without_spaces(piece);
+  /// `text`: what a byte-level piece stands for; only looked at there.
+  [[nodiscard]] bool operator()(std::string_view piece, std::string_view text) const {
+    if (!continuation_.empty()) {
+      if (!starts_with(piece, continuation_)) return true;
+      return is_written_without_spaces(piece.substr(continuation_.size()));
+    }
+    return starts_with(piece, start_) || is_written_without_spaces(byte_level() ? text : piece);
   }
+  /// Pieces are spelt in the byte-level alphabet: what they stand for must be looked at, too.
+  [[nodiscard]] bool byte_level() const { return start_ == kByteLevelSpace; }
 
  private:
   std::string continuation_;
@@ -102,9 +108,9 @@ std::vector<std::vector<std::size_t>> positions_of(const std::vector<std::int32_
   return positions;
 }
 
-/// The words to predict.
-std::vector<std::size_t> choose(const std::vector<std::vector<std::size_t>>& words,
-                                const MaskingOptions& options, RandomStream& random) {
+/// The words to predict, as their tokens.
+std::vector<std::vector<std::size_t>> choose(const std::vector<std::vector<std::size_t>>& words,
+                                             const MaskingOptions& options, RandomStream& random) {
   std::vector<std::size_t> order(words.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
@@ -114,18 +120,22 @@ std::vector<std::size_t> choose(const std::vector<std::vector<std::size_t>>& wor
   const auto most = static_cast<std::size_t>(options.max_predictions);
   const auto wanted = static_cast<std::size_t>(std::llround(options.share * static_cast<double>(tokens)));
   std::size_t room = std::min(most, std::max<std::size_t>(1, wanted));
-  std::vector<std::size_t> chosen;
+  std::vector<std::vector<std::size_t>> chosen;
   for (const std::size_t word : order) {
     if (words[word].empty() || words[word].size() > room) continue;
     room -= words[word].size();
-    chosen.push_back(word);
+    chosen.push_back(words[word]);
   }
   if (!chosen.empty()) return chosen;
+  // No word is short enough: the first of at most max_predictions tokens; else as much of one as fits.
   const auto first = std::find_if(order.begin(), order.end(), [&](std::size_t word) {
     return !words[word].empty() && words[word].size() <= most;
   });
-  if (first != order.end()) chosen.push_back(*first);
-  return chosen;
+  if (first != order.end()) return {words[*first]};
+  for (const std::size_t word : order)
+    if (!words[word].empty())
+      return {{words[word].begin(), words[word].begin() + static_cast<std::ptrdiff_t>(room)}};
+  return {};
 }
 
 }  // namespace
@@ -149,11 +159,15 @@ MaskingVocabulary::MaskingVocabulary(const text::Tokenizer& tokenizer, bool whol
   const auto pieces = pieces_of(tokenizer);
   std::optional<WordStarts> starts;
   if (whole_words) starts.emplace(tokenizer, pieces);
-  for (const auto& piece : pieces) {
-    if (!piece)
+  for (std::size_t id = 0; id < pieces.size(); ++id) {
+    const auto& piece = pieces[id];
+    if (!piece) {
       roles_.push_back(Role::kSpecial);
-    else
-      roles_.push_back(!starts || (*starts)(*piece) ? Role::kStart : Role::kContinuation);
+      continue;
+    }
+    const std::string text =
+        starts && starts->byte_level() ? tokenizer.decode({static_cast<TokenId>(id)}) : std::string();
+    roles_.push_back(!starts || (*starts)(*piece, text) ? Role::kStart : Role::kContinuation);
   }
   for (const TokenId id : special_ids(tokenizer)) roles_.at(static_cast<std::size_t>(id)) = Role::kSpecial;
   for (std::size_t id = 0; id < roles_.size(); ++id)
@@ -183,8 +197,8 @@ MaskedTokens mask_words(const std::vector<TokenId>& ids, const std::vector<std::
   const std::vector<std::vector<std::size_t>> positions = positions_of(words);
   MaskedTokens masked{ids, std::vector<TokenId>(ids.size(), static_cast<TokenId>(kIgnoreIndex))};
   const std::vector<TokenId>& ordinary = vocabulary.ordinary();
-  for (const std::size_t word : choose(positions, options, random)) {
-    for (const std::size_t i : positions[word]) {
+  for (const std::vector<std::size_t>& word : choose(positions, options, random)) {
+    for (const std::size_t i : word) {
       masked.labels[i] = ids[i];
       const double draw = random.uniform();
       if (draw < options.mask_share)

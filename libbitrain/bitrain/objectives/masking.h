@@ -38,9 +38,10 @@ inline constexpr std::int32_t kNoWord = -1;
 class MaskingVocabulary {
  public:
   /// Words begin where the pieces say so: WordPiece's lack the "##", SentencePiece's have "▁" in front and
-  /// byte-level BPE's "Ġ"; there, pieces of scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese) are
-  /// words of their own. Without `whole_words` every token is one. Throws ConfigError for a tokenizer without
-  /// mask token, or without ordinary tokens, UnsupportedError for whole words where pieces say nothing.
+  /// byte-level BPE's "Ġ". Pieces of scripts without spaces (Han, Kana, Thai, Lao, Khmer, Burmese) are words
+  /// of their own everywhere. Without `whole_words` every token is one. Throws ConfigError for a tokenizer
+  /// without mask token, or without ordinary tokens, UnsupportedError for whole words where pieces say
+  /// nothing.
   explicit MaskingVocabulary(const text::Tokenizer& tokenizer, bool whole_words = true);
 
   /// The word of each token, counted from 0, or kNoWord. Special tokens part words. Throws DataError for an
@@ -63,10 +64,11 @@ struct MaskedTokens {
 };
 
 /// Chooses words to predict and hides them (Devlin et al. 2019; whole words as in BERT's later checkpoints
-/// and MuRIL): of n tokens in words, at most max(1, share * n) and max_predictions. Words are taken in a
-/// random order, each that still fits; where none does, the first of at most max_predictions tokens. Each
-/// token of a chosen word, on its own, becomes the mask, a random token, or stays. A pure function of its
-/// arguments. `words` as MaskingVocabulary::words gives them. Throws StateError for other lengths.
+/// and MuRIL): of n tokens in words, at most max(1, round(share * n)) and max_predictions. Words are taken in
+/// a random order, each that still fits; where none does, the first of at most max_predictions tokens, or of
+/// a longer one as many tokens as may be hidden. Each token of a chosen word, on its own, becomes the mask, a
+/// random token, or stays. A pure function of its arguments. `words` as MaskingVocabulary::words gives them.
+/// Throws StateError for other lengths.
 [[nodiscard]] MaskedTokens mask_words(const std::vector<text::TokenId>& ids,
                                       const std::vector<std::int32_t>& words,
                                       const MaskingVocabulary& vocabulary, const MaskingOptions& options,

@@ -51,11 +51,13 @@ void check_class(const Json& config, const std::string& name) {
     throw UnsupportedError(name, ": 'do_basic_tokenize': false is not supported");
 }
 
-/// The spelling of a special token in the configuration, `usual` where it says nothing.
-std::string spelling(const Json& config, const char* key, const char* usual, const std::string& name) {
-  const Json& value = member(config, key, name);
+/// The spelling of a special token in the configuration, or the usual one.
+std::string spelling(const Json& config, const std::string& key, const std::string& name) {
+  const Json& value = member(config, key.c_str(), name);
   if (value.is_object()) return field<std::string>(value, "content", name + ": '" + key + "'");
-  return optional_field<std::string>(config, key, name).value_or(usual);
+  const auto* usual = std::find_if(std::begin(kBertSpecialTokens), std::end(kBertSpecialTokens),
+                                   [&](const auto& token) { return token.first == key; });
+  return optional_field<std::string>(config, key.c_str(), name).value_or(usual->second);
 }
 
 }  // namespace
@@ -65,8 +67,8 @@ Json bert_tokenizer_json(std::string_view vocab_txt, const Json& config, const s
   check_class(config, where);
   auto [vocabulary, ids] = read_lines(vocab_txt, name);
   Json added = Json::array();
-  const auto special = [&, &known = ids](const char* key, const char* usual) {
-    const std::string token = spelling(config, key, usual, where);
+  const auto special = [&, &known = ids](const char* key) {
+    const std::string token = spelling(config, key, where);
     const auto found = known.find(token);
     if (found == known.end())
       throw FormatError(name, ": the ", key, " '", token, "' is not in the vocabulary");
@@ -79,11 +81,11 @@ Json bert_tokenizer_json(std::string_view vocab_txt, const Json& config, const s
                      {"special", true}});
     return std::make_pair(token, found->second);
   };
-  special("pad_token", "[PAD]");
-  const std::string unknown = special("unk_token", "[UNK]").first;
-  const auto cls = special("cls_token", "[CLS]");
-  const auto sep = special("sep_token", "[SEP]");
-  special("mask_token", "[MASK]");
+  special("pad_token");
+  const std::string unknown = special("unk_token").first;
+  const auto cls = special("cls_token");
+  const auto sep = special("sep_token");
+  special("mask_token");
   const bool lower = optional_field<bool>(config, "do_lower_case", where).value_or(true);
   const std::optional<bool> strip = optional_field<bool>(config, "strip_accents", where);
   return {{"version", "1.0"},

@@ -448,6 +448,8 @@ std::shared_ptr<const HfTokenizer> open_hf_tokenizer(const std::filesystem::path
   if (std::filesystem::exists(path, ignored) || !std::filesystem::exists(lines, ignored))
     return make_hf_tokenizer(io::read_file(path), config, path.string());
   const Json json = bert_tokenizer_json(io::read_file(lines), config, lines.string());
+  for (const auto& [key, token] : kBertSpecialTokens)
+    if (!config.contains(key)) config[key] = token;
   return make_hf_tokenizer(json.dump(), config, lines.string());
 }
 
