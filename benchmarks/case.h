@@ -38,5 +38,6 @@ void bench_info_nce();
 void bench_contrastive_256();
 void bench_contrastive_2048();
 void bench_encode();
+void bench_search();
 
 }  // namespace bitrain::benchmarks

@@ -65,7 +65,8 @@ int main(int argc, char** argv) {
                                                       {"info_nce", bench_info_nce},
                                                       {"contrastive_256", bench_contrastive_256},
                                                       {"contrastive_2048", bench_contrastive_2048},
-                                                      {"encode", bench_encode}};
+                                                      {"encode", bench_encode},
+                                                      {"search", bench_search}};
   bitrain::install_cpu_allocator();
   at::set_num_threads(2);
   for (const auto& [name, run] : cases)

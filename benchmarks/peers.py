@@ -7,6 +7,7 @@
     python benchmarks/peers.py contrastive --form usual     MiniLM on verse pairs, MultipleNegativesRankingLoss
     python benchmarks/peers.py info_nce                     the loss alone, from the full matrix
     python benchmarks/peers.py encode                       SentenceTransformer.encode
+    python benchmarks/peers.py search                       exact search by faiss-cpu
     python benchmarks/peers.py merge                        merge a rank-16 adapter into an NF4 base and save it
 
 Two threads everywhere. "Kept pages" (glibc keeping freed memory) is set from outside by the environment:
@@ -253,9 +254,28 @@ def encode(count):
     report("encode/usual", texts_per_second=round(count / (time.perf_counter() - begin), 1))
 
 
+def search(rows, width, queries, k):
+    """faiss-cpu's exact index of inner products."""
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    corpus = torch.nn.functional.normalize(torch.randn(rows, width)).numpy()
+    wanted = torch.nn.functional.normalize(torch.randn(queries, width)).numpy()
+    index = faiss.IndexFlatIP(width)
+    index.add(corpus)
+    index.search(wanted[:100], k)
+    seconds = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        index.search(wanted, k)
+        seconds.append(time.perf_counter() - begin)
+    report("search/faiss", queries_per_second=round(queries / min(seconds), 1))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["train", "qlora", "extend", "nf4", "merge", "contrastive", "info_nce", "encode"])
+    parser.add_argument("case", choices=["train", "qlora", "extend", "nf4", "merge", "contrastive", "info_nce", "encode",
+                                         "search"])
     parser.add_argument("--form", default="", help="train: autocast, fp32, bf16, compile; qlora: usual, lean; "
                         "contrastive: usual, cached, tuned")
     parser.add_argument("--batch", type=int, default=256)
@@ -278,6 +298,8 @@ def main():
         info_nce(16384, 384)
     elif arguments.case == "encode":
         encode(2000)
+    elif arguments.case == "search":
+        search(100_000, 384, 5000, 10)
     else:
         merge()
 

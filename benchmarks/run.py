@@ -164,6 +164,15 @@ def encode(rounds, calibration):
     yield row("MiniLM encodes verses, texts/s", best, "texts_per_second", goal=(3.0, None))
 
 
+def search(rounds, calibration):
+    best = Best()
+    for _ in range(rounds):
+        calibration.take()
+        best.add(ours("search")["search"], "ours ")
+        best.add(peer("search")["search/faiss"], "usual ")
+    yield row("exact search of 100,000, queries/s", best, "queries_per_second", goal=(1.0, None))
+
+
 def matmul_parameters(hidden, layers, ffn, vocab):
     """Weights of the linear maps and of the head."""
     return layers * (4 * hidden * hidden + 3 * hidden * ffn), vocab * hidden
@@ -216,7 +225,7 @@ class Calibration:
 
 
 CASES = {"train": train, "qlora": qlora, "nf4": nf4, "extend": extend, "merge": merge, "info_nce": info_nce,
-         "contrastive": contrastive, "encode": encode}
+         "contrastive": contrastive, "encode": encode, "search": search}
 
 
 def main():

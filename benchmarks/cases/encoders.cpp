@@ -8,8 +8,10 @@
 #include <bitrain/base/error.h>
 #include <bitrain/data/loader.h>
 #include <bitrain/eval/encode.h>
+#include <bitrain/eval/search.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/losses/info_nce.h>
+#include <bitrain/nn/unit_rows.h>
 #include <bitrain/objectives/contrastive.h>
 #include <bitrain/optim/adamw.h>
 #include <bitrain/optim/param_groups.h>
@@ -95,7 +97,7 @@ void bench_info_nce() {
 }
 
 void bench_contrastive_256() {
-  bench_contrastive("contrastive_256", 256, 32, 4);
+  bench_contrastive("contrastive_256", 256, 256, 4);
 }
 
 void bench_contrastive_2048() {
@@ -109,6 +111,16 @@ void bench_encode() {
   const Timing timing =
       time_calls(1, [&] { (void)eval::encode_texts(*opened.model, *opened.tokenizer, texts); });
   report("encode", {{"texts_per_second", static_cast<double>(texts.size()) / timing.best}});
+}
+
+/// 5,000 queries for the ten nearest of 100,000, 384 features in float32.
+void bench_search() {
+  const at::Tensor corpus = nn::unit_rows(at::randn({100'000, 384}));
+  const at::Tensor queries = nn::unit_rows(at::randn({5000, 384}));
+  eval::SearchOptions options;
+  options.similarity = "dot";
+  const Timing timing = time_calls(3, [&] { (void)eval::search(queries, corpus, options); });
+  report("search", {{"queries_per_second", static_cast<double>(queries.size(0)) / timing.best}});
 }
 
 }  // namespace bitrain::benchmarks
