@@ -144,6 +144,64 @@ std::vector<double> reference(models::MaskedLanguageModel& model, const MaskedBa
   return losses;
 }
 
+TEST(MaskedLm, SequencesOfALoaderAreMaskedByStepAndPlaceWhateverTheSplit) {
+  const auto objective_for = [](std::shared_ptr<const text::Tokenizer> tokenizer) {
+    return MaskedLm(std::move(tokenizer), kLanguages, 1);
+  };
+  const MaskedLm objective = objective_for(letters());
+  const std::vector<data::Example> examples = {example("a b cd"), example("ef g", "h ij"),
+                                               example("k l m n o"), example("p q", "r")};
+  std::vector<data::Row> rows;
+  for (const data::Example& one : examples) {
+    auto sequence = std::make_shared<data::TokenSequence>(objective.sequence(one));
+    EXPECT_EQ(sequence->ids, objective.encode(one).ids);
+    rows.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
+  }
+  EXPECT_TRUE(objective.sequence(example(" ")).empty());
+  const auto model = tiny_model();
+  const auto loss_of = [&](std::size_t per_batch, std::int64_t step) {
+    nn::ForwardContext context;
+    context.dropout = {9, step, 0};
+    LossSum all;
+    double sum = 0;
+    std::int64_t first_token = 0;
+    for (std::size_t begin = 0; begin < rows.size(); begin += per_batch) {
+      const Batch batch =
+          data::batch_rows(rows.data() + begin, std::min(per_batch, rows.size() - begin), true, first_token);
+      first_token += batch.tokens();
+      const LossSum one = objective.loss(*model, batch, context);
+      sum += one.sum.item<double>();
+      all.weight += one.weight;
+      for (const auto& [name, part] : one.parts) all.parts[name].weight += part.weight;
+    }
+    return std::make_tuple(sum, all.weight, all.parts["language/es"].weight);
+  };
+  const auto [sum, weight, spanish] = loss_of(4, 3);
+  EXPECT_GE(weight, 4) << "one token of each text at least";
+  for (const std::size_t per_batch : {1, 3}) {
+    const auto [split, split_weight, split_spanish] = loss_of(per_batch, 3);
+    EXPECT_NEAR(split, sum, 1e-4);
+    EXPECT_EQ(split_weight, weight);
+    EXPECT_EQ(split_spanish, spanish);
+  }
+  EXPECT_NE(std::get<0>(loss_of(4, 4)), sum) << "other masks in the next step";
+  // By hand: the masks are those of the samples at these places, types those of the template.
+  std::vector<FramedText> texts;
+  std::vector<std::int64_t> samples;
+  std::int64_t place = std::int64_t{3} << 32;
+  for (const data::Example& one : examples) {
+    texts.push_back(objective.encode(one));
+    samples.push_back(place);
+    place += static_cast<std::int64_t>(texts.back().ids.size());
+  }
+  EXPECT_NEAR(objective.loss(*model, objective.collate(texts, samples), {}).sum.item<double>(), sum, 1e-4);
+  EXPECT_THAT(
+      [&] {
+        (void)objective.loss(*model, make_batch({{2, 5, 3}}, {{-100, -100, -100}}), {});
+      },
+      ThrowsMessage<StateError>(HasSubstr("packing whole")));
+}
+
 TEST(MaskedLm, LossIsThatOfTheMaskedTokensByLanguage) {
   const auto model = tiny_model();
   MaskedLmOptions options;

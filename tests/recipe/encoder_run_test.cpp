@@ -1,10 +1,17 @@
+#include <cmath>
 #include <fstream>
+
+#include <map>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ATen/ops/equal.h>
+
 #include <bitrain/base/error.h>
 #include <bitrain/eval/encode.h>
+#include <bitrain/eval/retrieval.h>
+#include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/io/json.h>
 #include <bitrain/recipe/run.h>
@@ -135,6 +142,120 @@ TEST_F(EncoderRun, TrainsOnFilesWithHardNegativesToo) {
        "stages.align.loader.mixture.weights.pairs=0.5", "stages.align.loader.mixture.weights.hard=0.5",
        "stages.align.loader.single_source_steps=true", "stages.align.train.max_steps=6"});
   EXPECT_EQ(result.summary["stages"]["align"]["steps"], 6);
+}
+
+/// Documents are what the pairs say in Spanish, queries the same in English.
+void write_collection(const fs::path& folder) {
+  eval::RetrievalSet set;
+  for (int i = 0; i < 20; ++i) {
+    const std::string letter(1, static_cast<char>('a' + i));
+    set.corpus.push_back({"d" + letter, i % 2 == 0 ? "gato " + letter : "", "vio perro " + letter});
+    set.queries.push_back({"q" + letter, "", "cat saw dog " + letter});
+    set.qrels["q" + letter]["d" + letter] = 1;
+  }
+  eval::write_beir(folder, set);
+}
+
+TEST_F(EncoderRun, SearchesRetrievalSets) {
+  write_collection(directory_.path() / "set");
+  const std::string set = (directory_.path() / "set").string();
+  const std::string stage = "{recipe: evaluate_retrieval, from: base, depth: 5, collections: [{path: " + set +
+                            "/}, {path: " + set + ", name: again}]}";
+  const RunResult result = run_with({"stages={search: " + stage + "}"});
+  const io::Json& search = result.summary["stages"]["search"]["search"];
+  EXPECT_EQ(search["set"]["queries"], 20);
+  EXPECT_EQ(search["set"], search["again"]);
+  // The letter is a word of its own: BM25 finds every document first, whose length alone differs.
+  EXPECT_EQ(search["set"]["bm25"]["accuracy@1"], 1.0);
+  for (const char* metric : {"ndcg@10", "mrr@10", "accuracy@1", "recall@100"}) {
+    EXPECT_GE(search["set"]["encoder"][metric].get<double>(), 0) << metric;
+    EXPECT_LE(search["set"]["encoder"][metric].get<double>(), 1) << metric;
+  }
+  const eval::RetrievalRun run = eval::read_trec_run(dir() / "1-search" / "set.encoder.trec");
+  EXPECT_EQ(run.size(), 20U);
+  EXPECT_EQ(run.at("qa").size(), 5U);
+  const eval::RetrievalSet read = eval::read_beir(set);
+  EXPECT_NEAR(eval::evaluate_run(run, read.qrels).at("ndcg@10"),
+              search["set"]["encoder"]["ndcg@10"].get<double>(), 1e-12);
+}
+
+TEST_F(EncoderRun, ProblemsOfRetrievalSetsAreNamed) {
+  const auto problems = [&](const std::string& options) {
+    return problems_with({"stages={search: {recipe: evaluate_retrieval, from: base, " + options + "}}"});
+  };
+  EXPECT_THAT(problems("collections: [{path: nowhere}]"), HasSubstr("there is no folder nowhere"));
+  EXPECT_THAT(problems("collections: []"), HasSubstr("there are none to search"));
+  EXPECT_THAT(problems("encoder: false, bm25: false, collections: [{path: a/b}, {path: c/b/}]"),
+              AllOf(HasSubstr("nothing searches"), HasSubstr("two are called 'b'")));
+}
+
+TEST_F(EncoderRun, FrozenWeightsStayAsTheyWere) {
+  const RunResult result =
+      run_with({"stages.align.freeze=[word_embeddings, layer.0]", "stages.align.train.max_steps=3",
+                "stages.align.train.schedule.warmup_steps=0", "stages.align.train.eval_every=0"});
+  const auto weights = [&](const fs::path& folder) {
+    const hub::OpenedSentenceEncoder opened = hub::open_sentence_encoder(folder);
+    std::map<std::string, at::Tensor> all;
+    opened.model->visit_tensors([&](const std::string& name, at::Tensor& tensor) { all[name] = tensor; });
+    return all;
+  };
+  const auto before = weights(dir() / "2-extend");
+  for (const auto& [name, now] : weights(dir() / "3-align")) {
+    const bool frozen =
+        name.find("word_embeddings") != std::string::npos || name.find("layer.0") != std::string::npos;
+    EXPECT_EQ(at::equal(now, before.at(name)), frozen) << name;
+  }
+  EXPECT_THAT(
+      [&] {
+        (void)run_with({"dir=" + (directory_.path() / "other").string(), "stages.align.freeze=[no_such]"});
+      },
+      ::testing::ThrowsMessage<Error>(HasSubstr("'no_such' names no weight")));
+}
+
+TEST_F(EncoderRun, LearnsHiddenWordsOfTextsAndPairs) {
+  const std::string stage =
+      "{recipe: masked_lm, from: base, pairs: true, objective: {masking: {share: 0.3}}, loader: "
+      "{rows_per_step: 24, "
+      "micro_batch_rows: 7}, train: {max_steps: 60, learning_rate: 1e-2, eval_every: 30, schedule: "
+      "{warmup_steps: 4}}}";
+  const RunResult result = run_with({"stages={tlm: " + stage + ", search: {recipe: evaluate_encoder}}"});
+  const io::Json& tlm = result.summary["stages"]["tlm"];
+  EXPECT_EQ(tlm["evaluations"].size(), 2U);
+  for (const char* language : {"en", "es"}) {
+    const io::Json& before = tlm["before"][language];
+    const io::Json& after = tlm["masked"][language];
+    EXPECT_LT(after["masked_loss"].get<double>(), before["masked_loss"].get<double>() - 0.5) << language;
+    EXPECT_GT(after["masked_accuracy"].get<double>(), before["masked_accuracy"].get<double>()) << language;
+    EXPECT_TRUE(after.contains("translated_accuracy")) << language;
+  }
+  EXPECT_EQ(tlm["shares"].size(), 3U);
+  // What it wrote opens with its heads; the next stage read it as an encoder with mean pooling.
+  EXPECT_NO_THROW((void)hub::open_masked_lm(dir() / "1-tlm"));
+  EXPECT_EQ(result.summary["stages"]["search"]["pairs"], 13);
+  // The masks do not depend on the split into micro-batches.
+  const RunResult whole =
+      run(load_recipe(directory_.path() / "recipe.yaml",
+                      {"dir=" + (directory_.path() / "whole").string(), "base=" + base().string(),
+                       "stages={tlm: " + stage + "}", "stages.tlm.loader.micro_batch_rows=0"}));
+  EXPECT_NEAR(whole.summary["stages"]["tlm"]["masked"]["es"]["masked_loss"].get<double>(),
+              tlm["masked"]["es"]["masked_loss"].get<double>(), 2e-2);
+  EXPECT_NEAR(whole.summary["stages"]["tlm"]["curve"]["loss"].front().get<double>(),
+              tlm["curve"]["loss"].front().get<double>(), 1e-5);
+}
+
+TEST_F(EncoderRun, AFreshModelForgetsAndProblemsOfMaskedStagesAreNamed) {
+  const RunResult result =
+      run_with({"stages={mlm: {recipe: masked_lm, from: base, fresh: true, train: {max_steps: 1, "
+                "learning_rate: 1e-9}}}"});
+  EXPECT_NEAR(result.summary["stages"]["mlm"]["before"]["en"]["masked_loss"].get<double>(), std::log(57.0),
+              1.0);
+  const auto problems = [&](const std::string& options) {
+    return problems_with({"stages={mlm: {recipe: masked_lm, from: base, " + options + "}}"});
+  };
+  EXPECT_THAT(problems("texts: false"), AllOf(HasSubstr("there is no text"), HasSubstr("set max_steps")));
+  EXPECT_THAT(problems("loader: {packing: cut}, train: {max_steps: 1}"), HasSubstr("need packing whole"));
+  EXPECT_THAT(problems("loader: {mixture: {weights: {pairs: 1}}}, train: {max_steps: 1}"),
+              HasSubstr("there is no source 'pairs'"));
 }
 
 TEST_F(EncoderRun, ProblemsAreNamedBeforeAnythingRuns) {

@@ -229,9 +229,6 @@ std::string invalid(const io::Json& schema, const Node& node, const std::string&
   const std::string type = schema.at("type");
   if (type == "object") {
     if (node.kind != Node::Kind::kMap) return path;
-    if (schema.contains("required"))
-      for (const io::Json& key : schema["required"])
-        if (node.find(key.get<std::string>()) == nullptr) return path + "." + key.get<std::string>();
     const io::Json properties = schema.value("properties", io::Json::object());
     for (const auto& [key, value] : node.members) {
       const io::Json* below =
@@ -239,6 +236,9 @@ std::string invalid(const io::Json& schema, const Node& node, const std::string&
       if (below->is_boolean()) return path + "." + key + " is no key";
       if (std::string why = invalid(*below, value, path + "." + key); !why.empty()) return why;
     }
+    if (schema.contains("required"))
+      for (const io::Json& key : schema["required"])
+        if (node.find(key.get<std::string>()) == nullptr) return path + "." + key.get<std::string>();
     return "";
   }
   if (type == "array") {

@@ -177,6 +177,48 @@ TEST(Report, ShowsRetrievalByPairOfLanguages) {
   EXPECT_THAT(text, HasSubstr("0.770"));
 }
 
+TEST(Report, ShowsHiddenWordsByLanguage) {
+  ordered_json summary = ordered_json::parse(R"({"schema": 1, "languages": {"source": "en", "target": "hi"},
+    "machine": {"device": "cpu", "threads": 2, "dtype": "float32"}, "seconds": 1, "peak_memory_bytes": 1,
+    "stages": {"tlm": {"type": "masked_lm",
+      "before": {"en": {"masked_loss": 9.1, "masked_accuracy": 0.01}},
+      "evaluations": [{"step": 5, "masked": {"hi": {"masked_loss": 5, "masked_accuracy": 0.2}}}],
+      "masked": {"en": {"masked_loss": 3.25, "masked_accuracy": 0.305, "translated_loss": 1.5,
+        "translated_accuracy": 0.707}, "broken": 4}}}})");
+  const std::string html = render_report(summary);
+  EXPECT_THAT(html, HasSubstr("<h2>Hidden words</h2>"));
+  EXPECT_THAT(html, HasSubstr("<td>tlm, before</td><td>English</td><td>9.100</td><td>1.0 %</td>"));
+  EXPECT_THAT(html, HasSubstr("<td>English, translated</td><td>1.500</td><td>70.7 %</td>"));
+  EXPECT_THAT(html, HasSubstr("tlm: hidden words predicted"));
+  summary["stages"]["tlm"]["evaluations"][0]["masked"] = 3;
+  EXPECT_THAT(render_report(summary), HasSubstr("</html>"));
+}
+
+ordered_json search_sample() {
+  return ordered_json::parse(R"({"schema": 1, "name": "sets", "languages": {"source": "en", "target": "pl"},
+    "machine": {"device": "cpu", "threads": 2, "dtype": "bfloat16"}, "seconds": 10, "peak_memory_bytes": 1000,
+    "stages": {
+      "before": {"type": "evaluate_retrieval", "search": {"scifact-pl": {"queries": 3, "documents": 9,
+        "bm25": {"ndcg@10": 0.5, "mrr@10": 0.4, "accuracy@1": 0.3, "recall@100": 0.9},
+        "encoder": {"ndcg@10": 0.21, "mrr@10": 0.2, "accuracy@1": 0.1, "recall@100": 0.5}}}},
+      "after": {"type": "evaluate_retrieval", "search": {"scifact-pl": {
+        "bm25": {"ndcg@10": 0.5, "mrr@10": 0.4, "accuracy@1": 0.3, "recall@100": 0.9},
+        "encoder": {"ndcg@10": 0.654, "mrr@10": 0.6, "accuracy@1": 0.55, "recall@100": 0.95}},
+        "broken": 3, "empty": {"encoder": {"ndcg@10": "x"}}}}}})");
+}
+
+TEST(Report, ShowsSearchesOfRetrievalSetsBySystem) {
+  const std::string html = render_report(search_sample());
+  EXPECT_THAT(html, HasSubstr("<h2>Search</h2>"));
+  EXPECT_THAT(html, HasSubstr("<td>scifact-pl</td><td>BM25</td><td>0.500</td>"));
+  EXPECT_THAT(html, HasSubstr("<td>before</td><td>0.210</td>"));
+  EXPECT_THAT(html, HasSubstr("<td>after</td><td>0.654</td>"));
+  EXPECT_EQ(html.find("BM25</td>"), html.rfind("BM25</td>")) << "words are the same in every stage";
+  const std::string text = summarise(search_sample());
+  EXPECT_THAT(text, HasSubstr("retrieval sets"));
+  EXPECT_THAT(text, HasSubstr("0.654"));
+}
+
 TEST(Report, SurvivesBrokenRetrieval) {
   ordered_json summary = retrieval_sample();
   summary["stages"]["before"]["similarities"] = ordered_json::parse(R"([[1, "x"], 3])");

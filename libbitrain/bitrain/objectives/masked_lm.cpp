@@ -131,6 +131,26 @@ void add_next_sentence(LossSum& loss, models::MaskedLanguageModel& model, const 
   loss.parts["next_sentence"] = {weighted(plain).detach().item<double>(), pairs};
 }
 
+/// The sentence types that the template gives a framed text.
+std::vector<std::int32_t> types_of(const text::InputTemplate& frame, const FramedText& text) {
+  using Kind = text::InputTemplate::Kind;
+  const auto& items = text.second > 0 ? frame.pair : frame.single;
+  const auto is = [](Kind kind) { return [kind](const auto& item) { return item.kind == kind; }; };
+  const auto second = std::find_if(items.begin(), items.end(), is(Kind::kSecond));
+  const std::size_t end = text.second > 0 ? text.second : text.ids.size();
+  const auto first_length =
+      end - static_cast<std::size_t>(std::count_if(items.begin(), second, is(Kind::kSpecial)));
+  std::vector<std::int32_t> types;
+  for (auto item = items.begin(); item != items.end(); ++item) {
+    const auto rest = static_cast<std::size_t>(items.end() - item) - 1;  // Specials after the second text.
+    const std::size_t length = item->kind == Kind::kFirst    ? first_length
+                               : item->kind == Kind::kSecond ? text.ids.size() - types.size() - rest
+                                                             : 1;
+    types.resize(types.size() + length, item->type_id);
+  }
+  return types;
+}
+
 }  // namespace
 
 LossSum masked_lm_loss(models::MaskedLanguageModel& model, const MaskedBatch& batch,
@@ -209,11 +229,63 @@ FramedText MaskedLm::encode(const data::Example& example, std::optional<bool> fo
     }
     std::fill(framed.languages.begin() + static_cast<std::ptrdiff_t>(begin), framed.languages.end(),
               second_language);
+    framed.second = begin;
   }
   framed.ids = std::move(whole.ids);
   framed.type_ids = std::move(whole.type_ids);
   framed.follows = follows;
   return framed;
+}
+
+data::TokenSequence MaskedLm::sequence(const data::Example& example) const {
+  const FramedText framed = encode(example);
+  data::TokenSequence sequence;
+  if (framed.empty()) return sequence;
+  sequence.ids = framed.ids;
+  sequence.labels.assign(framed.ids.size(), static_cast<std::int32_t>(kIgnoreIndex));
+  if (framed.second > 0)
+    sequence.parts.push_back({static_cast<std::int32_t>(framed.second), framed.languages.front()});
+  sequence.parts.push_back({static_cast<std::int32_t>(framed.ids.size()), framed.languages.back()});
+  return sequence;
+}
+
+/// What sequence() was made of, from the parts of each example.
+std::vector<FramedText> MaskedLm::framed_texts(const Batch& batch) const {
+  const auto segments = static_cast<std::size_t>(batch.segments());
+  if (batch.group_ids.size() != segments || batch.language_ids.size() != segments)
+    throw StateError("masked_lm: a batch must say which text and language each segment is of: packing whole");
+  const at::Tensor ids = batch.input_ids.cpu();
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  std::vector<FramedText> texts;
+  for (std::size_t s = 0; s < segments; ++s) {
+    const bool continues = s > 0 && batch.group_ids[s] == batch.group_ids[s - 1];
+    if (!continues) texts.emplace_back();
+    FramedText& text = texts.back();
+    if (continues) text.second = text.ids.size();
+    text.ids.insert(text.ids.end(), id + batch.boundaries[s], id + batch.boundaries[s + 1]);
+    text.languages.resize(text.ids.size(), batch.language_ids[s]);
+  }
+  for (FramedText& text : texts) {
+    text.words = vocabulary_.words(text.ids);
+    text.type_ids = types_of(tokenizer_->input_template(), text);
+  }
+  return texts;
+}
+
+LossSum MaskedLm::loss(models::MaskedLanguageModel& model, const Batch& batch,
+                       const nn::ForwardContext& context) const {
+  const std::vector<FramedText> texts = framed_texts(batch);
+  std::vector<std::int64_t> samples;
+  std::int64_t place = (context.dropout.step << 32) + batch.first_token;
+  for (const FramedText& text : texts) {
+    samples.push_back(place);
+    place += static_cast<std::int64_t>(text.ids.size());
+  }
+  MaskedBatch masked = collate(texts, samples);
+  for (std::size_t s = 0; s < batch.weights.size(); ++s)
+    if (s == 0 || batch.group_ids[s] != batch.group_ids[s - 1])
+      masked.tokens.weights.push_back(batch.weights[s]);
+  return loss(model, masked.to(batch.input_ids.device()), context);
 }
 
 MaskedTokens MaskedLm::mask(const FramedText& text, std::int64_t sample) const {

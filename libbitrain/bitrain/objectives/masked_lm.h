@@ -10,6 +10,7 @@
 #include <bitrain/base/fields.h>
 #include <bitrain/base/loss_sum.h>
 #include <bitrain/data/example.h>
+#include <bitrain/data/packing.h>
 #include <bitrain/models/masked_language_model.h>
 #include <bitrain/objectives/masking.h>
 #include <bitrain/text/tokenizer.h>
@@ -36,6 +37,7 @@ struct FramedText {
   std::vector<std::int32_t> type_ids;
   std::vector<std::int32_t> words;      ///< As MaskingVocabulary::words.
   std::vector<std::int32_t> languages;  ///< Of each token: index into the run's list, or -1.
+  std::size_t second = 0;               ///< Where the second text begins; 0: there is one.
   std::optional<bool> follows;  ///< For next sentences: the second text follows on the first, or does not.
 
   [[nodiscard]] bool empty() const { return ids.empty(); }
@@ -80,6 +82,9 @@ class MaskedLm {
   /// UnsupportedError for a clone.
   [[nodiscard]] FramedText encode(const data::Example& example, std::optional<bool> follows = {}) const;
 
+  /// encode() for a data::Loader with packing "whole": not masked yet, a pair as two parts.
+  [[nodiscard]] data::TokenSequence sequence(const data::Example& example) const;
+
   /// Masks of a text: a function of the text, the seed and `sample`, its number in the run, alone.
   [[nodiscard]] MaskedTokens mask(const FramedText& text, std::int64_t sample) const;
 
@@ -87,6 +92,11 @@ class MaskedLm {
   /// is that of its first text. Throws StateError for empty texts, and for another number of numbers.
   [[nodiscard]] MaskedBatch collate(const std::vector<FramedText>& texts,
                                     const std::vector<std::int64_t>& samples) const;
+
+  /// The loss of a micro-batch of such sequences. Masks are drawn anew each step: a function of the seed, of
+  /// context.dropout.step and of the place in the step, whatever the split into micro-batches.
+  [[nodiscard]] LossSum loss(models::MaskedLanguageModel& model, const Batch& batch,
+                             const nn::ForwardContext& context) const;
 
   /// As masked_lm_loss.
   [[nodiscard]] LossSum loss(models::MaskedLanguageModel& model, const MaskedBatch& batch,
@@ -96,6 +106,7 @@ class MaskedLm {
 
  private:
   [[nodiscard]] std::int32_t language_id(const std::string& language) const;
+  [[nodiscard]] std::vector<FramedText> framed_texts(const Batch& batch) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::vector<std::string> languages_;

@@ -12,12 +12,14 @@
 #include <bitrain/base/fields.h>
 #include <bitrain/data/loader.h>
 #include <bitrain/data/transform.h>
+#include <bitrain/eval/bm25.h>
 #include <bitrain/eval/completion.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/models/generation.h>
 #include <bitrain/models/llama/config.h>
 #include <bitrain/objectives/causal_lm.h>
 #include <bitrain/objectives/contrastive.h>
+#include <bitrain/objectives/masked_lm.h>
 #include <bitrain/objectives/sft.h>
 #include <bitrain/text/spm_trainer.h>
 #include <bitrain/train/options.h>
@@ -218,6 +220,49 @@ void visit_fields(Visitor& v, EvaluateEncoderStage& o) {
   v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
 }
 
+/// A retrieval set in BEIR's layout.
+struct CollectionOptions {
+  std::string path;
+  std::string name;
+  std::string split = "test";
+  std::string query_language;
+  std::string language;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, CollectionOptions& o) {
+  v.field("path", o.path, required(not_empty()),
+          "Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv.");
+  v.field("name", o.name, any(), "In the report; empty: the folder's name.");
+  v.field("split", o.split, not_empty(), "Which judgements.");
+  v.field("query_language", o.query_language, any(), "Code of the queries; empty: the source's.");
+  v.field("language", o.language, any(), "Code of the documents; empty: the target's.");
+}
+
+/// recipe: evaluate_retrieval
+struct EvaluateRetrievalStage {
+  std::vector<CollectionOptions> collections;
+  bool encoder = true;
+  bool bm25 = true;
+  eval::Bm25Options bm25_options;
+  std::string similarity = "cosine";
+  std::int64_t depth = 100;
+  std::int64_t max_length = 256;
+  std::string query_prompt;
+  std::string document_prompt;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
+  v.field("collections", o.collections, required(), "Retrieval sets in BEIR's layout.");
+  v.field("encoder", o.encoder, any(), "Search by the embeddings of the model it reads from.");
+  v.field("bm25", o.bm25, any(), "Search by words, for comparison.");
+  v.field("bm25_options", o.bm25_options, any(), "How words count.");
+  v.field("similarity", o.similarity, one_of({"cosine", "dot"}), "How two embeddings are compared.");
+  v.field("depth", o.depth, at_least(1), "Documents found for each query.");
+  v.field("max_length", o.max_length, at_least(3), "Tokens a text is cut to, special tokens included.");
+  v.field("query_prompt", o.query_prompt, any(), "Put before every query.");
+  v.field("document_prompt", o.document_prompt, any(), "Put before every document.");
+}
+
 /// recipe: extend_encoder
 struct ExtendEncoderStage {
   vocab::ExtensionOptions vocab;
@@ -269,6 +314,7 @@ struct ContrastiveStage {
   objectives::ContrastiveOptions objective;
   data::LoaderOptions loader;
   train::TrainOptions train;
+  std::vector<std::string> freeze;
   double dropout = -1;
   RetrievalOptions retrieval;
 };
@@ -285,9 +331,47 @@ void visit_fields(Visitor& v, ContrastiveStage& o) {
       "Batches: rows_per_step pairs give each other negatives, micro_batch_rows of them are in memory at a "
       "time and change no result (GradCache).");
   v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+  v.field("freeze", o.freeze, any(),
+          "Weights and modules that this stage leaves as they are: names, ends of names, or expressions for "
+          "all of one.");
   v.field("dropout", o.dropout, in_range(-1, 1),
           "In place of the model's hidden_dropout_prob; -1: the model's.");
   v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
+}
+
+/// recipe: masked_lm
+struct MaskedLmStage {
+  MaskedLmStage() {
+    loader.packing = "whole";
+    loader.rows_per_step = 64;
+    loader.sequence_length = 64;
+    loader.mixture.unit = "samples";
+    objective.max_length = 128;
+    train.best_metric = "masked_loss";
+  }
+  bool texts = true;
+  bool pairs = false;
+  bool fresh = false;
+  objectives::MaskedLmOptions objective;
+  data::LoaderOptions loader;
+  train::TrainOptions train;
+  std::vector<std::string> freeze;
+  double dropout = -1;
+};
+template <class Visitor>
+void visit_fields(Visitor& v, MaskedLmStage& o) {
+  v.field("texts", o.texts, any(),
+          "Train on the lines of source and of target; in mixtures: source, target.");
+  v.field("pairs", o.pairs, any(),
+          "Train on the lines of both side by side (TLM): a hidden word may be read off its translation; in "
+          "mixtures: pairs.");
+  v.field("fresh", o.fresh, any(), "Begin from random weights, with the shape and tokenizer it reads.");
+  v.field("objective", o.objective, any(), "What is hidden.");
+  v.field("loader", o.loader, any(), "Mixing; rows_per_step texts or pairs are a step.");
+  v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+  v.field("freeze", o.freeze, any(), "Weights and modules that this stage leaves as they are.");
+  v.field("dropout", o.dropout, in_range(-1, 1),
+          "In place of the model's hidden_dropout_prob; -1: the model's.");
 }
 
 /// recipe: merge

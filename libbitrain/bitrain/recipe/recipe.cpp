@@ -1,6 +1,7 @@
 #include <bitrain/recipe/recipe.h>
 
 #include <algorithm>
+#include <set>
 
 #include <bitrain/base/error.h>
 #include <bitrain/recipe/decode.h>
@@ -105,6 +106,28 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
       problems.add(node.mark, key + ".lora.target_modules",
                    "nothing would be trained: name modules, or all-linear");
   }
+  if (const auto* masked = std::get_if<MaskedLmStage>(&stage.options)) {
+    steps(masked->train);
+    if (!masked->texts && !masked->pairs)
+      problems.add(node.mark, key + ".texts", "there is no text: set texts or pairs to true");
+    if (masked->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "texts with hidden words need packing whole");
+  }
+  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options)) {
+    if (search->collections.empty())
+      problems.add(node.mark, key + ".collections", "there are none to search");
+    if (!search->encoder && !search->bm25)
+      problems.add(node.mark, key + ".encoder", "nothing searches: set encoder or bm25 to true");
+    std::set<std::string> names;
+    for (const CollectionOptions& collection : search->collections) {
+      if (collection.name.find('/') != std::string::npos)
+        problems.add(node.mark, key + ".collections",
+                     "'" + collection.name + "' names files too: write it without '/'");
+      if (!names.insert(name_of(collection)).second)
+        problems.add(node.mark, key + ".collections",
+                     "two are called '" + name_of(collection) + "': give them a name each");
+    }
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     steps(sft->train);
     if (sft->instructions.empty() && sft->files.empty())
@@ -149,9 +172,12 @@ std::vector<StageType> stage_types() {
       {"merge", "Folds the adapter of the stage it reads from into its base, and checks the result.",
        MergeStage{}},
       {"evaluate_encoder", "Finds held-out lines by their translations, both ways.", EvaluateEncoderStage{}},
+      {"evaluate_retrieval", "Searches retrieval sets in BEIR's layout: nDCG, MRR, recall, beside BM25.",
+       EvaluateRetrievalStage{}},
       {"extend_encoder", "Adds pieces of the target language to the WordPiece tokenizer of an encoder.",
        ExtendEncoderStage{}},
-      {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}}};
+      {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}},
+      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -198,9 +224,18 @@ Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::str
 bool works_on_encoders(const Recipe& recipe) {
   return std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const Stage& stage) {
     return std::holds_alternative<EvaluateEncoderStage>(stage.options) ||
+           std::holds_alternative<EvaluateRetrievalStage>(stage.options) ||
            std::holds_alternative<ExtendEncoderStage>(stage.options) ||
-           std::holds_alternative<ContrastiveStage>(stage.options);
+           std::holds_alternative<ContrastiveStage>(stage.options) ||
+           std::holds_alternative<MaskedLmStage>(stage.options);
   });
+}
+
+std::string name_of(const CollectionOptions& collection) {
+  if (!collection.name.empty()) return collection.name;
+  std::filesystem::path folder = std::filesystem::path(collection.path).lexically_normal();
+  if (folder.filename().empty()) folder = folder.parent_path();  // "sets/one/".
+  return folder.filename().string();
 }
 
 std::filesystem::path resolve(const Recipe& recipe, const std::string& path) {

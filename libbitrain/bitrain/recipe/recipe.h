@@ -13,9 +13,9 @@
 
 namespace bitrain::recipe {
 
-using StageOptions =
-    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
-                 EvaluateEncoderStage, ExtendEncoderStage, ContrastiveStage>;
+using StageOptions = std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage,
+                                  SftStage, MergeStage, EvaluateEncoderStage, EvaluateRetrievalStage,
+                                  ExtendEncoderStage, ContrastiveStage, MaskedLmStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {
@@ -83,6 +83,9 @@ struct StageType {
 
 /// Whether its stages work with encoders, and so its base is one.
 [[nodiscard]] bool works_on_encoders(const Recipe& recipe);
+
+/// What a retrieval set is called in the report.
+[[nodiscard]] std::string name_of(const CollectionOptions& collection);
 
 /// A data path of the recipe: as it is, if absolute or there from the current folder, else from the recipe's.
 [[nodiscard]] std::filesystem::path resolve(const Recipe& recipe, const std::string& path);

@@ -49,7 +49,9 @@ void run_stage(const CptStage& options, StageContext& context);
 void run_stage(const SftStage& options, StageContext& context);
 void run_stage(const MergeStage& options, StageContext& context);
 void run_stage(const EvaluateEncoderStage& options, StageContext& context);
+void run_stage(const EvaluateRetrievalStage& options, StageContext& context);
 void run_stage(const ExtendEncoderStage& options, StageContext& context);
+void run_stage(const MaskedLmStage& options, StageContext& context);
 void run_stage(const ContrastiveStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

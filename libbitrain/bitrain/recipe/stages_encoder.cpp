@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <optional>
 
 #include <ATen/core/grad_mode.h>
@@ -41,6 +42,9 @@ void save_stage_encoder(const fs::path& folder, models::SentenceEncoder& model,
   hub::save_sentence_encoder(folder, model, &tokenizer, settings, options);
 }
 
+/// Lines whose pairs are compared with those of the base: half a million pairs say enough.
+constexpr std::int64_t kAgreementLines = 1000;
+
 /// Held-out lines, and what the model that the recipe began with says of the source's: encoded once a stage.
 class HeldOutPairs {
  public:
@@ -70,8 +74,9 @@ class HeldOutPairs {
                                                 {"mrr_at_10", scores.forward_mrr}};
     json["retrieval"][target + "-" + source] = {{"accuracy_at_1", scores.backward_accuracy},
                                                 {"mrr_at_10", scores.backward_mrr}};
-    if (const std::vector<double>& before = base_cosines(); !before.empty())
-      json["agreement"][source] = eval::spearman(before, cosines(left));
+    const std::vector<double>& before = base_cosines();
+    const std::vector<double> now = cosines(left);
+    if (varies(before) && varies(now)) json["agreement"][source] = eval::spearman(before, now);
     if (options_.matrix > 0) json["similarities"] = picture(left, right);
     return json;
   }
@@ -87,15 +92,22 @@ class HeldOutPairs {
     return eval::encode_texts(model, tokenizer, texts, encode);
   }
 
-  /// Of every pair of texts once.
+  /// What a rank correlation needs.
+  static bool varies(const std::vector<double>& values) {
+    return std::adjacent_find(values.begin(), values.end(), std::not_equal_to<>()) != values.end();
+  }
+
+  /// Of every pair of the first texts once.
   static std::vector<double> cosines(const at::Tensor& embeddings) {
-    const at::Tensor units = nn::unit_rows(embeddings);
-    const at::Tensor all = at::mm(units, units.t()).to(at::kDouble).contiguous();
+    const at::Tensor units =
+        nn::unit_rows(embeddings.narrow(0, 0, std::min(kAgreementLines, embeddings.size(0))));
+    const at::Tensor all = at::mm(units, units.t()).contiguous();
     const std::int64_t n = all.size(0);
     std::vector<double> values;
     values.reserve(static_cast<std::size_t>(n * (n - 1) / 2));
     for (std::int64_t i = 0; i < n; ++i)
-      for (std::int64_t j = 0; j < i; ++j) values.push_back(all.const_data_ptr<double>()[i * n + j]);
+      for (std::int64_t j = 0; j < i; ++j)
+        values.push_back(static_cast<double>(all.const_data_ptr<float>()[i * n + j]));
     return values;
   }
 
@@ -127,6 +139,15 @@ class HeldOutPairs {
   std::vector<std::string> translations_;
   std::vector<double> base_cosines_;
 };
+
+/// Held-out text is in the first two, whatever the stage trains on.
+std::vector<std::string> languages_of(const Recipe& recipe, const std::vector<data::SourcePtr>& sources) {
+  std::vector<std::string> languages = {recipe.source.language, recipe.target.language};
+  for (const std::string& language : data::languages_of(sources))
+    if (std::find(languages.begin(), languages.end(), language) == languages.end())
+      languages.push_back(language);
+  return languages;
+}
 
 io::Json fertility_json(const text::Tokenizer& tokenizer, const std::vector<std::string>& lines) {
   const vocab::Fertility fertility = vocab::measure_fertility(tokenizer, text::lines_of(lines));
@@ -185,13 +206,17 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   hub::OpenedSentenceEncoder opened = open_stage_encoder(context, context.stage.from);
   if (options.dropout >= 0) opened.model->encoder().config().hidden_dropout_prob = options.dropout;
   adapters::train_all(*opened.model);
+  adapters::freeze(*opened.model, options.freeze);
   std::optional<hub::OpenedSentenceEncoder> teacher;
   if (!options.teacher.empty()) teacher = open_stage_encoder(context, options.teacher);
 
   const std::vector<data::SourcePtr> sources = open_training_pairs(recipe, options);
+  const std::vector<std::string> languages = languages_of(recipe, sources);
+  opened.model->encoder().set_languages(languages);
+  if (teacher) teacher->model->encoder().set_languages(languages);
   objectives::ContrastiveOptions objective_options = options.objective;
   objective_options.max_length = std::min(objective_options.max_length, opened.model->encoder().max_tokens());
-  const objectives::Contrastive objective(opened.tokenizer, data::languages_of(sources), objective_options,
+  const objectives::Contrastive objective(opened.tokenizer, languages, objective_options,
                                           teacher ? teacher->tokenizer : nullptr);
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
   data::Loader loader(
@@ -201,6 +226,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
 
   HeldOutPairs held_out(context, options.retrieval);
   train::TrainParts parts;
+  parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(*opened.model);
   parts.embedding_loss = objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr);
   parts.evaluate = [&](std::int64_t) {

@@ -43,7 +43,7 @@ void record(const train::TrainResult& result, const data::Loader& loader, const 
   json["tokens_per_second"] = result.tokens_per_second;
   json["train_loss"] = result.train_loss;
   json["skipped_steps"] = result.skipped_steps;
-  json["shares"] = shares_json(loader.shares(), figures == "retrieval");
+  json["shares"] = shares_json(loader.shares(), figures != "languages");
   json["curve"] = {{"step", result.curve.step},
                    {"loss", result.curve.loss},
                    {"learning_rate", result.curve.learning_rate},
@@ -70,7 +70,9 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
                   train::TrainParts parts, const std::string& figures,
                   const std::function<void(const fs::path&)>& save) {
   options.seed = context.recipe.seed;
+  std::vector<std::string> languages = std::move(parts.source.languages);
   parts.source = train::make_source(loader);
+  if (!languages.empty()) parts.source.languages = std::move(languages);
   parts.output_dir = context.work.string();
   parts.name = context.stage.name;
   const train::TrainResult result = train::Trainer(options, std::move(parts)).run();

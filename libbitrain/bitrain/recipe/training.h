@@ -28,7 +28,8 @@ struct TrainingParts {
 void train_stage(StageContext& context, const TrainingParts& parts);
 
 /// The same for any model and loss: `parts` has the parameters, the loss and the evaluation; the rest is
-/// filled in. `figures`: what evaluations hold ("languages", "retrieval").
+/// filled in; source.languages stays where it is set. `figures`: what evaluations hold ("languages",
+/// "retrieval").
 void run_training(StageContext& context, train::TrainOptions options, data::Loader& loader,
                   train::TrainParts parts, const std::string& figures,
                   const std::function<void(const std::filesystem::path&)>& save);

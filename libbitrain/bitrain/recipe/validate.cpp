@@ -81,6 +81,23 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   if (const auto* cpt = std::get_if<CptStage>(&stage.options))
     check_weights(recipe, document, key + ".data.loader", cpt->data.loader.mixture, {"source", "target"},
                   problems);
+  if (const auto* masked = std::get_if<MaskedLmStage>(&stage.options)) {
+    std::vector<std::string> names;
+    if (masked->texts) names = {"source", "target"};
+    if (masked->pairs) names.emplace_back("pairs");
+    check_weights(recipe, document, key + ".loader", masked->loader.mixture, names, problems);
+    if (masked->pairs && recipe.source.path != recipe.target.path)
+      problems.add(mark_of(recipe, document, "target.path"), "target.path",
+                   "pairs need source and target in one TSV file");
+  }
+  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options)) {
+    for (const CollectionOptions& collection : search->collections) {
+      std::error_code error;
+      if (!fs::is_directory(resolve(recipe, collection.path), error))
+        problems.add(mark_of(recipe, document, key + ".collections"), key + ".collections",
+                     "there is no folder " + collection.path);
+    }
+  }
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
     std::vector<std::string> names;
     if (contrastive->pairs) names.emplace_back("pairs");

@@ -119,7 +119,9 @@ std::string charts(const SummaryView& view, const std::vector<Snapshot>& snapsho
     if (const Json* evaluations = find_at(*stage, "evaluations");
         evaluations != nullptr && !evaluations->empty()) {
       const bool retrieval = find_at(evaluations->front(), "retrieval") != nullptr;
+      const bool masked = find_at(evaluations->front(), "masked") != nullptr;
       html += render_chart(retrieval ? retrieval_chart(view, name)
+                           : masked  ? masked_chart(view, name, *evaluations)
                                      : language_chart(view, name, *stage, snapshots));
     }
     const Json* curve = find_at(*stage, "curve");
@@ -346,8 +348,9 @@ std::string render_report(const Json& summary) {
             " with " + escape_html(view.machine("threads")) + " threads, " +
             escape_html(view.machine("dtype")) + ".</p>";
   html += tiles(view, snapshots) + charts(view, snapshots) + before_and_after(view, snapshots) +
-          verification(view) + retrieval_section(view) + responses(view) + initialisers(view) +
-          fertility(view) + mixtures(view) + speed_and_memory(view) + generations(view);
+          verification(view) + retrieval_section(view) + search_section(view) + masked_section(view) +
+          responses(view) + initialisers(view) + fertility(view) + mixtures(view) + speed_and_memory(view) +
+          generations(view);
   html += "<footer>bitrain " + escape_html(view.text("version")) + " · " + escape_html(view.machine("cpu")) +
           " · every figure is in summary.json beside this page</footer></main></body></html>\n";
   return html;

@@ -20,6 +20,12 @@ namespace bitrain::train {
 /// Retrieval by pair of languages, with a picture of the similarities before and after; empty when none was
 /// scored.
 [[nodiscard]] std::string retrieval_section(const SummaryView& view);
+/// Retrieval sets, by system; empty when none was searched.
+[[nodiscard]] std::string search_section(const SummaryView& view);
+/// Hidden words by stage and language; empty when none were predicted.
+[[nodiscard]] std::string masked_section(const SummaryView& view);
+[[nodiscard]] Chart masked_chart(const SummaryView& view, const std::string& stage,
+                                 const nlohmann::ordered_json& evaluations);
 [[nodiscard]] std::string retrieval_tiles(const SummaryView& view);
 [[nodiscard]] Chart retrieval_chart(const SummaryView& view, const std::string& stage);
 /// "English → Spanish" for "en-es".

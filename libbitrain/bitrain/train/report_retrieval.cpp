@@ -90,6 +90,21 @@ Chart retrieval_chart(const SummaryView& view, const std::string& stage) {
   return chart;
 }
 
+std::string search_section(const SummaryView& view) {
+  std::vector<std::vector<std::string>> rows(
+      1, {"Set", "System", "nDCG@10", "MRR@10", "Accuracy@1", "Recall@100"});
+  std::string last;
+  for (const SearchFigures& figures : view.searches()) {
+    rows.push_back({figures.collection == last ? "" : escape_html(figures.collection),
+                    escape_html(figures.system), fixed(figures.ndcg_at_10, 3), fixed(figures.mrr_at_10, 3),
+                    fixed(figures.accuracy_at_1, 3), fixed(figures.recall_at_100, 3)});
+    last = figures.collection;
+  }
+  if (rows.size() == 1) return "";
+  return "<h2>Search</h2><p>Retrieval sets, searched by words (BM25) and by the encoder of each stage.</p>" +
+         table(rows);
+}
+
 std::string retrieval_section(const SummaryView& view) {
   const std::vector<RetrievalSnapshot> all = view.retrieval();
   if (all.empty()) return "";

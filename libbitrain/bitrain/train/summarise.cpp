@@ -145,6 +145,19 @@ std::string retrieval(const SummaryView& view) {
   return align(rows);
 }
 
+std::string searches(const SummaryView& view) {
+  std::vector<std::vector<std::string>> rows(1,
+                                             {"retrieval sets", "system", "nDCG@10", "MRR@10", "recall@100"});
+  std::string last;
+  for (const SearchFigures& figures : view.searches()) {
+    rows.push_back({figures.collection == last ? "" : figures.collection, figures.system,
+                    fixed(figures.ndcg_at_10, 3), fixed(figures.mrr_at_10, 3),
+                    fixed(figures.recall_at_100, 3)});
+    last = figures.collection;
+  }
+  return rows.size() == 1 ? "" : align(rows);
+}
+
 std::string speed(const SummaryView& view) {
   std::vector<std::vector<std::string>> rows(1, {"stage", "time", "tokens", "tokens/s", "peak memory"});
   const auto count = [](const Json& stage, const char* key) {
@@ -172,7 +185,7 @@ std::string summarise(const Json& summary) {
   text += ", " + view.machine("device") + ", " + view.machine("threads") + " threads, " +
           view.machine("dtype") + "\n";
   for (const std::string& part :
-       {held_out(view), retrieval(view), responses(view), vocabulary(view), speed(view)})
+       {held_out(view), retrieval(view), searches(view), responses(view), vocabulary(view), speed(view)})
     if (!part.empty()) text += "\n" + part;
   return text;
 }

@@ -112,6 +112,42 @@ std::vector<RetrievalSnapshot> SummaryView::retrieval() const {
   return all;
 }
 
+std::vector<SearchFigures> SummaryView::searches() const {
+  std::vector<std::pair<std::string, std::vector<SearchFigures>>> by_set;
+  const auto systems_of = [&](const std::string& set) -> std::vector<SearchFigures>& {
+    for (auto& [name, systems] : by_set)
+      if (name == set) return systems;
+    return by_set.emplace_back(set, std::vector<SearchFigures>{}).second;
+  };
+  for (const auto& [stage, result] : stages_) {
+    const Json* sets = find_at(*result, "search");
+    if (sets == nullptr || !sets->is_object()) continue;
+    for (const auto& [set, systems] : sets->items()) {
+      if (!systems.is_object()) continue;
+      std::vector<SearchFigures>& known = systems_of(set);
+      for (const char* system : {"bm25", "encoder"}) {
+        const Json* figures = find_at(systems, system);
+        if (figures == nullptr) continue;
+        const bool words = std::string(system) == "bm25";
+        const std::string name = words ? "BM25" : stage;
+        if (words && std::any_of(known.begin(), known.end(),
+                                 [&](const SearchFigures& other) { return other.system == name; }))
+          continue;
+        const SearchFigures found{set,
+                                  name,
+                                  number_at(*figures, "ndcg@10"),
+                                  number_at(*figures, "mrr@10"),
+                                  number_at(*figures, "accuracy@1"),
+                                  number_at(*figures, "recall@100")};
+        known.insert(words ? known.begin() : known.end(), found);
+      }
+    }
+  }
+  std::vector<SearchFigures> all;
+  for (const auto& [set, systems] : by_set) all.insert(all.end(), systems.begin(), systems.end());
+  return all;
+}
+
 const Snapshot* SummaryView::baseline(const std::vector<Snapshot>& all, const std::string& language) const {
   const Snapshot* found = nullptr;
   for (const auto& [name, stage] : stages_) {

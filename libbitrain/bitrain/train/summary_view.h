@@ -36,6 +36,16 @@ struct RetrievalSnapshot {
   double agreement = 0;                  ///< With the base, on the source language: Spearman's; NaN: unknown.
 };
 
+/// How one system searched one retrieval set.
+struct SearchFigures {
+  std::string collection;
+  std::string system;  ///< The stage whose encoder searched, or "BM25".
+  double ndcg_at_10 = 0;
+  double mrr_at_10 = 0;
+  double accuracy_at_1 = 0;
+  double recall_at_100 = 0;
+};
+
 /// summary.json seen as what the report shows. Both renderings, HTML and terminal, read only this.
 class SummaryView {
  public:
@@ -60,6 +70,8 @@ class SummaryView {
   [[nodiscard]] std::vector<Snapshot> snapshots() const;
   /// Every moment at which retrieval was scored, in order.
   [[nodiscard]] std::vector<RetrievalSnapshot> retrieval() const;
+  /// Searches of retrieval sets, by set in order of appearance; words (BM25) once, before the encoders.
+  [[nodiscard]] std::vector<SearchFigures> searches() const;
   /// The moment others are compared with: the last that scored `language` before the first stage that adapts
   /// a model (extend_vocab, cpt, sft), or the first of all where nothing was scored before. Null where there
   /// is none.

@@ -267,9 +267,12 @@ void Trainer::Run::count(const std::vector<Batch>& micro_batches, const StepSums
   state.seconds += seconds;
   for (const Batch& batch : micro_batches) {
     for (std::size_t s = 0; s < batch.language_ids.size(); ++s) {
-      const auto id = static_cast<std::size_t>(batch.language_ids[s]);
-      const std::string name =
-          id < parts.source.languages.size() ? parts.source.languages[id] : std::to_string(id);
+      const std::int32_t id = batch.language_ids[s];
+      const std::vector<std::string>& names = parts.source.languages;
+      const bool known = id >= 0 && static_cast<std::size_t>(id) < names.size();
+      const std::string name = known    ? names[static_cast<std::size_t>(id)]
+                               : id < 0 ? std::string("unknown")
+                                        : std::to_string(id);
       state.language_tokens[name] += batch.boundaries[s + 1] - batch.boundaries[s];
     }
   }
