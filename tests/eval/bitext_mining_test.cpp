@@ -6,6 +6,7 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/flip.h>
+#include <ATen/ops/tensor.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -174,14 +175,15 @@ TEST(BitextMining, ScoresAndThresholdByHand) {
 }
 
 TEST(BitextMining, ARatioNeedsCloseNeighbours) {
-  // The second left row points away from everything: its neighbours' mean is below 0.
-  at::Tensor left = draw(3, 8, "left").abs();
-  left[1] = -left[1];
-  const at::Tensor right = draw(3, 8, "right").abs();
-  const std::vector<MinedPair> mined = mine_bitext(left, right, {.strategy = "forward", .neighbours = 3});
-  EXPECT_EQ(mine_bitext(left, right, {.margin = "distance", .strategy = "forward", .neighbours = 3}).size(),
-            3U);
-  for (const MinedPair& pair : mined) EXPECT_TRUE(pair.left != 1 || pair.score < 0);
+  // The second left row points away from both right rows: its b is (-0.8 + 0) / 2.
+  const at::Tensor left = at::tensor({1.0F, 0.0F, -1.0F, 0.0F}).view({2, 2});
+  const at::Tensor right = at::tensor({1.0F, 0.0F, 0.6F, 0.8F}).view({2, 2});
+  const std::vector<MinedPair> mined = mine_bitext(left, right, {.strategy = "forward"});
+  ASSERT_EQ(mined.size(), 1U);
+  EXPECT_EQ(mined[0].left, 0);
+  EXPECT_EQ(mined[0].right, 0);
+  EXPECT_NEAR(mined[0].score, 1 / 0.4, 1e-5);
+  EXPECT_EQ(mine_bitext(left, right, {.margin = "distance", .strategy = "forward"}).size(), 2U);
 }
 
 TEST(BitextMining, RefusesWhatCannotBeMined) {
