@@ -25,7 +25,8 @@ def spaces(seed, words=2000, width=30, noise=0.15):
     rotation = np.linalg.qr(random.standard_normal((width, width)))[0]
     translations = unit(sources @ rotation + noise * random.standard_normal((words, width)))
     hubs = unit(mean @ rotation + 0.3 * random.standard_normal((words // 10, width)))
-    return sources, np.vstack([translations, hubs]), rotation
+    # As float32 has them, so that both sides rank the same values.
+    return *(a.astype(np.float32).astype(np.float64) for a in (sources, np.vstack([translations, hubs]))), rotation
 
 
 def loss_and_gradient(x, y, sources, targets, matrix, k):
@@ -67,7 +68,8 @@ def tensors(*arrays):
 @pytest.mark.parametrize(("projection", "rate"),
                          [("none", 1.0), ("spectral", 1.0), ("orthogonal", 1.0), ("spectral", 25.0)])
 def test_rcsls_is_the_reference(projection, rate):
-    sources, targets, _ = spaces(3)
+    # Where the 10th and 11th nearest are equal to float32, either may count and the map moves by some 1e-5.
+    sources, targets, _ = spaces(8)
     x, y = sources[:1000], targets[:1000]
     expected, value, last_rate = reference_rcsls(x, y, sources, targets, 10, 10, rate, projection)
     assert (last_rate < rate) == (rate > 1)
