@@ -38,6 +38,7 @@ void bind_text(py::module_& module);
 void bind_model(py::module_& module);
 void bind_encoder(py::module_& module);
 void bind_losses(py::module_& module);
+void bind_eval(py::module_& module);
 void bind_data(py::module_& module);
 void bind_recipe(py::module_& module);
 

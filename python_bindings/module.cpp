@@ -49,6 +49,7 @@ PYBIND11_MODULE(_core, module) {
   bind_model(module);
   bind_encoder(module);
   bind_losses(module);
+  bind_eval(module);
   bind_data(module);
   bind_recipe(module);
 }

@@ -1,7 +1,6 @@
 #include <bitrain/eval/alignment.h>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -54,12 +53,6 @@ Matches mutual_nearest(const at::Tensor& x, const at::Tensor& y, std::int64_t cs
   const at::Tensor own = at::ones_like(forward).cumsum(0) - 1;
   const at::Tensor left = own.masked_select(backward.index_select(0, forward).eq(own));
   return {left, forward.index_select(0, left)};
-}
-
-/// Mean of the k rows of `table` nearest to each query, by inner product.
-at::Tensor mean_of_nearest(const at::Tensor& queries, const at::Tensor& table, std::int64_t k) {
-  const at::Tensor rows = search(queries, table, {.k = k, .similarity = "dot"}).rows;
-  return table.index_select(0, rows.reshape({-1})).view({rows.size(0), rows.size(1), -1}).mean(1);
 }
 
 }  // namespace
@@ -120,40 +113,6 @@ at::Tensor fit_rotation_unsupervised(const at::Tensor& x, const at::Tensor& y,
     if (same) break;
   }
   return rotation;
-}
-
-at::Tensor fit_rcsls(const at::Tensor& x, const at::Tensor& y, const at::Tensor& sources,
-                     const at::Tensor& targets, const RcslsOptions& options) {
-  const at::NoGradGuard no_grad;
-  check_rows(sources, "the source space");
-  check_rows(targets, "the target space");
-  at::Tensor map = procrustes(x, y);
-  at::Tensor best = map;
-  double best_loss = std::numeric_limits<double>::infinity();
-  double previous = best_loss;
-  double rate = options.learning_rate;
-  const auto n = static_cast<double>(x.size(0));
-  for (std::int64_t step = 0; step <= options.iterations; ++step) {
-    const at::Tensor mapped = at::matmul(x, map);
-    const at::Tensor near_targets = mean_of_nearest(mapped, targets, options.neighbours);
-    // The nearest of `sources` M to y are those of `sources` to y M^T.
-    const at::Tensor near_sources = mean_of_nearest(at::matmul(y, map.t()), sources, options.neighbours);
-    const double loss =
-        -(2 * (mapped * y).sum() - (mapped * near_targets).sum() - (at::matmul(near_sources, map) * y).sum())
-             .item<double>() /
-        n;
-    if (loss < best_loss) {
-      best_loss = loss;
-      best = map;
-    }
-    if (loss > previous) rate /= 2;
-    previous = loss;
-    const at::Tensor gradient =
-        (at::matmul(x.t(), near_targets) + at::matmul(near_sources.t(), y) - 2 * at::matmul(x.t(), y)) / n;
-    map = map - rate * gradient;
-    if (options.orthogonal) map = nearest_orthogonal(map);
-  }
-  return best;
 }
 
 }  // namespace bitrain::eval

@@ -48,26 +48,4 @@ void visit_fields(Visitor& v, UnsupervisedOptions& o) {
 [[nodiscard]] at::Tensor fit_rotation_unsupervised(const at::Tensor& x, const at::Tensor& y,
                                                    const UnsupervisedOptions& options = {});
 
-struct RcslsOptions {
-  std::int64_t iterations = 10;
-  std::int64_t neighbours = 10;
-  double learning_rate = 1.0;
-  bool orthogonal = false;
-};
-template <class Visitor>
-void visit_fields(Visitor& v, RcslsOptions& o) {
-  v.field("iterations", o.iterations, at_least(0), "Steps of gradient descent.");
-  v.field("neighbours", o.neighbours, at_least(1), "Nearest rows whose similarity is held down.");
-  v.field("learning_rate", o.learning_rate, above(0), "First step; halved when the loss rises.");
-  v.field("orthogonal", o.orthogonal, any(),
-          "Keep the map orthogonal (nearest orthogonal one after every step).");
-}
-
-/// The map M, from procrustes on, that descends the relaxed CSLS loss of pairs (x_i, y_i) of unit rows
-/// (Joulin et al. 2018): -(1/n) sum of 2 x_i M . y_i, less the mean similarity of x_i M to its nearest in
-/// `targets` and of y_i to its nearest in `sources` M; the best map seen is returned. Throws as procrustes
-/// and search.
-[[nodiscard]] at::Tensor fit_rcsls(const at::Tensor& x, const at::Tensor& y, const at::Tensor& sources,
-                                   const at::Tensor& targets, const RcslsOptions& options = {});
-
 }  // namespace bitrain::eval

@@ -1,0 +1,43 @@
+#include <bitrain/eval/query_fusion.h>
+
+#include <cstdint>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/isfinite.h>
+
+#include <bitrain/base/error.h>
+
+namespace bitrain::eval {
+namespace {
+
+void check(const at::Tensor& rows, const char* what) {
+  if (rows.dim() != 2 || rows.scalar_type() != at::kFloat)
+    throw StateError("fusion: the ", what, " are ", rows.scalar_type(), " ", rows.sizes(),
+                     ", not float32 [N, D]");
+  if (rows.numel() == 0) throw DataError("fusion: there are no ", what);
+  if (!at::isfinite(rows).all().item<bool>()) throw DataError("fusion: the ", what, " have NaN or infinity");
+}
+
+}  // namespace
+
+at::Tensor fuse_queries(const at::Tensor& passages, const at::Tensor& queries, const at::Tensor& owners,
+                        const FusionOptions& options) {
+  const at::NoGradGuard no_grad;
+  if (!(options.weight >= 0 && options.weight <= 1))
+    throw ConfigError("fusion: weight ", options.weight, " is not between 0 and 1");
+  check(passages, "passages");
+  check(queries, "queries");
+  if (passages.size(1) != queries.size(1))
+    throw StateError("fusion: passages of width ", passages.size(1), " and queries of ", queries.size(1));
+  if (owners.dim() != 1 || owners.scalar_type() != at::kLong || owners.size(0) != queries.size(0))
+    throw StateError("fusion: owners are ", owners.scalar_type(), " ", owners.sizes(), ", not int64 [",
+                     queries.size(0), "]");
+  const auto first = owners.min().item<std::int64_t>();
+  const auto last = owners.max().item<std::int64_t>();
+  if (first < 0 || last >= passages.size(0))
+    throw DataError("fusion: owners ", first, " to ", last, " of ", passages.size(0), " passages");
+  return (passages * (1 - options.weight)).index_add_(0, owners, queries, options.weight);
+}
+
+}  // namespace bitrain::eval
