@@ -231,7 +231,7 @@ TEST_F(MineNegatives, ColumnsOfATsvAndOtherNames) {
                  true),
             0)
       << err_;
-  EXPECT_THAT(log_, HasSubstr("2 pairs, 2 candidates; 1 rows skipped"));
+  EXPECT_THAT(log_, HasSubstr("2 pairs, 2 candidates; left out for an empty side or twice the same text: 1"));
   EXPECT_THAT(read_back("out.jsonl", "hard"), SizeIs(2));
   EXPECT_EQ(
       io::parse_json(io::read_file(path("out.jsonl")).substr(0, io::read_file(path("out.jsonl")).find('\n')),

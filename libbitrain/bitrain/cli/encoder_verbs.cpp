@@ -311,10 +311,9 @@ void mine_negatives(MineArguments arguments, Outcome& outcome) {
   io::ResumableFile out(arguments.out, made_from(arguments, set));
   log_info(with_thousands(static_cast<std::int64_t>(set.pairs.size())), " pairs, ",
            with_thousands(set.candidates), " candidates",
-           read.skipped > 0 ? "; " + with_thousands(read.skipped) +
-                                  " rows skipped: a side is empty or both are "
-                                  "the same text"
-                            : "",
+           read.skipped > 0
+               ? "; left out for an empty side or twice the same text: " + with_thousands(read.skipped)
+               : "",
            out.lines() > 0 ? "; going on after " + with_thousands(out.lines()) + " pairs" : "");
   Tally tally = tally_of(out, arguments);
   try {
