@@ -49,6 +49,7 @@ int run_program(int argc, char** argv) {
   add_recipe_verbs(app, outcome);
   add_model_verbs(app);
   add_vocab_verbs(app);
+  add_encoder_verbs(app, outcome);
   try {
     app.parse(argc, argv);
     return outcome.code;

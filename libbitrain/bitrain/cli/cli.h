@@ -25,8 +25,9 @@ struct Outcome {
 };
 
 // Each group adds its verbs to the program.
-void add_recipe_verbs(CLI::App& app, Outcome& outcome);  ///< run, validate, config, recipes, report, data
-void add_model_verbs(CLI::App& app);                     ///< eval, merge, generate
-void add_vocab_verbs(CLI::App& app);                     ///< vocab extend, vocab report
+void add_recipe_verbs(CLI::App& app, Outcome& outcome);   ///< run, validate, config, recipes, report, data
+void add_model_verbs(CLI::App& app);                      ///< eval, merge, generate
+void add_vocab_verbs(CLI::App& app);                      ///< vocab extend, vocab report
+void add_encoder_verbs(CLI::App& app, Outcome& outcome);  ///< mine-negatives
 
 }  // namespace bitrain::cli

@@ -44,28 +44,6 @@ std::string text_at(const io::Json& row, const char* key, bool needed, const std
   throw DataError(where, ": '", key, "' is no text");
 }
 
-std::vector<Document> read_documents(const fs::path& plain) {
-  io::LineReader reader(find_file(plain));
-  std::vector<Document> documents;
-  std::unordered_set<std::string> ids;
-  for (std::string line; reader.next(line);) {
-    if (trim(line).empty()) continue;
-    io::Json row;
-    try {
-      row = io::parse_json(line, reader.where());
-    } catch (const FormatError& error) {
-      throw DataError(error.what());
-    }
-    if (!row.is_object()) throw DataError(reader.where(), ": the row is no JSON object");
-    documents.push_back({text_at(row, "_id", true, reader.where()),
-                         text_at(row, "title", false, reader.where()),
-                         text_at(row, "text", true, reader.where())});
-    if (!ids.insert(documents.back().id).second)
-      throw DataError(reader.where(), ": the id '", documents.back().id, "' is used twice");
-  }
-  return documents;
-}
-
 template <class Number>
 std::optional<Number> number_of(std::string_view text) {
   Number value{};
@@ -160,6 +138,28 @@ std::string lower(std::string text) {
 }
 
 }  // namespace
+
+std::vector<Document> read_documents(const fs::path& plain) {
+  io::LineReader reader(find_file(plain));
+  std::vector<Document> documents;
+  std::unordered_set<std::string> ids;
+  for (std::string line; reader.next(line);) {
+    if (trim(line).empty()) continue;
+    io::Json row;
+    try {
+      row = io::parse_json(line, reader.where());
+    } catch (const FormatError& error) {
+      throw DataError(error.what());
+    }
+    if (!row.is_object()) throw DataError(reader.where(), ": the row is no JSON object");
+    documents.push_back({text_at(row, "_id", true, reader.where()),
+                         text_at(row, "title", false, reader.where()),
+                         text_at(row, "text", true, reader.where())});
+    if (!ids.insert(documents.back().id).second)
+      throw DataError(reader.where(), ": the id '", documents.back().id, "' is used twice");
+  }
+  return documents;
+}
 
 RetrievalSet read_beir(const fs::path& directory, const std::string& split) {
   RetrievalSet set;

@@ -40,6 +40,9 @@ struct RetrievalSet {
   Qrels qrels;
 };
 
+/// Reads one corpus.jsonl or queries.jsonl, also as .gz or .zst. Throws as read_beir.
+[[nodiscard]] std::vector<Document> read_documents(const std::filesystem::path& path);
+
 /// Reads corpus.jsonl ({"_id", "title", "text"}), queries.jsonl and qrels/<split>.tsv (a heading, then
 /// query-id, corpus-id, score), each also as .gz or .zst. Throws IoError for a file that is missing,
 /// DataError with file and line for a broken row, an id used twice, and judgements that name a query or a

@@ -37,6 +37,10 @@ CharacterClass class_of(std::uint32_t code) {
   }
 }
 
+bool is_small_letter(std::uint32_t code) {
+  return code <= 0x10FFFF && utf8proc_category(static_cast<utf8proc_int32_t>(code)) == UTF8PROC_CATEGORY_LL;
+}
+
 std::uint32_t lower_case(std::uint32_t code) {
   if (code < 0x80) return code >= 'A' && code <= 'Z' ? code + 32 : code;
   if (code == 0x130 || code > 0x10FFFF) return code;

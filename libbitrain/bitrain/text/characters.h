@@ -10,6 +10,9 @@ enum class CharacterClass { kLetter, kMark, kDigit, kPunctuation, kSymbol, kSpac
 /// By general category; kDigit is every number (Nd, Nl, No), kSpace what has the property White_Space.
 [[nodiscard]] CharacterClass class_of(std::uint32_t code);
 
+/// Whether it is a small letter (Ll). Letters of scripts without case are not.
+[[nodiscard]] bool is_small_letter(std::uint32_t code);
+
 /// The lower case that is one character; U+0130 alone has one of two ("i" and U+0307) and stays.
 [[nodiscard]] std::uint32_t lower_case(std::uint32_t code);
 

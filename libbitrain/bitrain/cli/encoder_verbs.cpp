@@ -1,0 +1,395 @@
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <bitrain/base/cuda_library.h>
+#include <bitrain/base/log.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/cli/cli.h>
+#include <bitrain/data/source.h>
+#include <bitrain/eval/encode.h>
+#include <bitrain/eval/hard_negatives.h>
+#include <bitrain/eval/retrieval.h>
+#include <bitrain/hub/sentence_transformers.h>
+#include <bitrain/io/json.h>
+#include <bitrain/io/line_reader.h>
+#include <bitrain/io/resumable_file.h>
+#include <bitrain/recipe/decode.h>
+#include <bitrain/train/progress.h>
+#include <bitrain/train/signals.h>
+
+namespace bitrain::cli {
+namespace fs = std::filesystem;
+namespace {
+
+struct MineArguments {
+  data::SourceOptions data;
+  eval::HardNegativeOptions mining;
+  std::string similarity;
+  std::string out;
+  std::string encoder;
+  std::string corpus;
+  std::string text_prompt;
+  std::string pair_prompt;
+  std::string device = "cpu";
+  std::int64_t block = 1024;
+  bool bm25 = false;
+};
+
+/// Thrown out of long work once SIGINT or SIGTERM was noted.
+struct Interrupted {};
+
+void stop_when_interrupted() {
+  if (train::SignalWatch::received() != 0) throw Interrupted{};
+}
+
+/// Rate and time left on stderr: one line drawn again on a terminal, else a line now and then.
+class Meter {
+ public:
+  Meter(std::string what, std::int64_t done, std::int64_t total)
+      : what_(std::move(what)), begun_(done), total_(total) {
+    if (log_level() > LogLevel::kInfo) style_ = train::ProgressStyle::kNone;
+  }
+  ~Meter() {
+    if (drawn_) std::fputs("\r\x1b[K", stderr);
+  }
+  Meter(const Meter&) = delete;
+  Meter& operator=(const Meter&) = delete;
+
+  void show(std::int64_t done) {
+    const Clock::time_point now = Clock::now();
+    const bool bar = style_ == train::ProgressStyle::kBar;
+    if (style_ == train::ProgressStyle::kNone || done <= begun_) return;
+    if (done < total_ && now - shown_ < std::chrono::milliseconds(bar ? 100 : 5000)) return;
+    shown_ = now;
+    drawn_ = bar;
+    const double seconds = std::max(1e-9, std::chrono::duration<double>(now - start_).count());
+    const double rate = static_cast<double>(done - begun_) / seconds;
+    std::fprintf(stderr, "%s%s %s/%s  %s/s  %s left%s", bar ? "\r\x1b[K" : "", what_.c_str(),
+                 with_thousands(done).c_str(), with_thousands(total_).c_str(),
+                 with_thousands(static_cast<std::int64_t>(rate)).c_str(),
+                 human_seconds(static_cast<double>(total_ - done) / rate).c_str(), bar ? "" : "\n");
+    std::fflush(stderr);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::string what_;
+  std::int64_t begun_;
+  std::int64_t total_;
+  train::ProgressStyle style_ = train::progress_style("auto");
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point shown_ = start_;
+  bool drawn_ = false;
+};
+
+struct ReadPairs {
+  std::vector<eval::MiningPair> pairs;
+  std::int64_t skipped = 0;  ///< With an empty side, or twice the same text.
+};
+
+ReadPairs read_pairs(const MineArguments& arguments) {
+  data::SourceOptions options = arguments.data;
+  if (options.pair_column) options.pair_field.clear();
+  const auto split = options.held_out_every > 0 ? data::Split::kTrain : data::Split::kAll;
+  const data::SourcePtr source = data::open_source(options, split);
+  ReadPairs read;
+  for (std::int64_t row = 0; row < source->size(); ++row) {
+    data::Example example = source->at(row);
+    if (example.text.empty() || example.pair_text.empty() || example.text == example.pair_text) {
+      ++read.skipped;
+    } else {
+      read.pairs.push_back({std::move(example.text), std::move(example.pair_text)});
+    }
+  }
+  if (read.pairs.empty())
+    throw DataError(options.path, " has no pair to mine for: in all of its ", read.skipped,
+                    " rows a side is empty or both are the same text");
+  return read;
+}
+
+/// Texts of a corpus as BEIR takes them, the title before the text; documents without text are left out.
+std::optional<std::vector<std::string>> read_corpus(const std::string& path) {
+  if (path.empty()) return std::nullopt;
+  std::vector<std::string> texts;
+  for (eval::Document& document : eval::read_documents(path)) {
+    std::string text =
+        document.title.empty() ? std::move(document.text) : document.title + " " + document.text;
+    if (!trim(text).empty()) texts.push_back(std::move(text));
+  }
+  if (texts.empty()) throw DataError(path, " has no text");
+  return texts;
+}
+
+/// FNV-1a over all that is read, with lengths, so that no two sets run into one another.
+std::string hash_of(const eval::MiningSet& set) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&](const std::string& text) {
+    for (const char c : std::to_string(text.size()) + ":")
+      hash = (hash ^ static_cast<std::uint8_t>(c)) * 0x100000001b3;
+    for (const char c : text) hash = (hash ^ static_cast<std::uint8_t>(c)) * 0x100000001b3;
+  };
+  for (const eval::MiningPair& pair : set.pairs) {
+    add(pair.query);
+    add(pair.positive);
+  }
+  add(std::to_string(set.candidates));
+  for (const std::string& text : set.texts) add(text);
+  char hex[17];
+  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
+  return hex;
+}
+
+/// Size and time of every file of a model.
+io::Json files_of(const fs::path& directory) {
+  std::map<std::string, io::Json> files;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(directory, error))
+    if (entry.is_regular_file())
+      files[entry.path().lexically_relative(directory).string()] = {
+          entry.file_size(), entry.last_write_time().time_since_epoch().count()};
+  return files;
+}
+
+/// What the lines depend on.
+io::Json made_from(const MineArguments& arguments, const eval::MiningSet& set) {
+  io::Json options = recipe::to_json(arguments.mining);
+  options["text_field"] = arguments.data.text_field;
+  options["pair_field"] = arguments.data.pair_field;
+  options["negatives_field"] = arguments.data.negatives_field;
+  io::Json json = {{"schema", 1}, {"texts", hash_of(set)}};
+  if (arguments.bm25) {
+    json["retriever"] = "bm25";
+    options.erase("similarity");
+  } else {
+    json["retriever"] = "encoder";
+    json["encoder"] = files_of(arguments.encoder);
+    options["text_prompt"] = arguments.text_prompt;
+    options["pair_prompt"] = arguments.pair_prompt;
+    options["block"] = arguments.block;
+    options["device"] = arguments.device;
+  }
+  json["options"] = std::move(options);
+  return json;
+}
+
+/// Negatives of pairs first to first + count.
+using Retriever = std::function<eval::HardNegatives(std::int64_t first, std::int64_t count)>;
+
+/// Opens the encoder and embeds all texts.
+Retriever dense_retriever(const MineArguments& arguments, const eval::MiningSet& set,
+                          const std::shared_ptr<hub::OpenedSentenceEncoder>& opened) {
+  eval::EncodeOptions options;
+  options.max_length = opened->settings.max_seq_length;
+  options.prompt = arguments.pair_prompt;
+  Meter meter("texts embedded", 0, static_cast<std::int64_t>(set.texts.size()));
+  options.progress = [&](std::int64_t done) {
+    stop_when_interrupted();
+    meter.show(done);
+  };
+  const at::Tensor texts = eval::encode_texts(*opened->model, *opened->tokenizer, set.texts, options);
+  options.prompt = arguments.text_prompt;
+  options.progress = [](std::int64_t) { stop_when_interrupted(); };
+  return [&set, opened, texts, options, mining = arguments.mining](std::int64_t first, std::int64_t count) {
+    std::vector<std::string> queries;
+    for (std::int64_t i = first; i < first + count; ++i)
+      queries.push_back(set.pairs[static_cast<std::size_t>(i)].query);
+    const at::Tensor embedded = eval::encode_texts(*opened->model, *opened->tokenizer, queries, options);
+    return eval::mine_dense(set, first, embedded, texts, mining);
+  };
+}
+
+std::shared_ptr<hub::OpenedSentenceEncoder> open_encoder(const MineArguments& arguments) {
+  if (arguments.device == "cuda") require_cuda();
+  hub::OpenOptions options;
+  options.device = at::Device(arguments.device);
+  return std::make_shared<hub::OpenedSentenceEncoder>(hub::open_sentence_encoder(arguments.encoder, options));
+}
+
+Retriever word_retriever(const MineArguments& arguments, const eval::MiningSet& set) {
+  const auto index = std::make_shared<eval::Bm25>(set.texts);
+  return [&set, index, mining = arguments.mining](std::int64_t first, std::int64_t count) {
+    return eval::mine_bm25(set, first, count, *index, mining);
+  };
+}
+
+struct Tally {
+  std::int64_t negatives = 0;
+  std::int64_t fewer = 0;  ///< Pairs with fewer than were asked for, those with none included.
+  std::int64_t none = 0;
+
+  void add(std::int64_t found, std::int64_t wanted) {
+    negatives += found;
+    fewer += found < wanted;
+    none += found == 0;
+  }
+};
+
+/// Mines the pairs that `out` lacks. Blocks begin at the same pairs however often the run was interrupted:
+/// the last bits of embeddings depend on what is encoded together.
+void mine_rest(const MineArguments& arguments, const eval::MiningSet& set, const Retriever& retrieve,
+               io::ResumableFile& out, Tally& tally) {
+  const auto total = static_cast<std::int64_t>(set.pairs.size());
+  Meter meter("pairs mined", out.lines(), total);
+  while (out.lines() < total) {
+    stop_when_interrupted();
+    const std::int64_t first = out.lines() / arguments.block * arguments.block;
+    const std::int64_t count = std::min(arguments.block, total - first);
+    log_debug("mining for pairs ", first, " to ", first + count);
+    const eval::HardNegatives mined = retrieve(first, count);
+    std::string lines;
+    for (std::int64_t i = out.lines(); i < first + count; ++i) {
+      const eval::MiningPair& pair = set.pairs[static_cast<std::size_t>(i)];
+      io::Json negatives = io::Json::array();
+      for (const std::int64_t row : mined[static_cast<std::size_t>(i - first)])
+        negatives.push_back(set.texts[static_cast<std::size_t>(row)]);
+      tally.add(static_cast<std::int64_t>(negatives.size()), arguments.mining.negatives);
+      const io::Json row = {{arguments.data.text_field, pair.query},
+                            {arguments.data.pair_field, pair.positive},
+                            {arguments.data.negatives_field, std::move(negatives)}};
+      lines += row.dump() + "\n";
+    }
+    out.append(lines);
+    meter.show(out.lines());
+  }
+}
+
+/// The figures of lines that an earlier run left.
+Tally tally_of(const io::ResumableFile& out, const MineArguments& arguments) {
+  Tally tally;
+  io::LineReader reader(out.partial_path());
+  for (std::string line; reader.next(line);) {
+    const io::Json row = io::parse_json(line, reader.where());
+    tally.add(static_cast<std::int64_t>(row.at(arguments.data.negatives_field).size()),
+              arguments.mining.negatives);
+  }
+  return tally;
+}
+
+void check_arguments(const MineArguments& arguments) {
+  if (arguments.bm25 == !arguments.encoder.empty())
+    throw ConfigError("mine-negatives: say what finds the negatives, --encoder or --bm25");
+  if (arguments.block < 1)
+    throw ConfigError("mine-negatives: --block must be at least 1, not ", arguments.block);
+  const data::SourceOptions& data = arguments.data;
+  if (data.text_field.empty() || data.pair_field.empty() || data.negatives_field.empty() ||
+      data.text_field == data.pair_field || data.text_field == data.negatives_field ||
+      data.pair_field == data.negatives_field)
+    throw ConfigError(
+        "mine-negatives: the names of text, pair and negatives must be three different ones, not '",
+        data.text_field, "', '", data.pair_field, "' and '", data.negatives_field, "'");
+  eval::check_options(arguments.mining);
+}
+
+/// Of the folder's own similarity where none was asked for.
+void set_similarity(MineArguments& arguments, const hub::SentenceSettings& settings) {
+  arguments.mining.similarity =
+      arguments.similarity.empty() ? settings.similarity_fn_name : arguments.similarity;
+  if (arguments.mining.similarity != "cosine" && arguments.mining.similarity != "dot")
+    throw UnsupportedError(arguments.encoder, ": its similarity is '", arguments.mining.similarity,
+                           "', which mining does not know; set --similarity to cosine or dot");
+}
+
+void mine_negatives(MineArguments arguments, Outcome& outcome) {
+  check_arguments(arguments);
+  const ReadPairs read = read_pairs(arguments);
+  const eval::MiningSet set = eval::make_mining_set(read.pairs, read_corpus(arguments.corpus));
+  std::shared_ptr<hub::OpenedSentenceEncoder> encoder;
+  if (!arguments.bm25) {
+    encoder = open_encoder(arguments);
+    set_similarity(arguments, encoder->settings);
+  }
+  const train::SignalWatch signals;
+  io::ResumableFile out(arguments.out, made_from(arguments, set));
+  log_info(with_thousands(static_cast<std::int64_t>(set.pairs.size())), " pairs, ",
+           with_thousands(set.candidates), " candidates",
+           read.skipped > 0
+               ? "; left out for an empty side or twice the same text: " + with_thousands(read.skipped)
+               : "",
+           out.lines() > 0 ? "; going on after " + with_thousands(out.lines()) + " pairs" : "");
+  Tally tally = tally_of(out, arguments);
+  try {
+    if (out.lines() < static_cast<std::int64_t>(set.pairs.size()))
+      mine_rest(arguments, set,
+                arguments.bm25 ? word_retriever(arguments, set) : dense_retriever(arguments, set, encoder),
+                out, tally);
+  } catch (const Interrupted&) {
+    std::fprintf(stderr, "bitrain: interrupted after %s pairs; run the same command to go on\n",
+                 with_thousands(out.lines()).c_str());
+    outcome.code = 128 + train::SignalWatch::received();
+    return;
+  }
+  out.commit();
+  std::printf("%s negatives for %s pairs; %s pairs have fewer than %s, of which %s none\n%s\n",
+              with_thousands(tally.negatives).c_str(), with_thousands(out.lines()).c_str(),
+              with_thousands(tally.fewer).c_str(), with_thousands(arguments.mining.negatives).c_str(),
+              with_thousands(tally.none).c_str(), arguments.out.c_str());
+}
+
+void add_inputs(CLI::App& verb, MineArguments& arguments) {
+  data::SourceOptions& data = arguments.data;
+  data.text_field = "query";  // As a contrastive stage reads them.
+  data.pair_field = "positive";
+  verb.add_option("pairs", data.path, "JSONL or TSV file of pairs, also .gz or .zst")->required();
+  verb.add_option("--out", arguments.out, "JSONL file to write: text, pair and negatives")->required();
+  verb.add_option("--encoder", arguments.encoder, "sentence-transformers folder that finds the negatives");
+  verb.add_flag("--bm25", arguments.bm25, "Find them by their words instead");
+  verb.add_option("--corpus", arguments.corpus,
+                  "BEIR's corpus.jsonl with the candidates (default: all distinct pairs' second texts)");
+  verb.add_option("--text-field", data.text_field, "JSONL: key of the text")->capture_default_str();
+  verb.add_option("--pair-field", data.pair_field, "JSONL: key of the translation or passage")
+      ->capture_default_str();
+  verb.add_option("--negatives-field", data.negatives_field, "Key of the negatives in --out")
+      ->capture_default_str();
+  verb.add_option("--column", data.column, "TSV: column of the text, from 1")->capture_default_str();
+  verb.add_option("--pair-column", data.pair_column, "TSV: column of the translation, from 1");
+  verb.add_option("--held-out-every", data.held_out_every,
+                  "Leave out every k-th row, as held_out.every keeps them for evaluation");
+}
+
+void add_mine_negatives(CLI::App& app, Outcome& outcome) {
+  auto arguments = std::make_shared<MineArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "mine-negatives", "Find hard negatives for pairs; an interrupted run goes on when it is run again");
+  add_inputs(*verb, *arguments);
+  eval::HardNegativeOptions& mining = arguments->mining;
+  verb->add_option("--negatives", mining.negatives, "Negatives of each pair")->capture_default_str();
+  verb->add_option("--rank-from", mining.rank_from, "Candidates passed over at the top")
+      ->capture_default_str();
+  verb->add_option("--rank-to", mining.rank_to, "Ranks from here on are not looked at")
+      ->capture_default_str();
+  verb->add_option("--max-score", mining.max_score, "Highest score of a negative");
+  verb->add_option("--margin", mining.margin, "A negative scores this much less than the lowest positive");
+  verb->add_option("--relative-margin", mining.relative_margin,
+                   "A negative scores less than the lowest positive by this share of it");
+  verb->add_option("--sampling", mining.sampling, "Of those that are left: the top, or random ones")
+      ->check(CLI::IsMember({"top", "random"}))
+      ->capture_default_str();
+  verb->add_option("--seed", mining.seed, "Seed of random sampling")->capture_default_str();
+  verb->add_option("--similarity", arguments->similarity, "cosine or dot (default: the encoder's own)")
+      ->check(CLI::IsMember({"cosine", "dot"}));
+  verb->add_option("--text-prompt", arguments->text_prompt,
+                   "Put before every text, for encoders that want one");
+  verb->add_option("--pair-prompt", arguments->pair_prompt, "Put before every candidate");
+  verb->add_option("--block", arguments->block, "Pairs between two writes")->capture_default_str();
+  verb->add_option("--device", arguments->device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  verb->callback([arguments, &outcome] { mine_negatives(*arguments, outcome); });
+}
+
+}  // namespace
+
+void add_encoder_verbs(CLI::App& app, Outcome& outcome) {
+  add_mine_negatives(app, outcome);
+}
+
+}  // namespace bitrain::cli
