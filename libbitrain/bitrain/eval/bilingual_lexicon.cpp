@@ -68,6 +68,7 @@ LexiconScores score_lexicon(const at::Tensor& sources, const at::Tensor& targets
   for (std::int64_t i = 0; i < left.size(0); ++i)
     translations[left.const_data_ptr<std::int64_t>()[i]].insert(right.const_data_ptr<std::int64_t>()[i]);
   std::vector<std::int64_t> asked;
+  asked.reserve(translations.size());
   for (const auto& [word, right_ones] : translations) asked.push_back(word);
   const at::Tensor queries = at::tensor(asked).to(sources.device());
   const at::Tensor found = translate_words(sources, targets, queries, options).rows.cpu().contiguous();
@@ -75,7 +76,8 @@ LexiconScores score_lexicon(const at::Tensor& sources, const at::Tensor& targets
   const auto* row = found.const_data_ptr<std::int64_t>();
   for (const auto& [word, right_ones] : translations) {
     const auto* end = row + found.size(1);
-    const auto* hit = std::find_if(row, end, [&](std::int64_t id) { return right_ones.count(id) > 0; });
+    const auto* hit =
+        std::find_if(row, end, [&known = right_ones](std::int64_t id) { return known.count(id) > 0; });
     if (hit != end) {
       scores.precision_at_1 += hit == row ? 1 : 0;
       scores.precision_at_5 += hit - row < 5 ? 1 : 0;
