@@ -195,10 +195,11 @@ def test_two_runs_in_one_folder(tmp_path):
 def test_interrupted_and_taken_up_again(tmp_path):
     data = pairs(tmp_path / "pairs.tsv", ROWS)
     whole = tiny(tmp_path, data)
-    steps = "stages.first.train.max_steps=3000"  # Seconds, so that the signal comes in their midst.
-    bitrain("run", whole, f"dir={tmp_path / 'whole'}", steps)
+    # More lines than a pipe holds: nobody reads on after the signal, so the run cannot have ended before it.
+    steps = ["stages.first.train.max_steps=1500", "stages.first.train.log_every=1"]
+    bitrain("run", whole, f"dir={tmp_path / 'whole'}", *steps)
     broken = tmp_path / "broken"
-    first = subprocess.Popen([PROGRAM, "run", whole, f"dir={broken}", steps], stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([PROGRAM, "run", whole, f"dir={broken}", *steps], stderr=subprocess.PIPE, text=True)
     for line in first.stderr:
         if "step 5/" in line:
             first.send_signal(signal.SIGINT)
@@ -206,7 +207,7 @@ def test_interrupted_and_taken_up_again(tmp_path):
     first.communicate(timeout=60)
     assert first.returncode == 130
     assert list(broken.glob("2-first.work/checkpoint-*")) and not (broken / "2-first").exists()
-    bitrain("run", whole, f"dir={broken}", steps)
+    bitrain("run", whole, f"dir={broken}", *steps)
 
     def curve(directory):
         return json.loads((directory / "summary.json").read_text())["stages"]["first"]["curve"]["loss"]
