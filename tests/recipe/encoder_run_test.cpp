@@ -179,6 +179,37 @@ TEST_F(EncoderRun, SearchesRetrievalSets) {
               search["set"]["encoder"]["ndcg@10"].get<double>(), 1e-12);
 }
 
+TEST_F(EncoderRun, AStageRunsAnewWhenAFileThatItNamesHasChanged) {
+  const fs::path set = directory_.path() / "set";
+  write_collection(set);
+  const std::vector<std::string> overrides = {
+      "source.path=", "target.path=",
+      "stages={search: {recipe: evaluate_retrieval, from: base, encoder: false, collections: [{path: " +
+          set.string() + "}]}}",
+      "claims=[{says: all are found, that: search/search/set/bm25/accuracy@1, at_least: 1},"
+      "{says: there are more, that: search/search/set/queries, above: 20}]"};
+  const io::Json first = run_with(overrides).summary;
+  EXPECT_EQ(first["stages"]["search"]["search"]["set"]["queries"], 20);
+  EXPECT_EQ(first["claims"][0]["held"], true);
+  EXPECT_EQ(first["claims"][1]["held"], false);
+  EXPECT_EQ(run_with(overrides).summary["stages"],
+            first["stages"]);  // Skipped: also its seconds are the same.
+
+  eval::RetrievalSet fewer = eval::read_beir(set);
+  fewer.qrels.erase("qa");
+  eval::write_beir(set, fewer);
+  const io::Json second = run_with(overrides).summary;
+  EXPECT_NE(second["stages"]["search"]["seconds"], first["stages"]["search"]["seconds"]);
+}
+
+TEST_F(EncoderRun, StagesThatReadLinesNeedThem) {
+  EXPECT_THAT(problems_with({"source.path=", "target.path="}),
+              HasSubstr("stages.before: reads lines of text: set source.path and target.path"));
+  EXPECT_THAT(problems_with({"source.path="}), HasSubstr("source.path: is missing: the other side has one"));
+  EXPECT_THAT(problems_with({"stages.align.teacher=nobody"}),
+              HasSubstr("stages.align.teacher: no earlier stage is called 'nobody'"));
+}
+
 TEST_F(EncoderRun, ProblemsOfRetrievalSetsAreNamed) {
   const auto problems = [&](const std::string& options) {
     return problems_with({"stages={search: {recipe: evaluate_retrieval, from: base, " + options + "}}"});

@@ -226,7 +226,8 @@ std::string invalid(const io::Json& schema, const Node& node, const std::string&
     const io::Json& wanted = schema["const"];
     return node.scalar == (wanted.is_string() ? wanted.get<std::string>() : wanted.dump()) ? "" : path;
   }
-  const std::string type = schema.at("type");
+  const io::Json& types = schema.at("type");  // Of text: also numbers, which YAML parts from it.
+  const std::string type = types.is_array() ? types.front() : types;
   if (type == "object") {
     if (node.kind != Node::Kind::kMap) return path;
     const io::Json properties = schema.value("properties", io::Json::object());

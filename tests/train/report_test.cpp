@@ -113,6 +113,23 @@ TEST(Report, ShowsResponsesBeforeAndAfter) {
       EXPECT_THAT(text, HasSubstr(part));
 }
 
+TEST(Report, ShowsTablesOfStagesAndClaims) {
+  const ordered_json summary = ordered_json::parse(R"({"name": "x",
+    "stages": {"bench": {"type": "evaluate", "tables": [
+      {"title": "Systems <1>", "note": "higher is better", "columns": ["System", "MRR@10", "documents"], "rows": [["BM25 & co", 0.41249, 12345], ["none", null, 1]]},
+      {"title": "no columns", "rows": []}, 7]}},
+    "claims": [{"says": "it is <good>", "relation": "at_least", "value": 0.75, "bound_value": 0.5, "held": true},
+               {"says": "it is not there", "relation": "above", "value": null, "bound_value": 1, "held": false}, 3]})");
+  const std::string html = render_report(summary);
+  for (const char* part : {"Systems &lt;1&gt;", "bench: higher is better", "BM25 &amp; co", "0.412", "12,345",
+                           "it is &lt;good&gt;", "0.7500", "at least", "✓ yes", "✗ no"})
+    EXPECT_THAT(html, HasSubstr(part));
+  EXPECT_THAT(html, Not(HasSubstr("no columns")));
+  const std::string text = summarise(summary);
+  for (const char* part : {"Systems <1> (bench)", "BM25 & co", "12,345", "it is <good>", "NO"})
+    EXPECT_THAT(text, HasSubstr(part));
+}
+
 TEST(Summarise, TellsTheSameFiguresInText) {
   const std::string text = summarise(sample());
   for (const char* part : {"English to Spanish", "2.930", "1.880", "-35.8 %", "zip_tie *", "4,321", "8:33"})

@@ -10,6 +10,9 @@
 
 namespace bitrain {
 
+/// What a text names besides itself: checked before a run, and part of what a stage was made from.
+enum class Refers { kNothing, kFile, kFolder, kStage };
+
 /// What a value of an option must satisfy. Read by the YAML decoder, the JSON schema, `config explain` and
 /// Python alike.
 struct Rule {
@@ -18,7 +21,8 @@ struct Rule {
   bool exclusive_minimum = false;
   std::vector<std::string> choices;  ///< For strings: the only values allowed. Empty means any.
   bool not_empty = false;
-  bool required = false;  ///< The key must be written in the recipe.
+  bool required = false;             ///< The key must be written in the recipe.
+  Refers refers = Refers::kNothing;  ///< For strings and lists of them; an empty one names nothing.
 };
 
 [[nodiscard]] inline Rule any() {
@@ -51,6 +55,20 @@ struct Rule {
 }
 [[nodiscard]] inline Rule required(Rule rule = {}) {
   rule.required = true;
+  return rule;
+}
+
+[[nodiscard]] inline Rule names_file(Rule rule = {}) {
+  rule.refers = Refers::kFile;
+  return rule;
+}
+[[nodiscard]] inline Rule names_folder(Rule rule = {}) {
+  rule.refers = Refers::kFolder;
+  return rule;
+}
+/// An earlier stage of the recipe, or "base".
+[[nodiscard]] inline Rule names_stage(Rule rule = {}) {
+  rule.refers = Refers::kStage;
   return rule;
 }
 

@@ -161,10 +161,14 @@ class SchemaWriter {
       typename T::mapped_type item{};
       return {{"type", "object"}, {"additionalProperties", schema_of(item, rule)}};
     } else {
-      io::Json scalar = {{"type", std::is_same_v<T, bool>           ? "boolean"
-                                  : std::is_same_v<T, std::int64_t> ? "integer"
-                                  : std::is_same_v<T, double>       ? "number"
-                                                                    : "string"}};
+      io::Json scalar = io::Json::object();
+      if constexpr (std::is_same_v<T, std::string>)
+        scalar["type"] =
+            rule.choices.empty() ? io::Json{"string", "number"} : io::Json("string");  // 0.9 is text.
+      else
+        scalar["type"] = std::is_same_v<T, bool>           ? "boolean"
+                         : std::is_same_v<T, std::int64_t> ? "integer"
+                                                           : "number";
       if (rule.minimum) scalar[rule.exclusive_minimum ? "exclusiveMinimum" : "minimum"] = *rule.minimum;
       if (rule.maximum) scalar["maximum"] = *rule.maximum;
       if (!rule.choices.empty()) scalar["enum"] = rule.choices;

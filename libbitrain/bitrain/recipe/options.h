@@ -38,9 +38,9 @@ struct TextOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, TextOptions& o) {
-  v.field("path", o.path, required(not_empty()),
+  v.field("path", o.path, any(),
           "Text, TSV or JSONL file, also as .gz or .zst; from the current folder, else from the "
-          "recipe's or one above it.");
+          "recipe's or one above it. Empty in both: no stage reads lines.");
   v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
           "What a line is; auto goes by the name's ending.");
   v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
@@ -187,7 +187,7 @@ void visit_fields(Visitor& v, SftStage& o) {
   v.field("quantize", o.quantize, any(), "4-bit base.");
   v.field("lora", o.lora, any(), "Adapters.");
   v.field("instructions", o.instructions, any(), "Conversations built from source and target.");
-  v.field("files", o.files, any(), "JSONL files with prompt and response, or messages.");
+  v.field("files", o.files, names_file(), "JSONL files with prompt and response, or messages.");
   v.field("loader", o.loader, any(), "Mixing and packing.");
   v.field("objective", o.objective, any(), "How conversations are written.");
   v.field("train", o.train, any(), "Steps, rates, checkpoints.");
@@ -230,7 +230,7 @@ struct CollectionOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, CollectionOptions& o) {
-  v.field("path", o.path, required(not_empty()),
+  v.field("path", o.path, names_folder(required(not_empty())),
           "Folder with corpus.jsonl, queries.jsonl and qrels/<split>.tsv.");
   v.field("name", o.name, any(), "In the report; empty: the folder's name.");
   v.field("split", o.split, not_empty(), "Which judgements.");
@@ -290,7 +290,7 @@ struct PairFileOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, PairFileOptions& o) {
-  v.field("path", o.path, required(not_empty()), "JSONL file, also as .gz or .zst.");
+  v.field("path", o.path, names_file(required(not_empty())), "JSONL file, also as .gz or .zst.");
   v.field("text_field", o.text_field, not_empty(), "Key of the text that looks.");
   v.field("pair_field", o.pair_field, not_empty(), "Key of the text that is to be found.");
   v.field("negatives_field", o.negatives_field, any(), "Key of its hard negatives; rows may lack it.");
@@ -320,7 +320,8 @@ struct ContrastiveStage {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, ContrastiveStage& o) {
-  v.field("teacher", o.teacher, any(), "What distillation imitates: an earlier stage, or base. Empty: none.");
+  v.field("teacher", o.teacher, names_stage(),
+          "What distillation imitates: an earlier stage, or base. Empty: none.");
   v.field("pairs", o.pairs, any(),
           "Train on the lines of source and target side by side; in mixtures: pairs.");
   v.field("files", o.files, any(),

@@ -5,6 +5,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/recipe/decode.h>
+#include <bitrain/recipe/references.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -79,12 +80,13 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
           stage.from.empty()
               ? "there is nothing to read from: set base=DIR, or put a stage before this one"
               : "no earlier stage is called '" + stage.from + "'" + did_you_mean(stage.from, before));
-    if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options);
-        contrastive != nullptr && !contrastive->teacher.empty() &&
-        std::find(before.begin(), before.end(), contrastive->teacher) == before.end())
-      problems.add(node->mark, "stages." + stage.name + ".teacher",
-                   "no earlier stage is called '" + contrastive->teacher + "'" +
-                       did_you_mean(contrastive->teacher, before));
+    for (const Reference& reference :
+         std::visit([](const auto& options) { return references_of(options); }, stage.options))
+      if (reference.kind == Refers::kStage &&
+          std::find(before.begin(), before.end(), reference.name) == before.end())
+        problems.add(
+            node->mark, "stages." + stage.name + "." + reference.key,
+            "no earlier stage is called '" + reference.name + "'" + did_you_mean(reference.name, before));
     before.push_back(stage.name);
     kept.push_back(std::move(stage));
   }
@@ -208,6 +210,13 @@ Recipe read_recipe(const Node& document, const std::filesystem::path& file, Prob
     check_stage(stage, node, problems);
     recipe.stages.push_back(std::move(stage));
   }
+  std::vector<std::string> names;  // Also of stages that a base replaces: their claims are not wrong.
+  for (const Stage& stage : recipe.stages) names.push_back(stage.name);
+  const Node* claims = document.find("claims");
+  for (std::size_t i = 0; i < recipe.claims.size(); ++i)
+    if (const std::string problem = problem_of(recipe.claims[i], names); !problem.empty())
+      problems.add(claims->items.size() > i ? claims->items[i].mark : claims->mark,
+                   "claims[" + std::to_string(i) + "]", problem);
   connect(recipe, *stages, problems);
   return recipe;
 }

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
 #include <bitrain/recipe/options.h>
 
@@ -39,6 +40,7 @@ struct Recipe {
   TextOptions source;
   TextOptions target;
   HeldOutOptions held_out;
+  std::vector<ClaimOptions> claims;
   std::vector<Stage> stages;
 
   /// The stage of that name, or null.
@@ -62,6 +64,7 @@ void visit_fields(Visitor& v, Recipe& o) {
   v.field("source", o.source, required(), "The language the model knows.");
   v.field("target", o.target, required(), "The language it is to learn.");
   v.field("held_out", o.held_out, any(), "Rows kept for evaluation.");
+  v.field("claims", o.claims, any(), "What the run is meant to show; the report says whether it did.");
 }
 
 /// The stage types with their options at their defaults and one line about each.
@@ -83,6 +86,11 @@ struct StageType {
 
 /// Whether its stages work with encoders, and so its base is one.
 [[nodiscard]] bool works_on_encoders(const Recipe& recipe);
+
+/// Whether it has lines of text in source and target; without, stages work on files of their own.
+[[nodiscard]] inline bool has_lines(const Recipe& recipe) {
+  return !recipe.source.path.empty() && !recipe.target.path.empty();
+}
 
 /// What a retrieval set is called in the report.
 [[nodiscard]] std::string name_of(const CollectionOptions& collection);

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include <ATen/Parallel.h>
@@ -16,6 +17,7 @@
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/recipe/decode.h>
+#include <bitrain/recipe/references.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/train/peak_memory.h>
 #include <bitrain/train/report.h>
@@ -50,6 +52,22 @@ io::Json file_identity(const fs::path& path) {
           {"modified", fs::last_write_time(path, ignored).time_since_epoch().count()}};
 }
 
+/// What a stage names besides the text: the hash of a stage, the identity of a file or of all in a folder.
+io::Json identity_of(const Recipe& recipe, const Reference& reference) {
+  if (reference.kind == Refers::kStage && reference.name != "base")
+    return io::read_json(stage_directory(recipe, reference.name) / kStageFile).at("hash");
+  if (reference.kind == Refers::kStage) return file_identity(fs::path(recipe.base) / "config.json");
+  const fs::path path = resolve(recipe, reference.name);
+  if (reference.kind == Refers::kFile) return file_identity(path);
+  std::set<fs::path> files;
+  std::error_code ignored;
+  for (const auto& entry : fs::recursive_directory_iterator(path, ignored))
+    if (entry.is_regular_file(ignored)) files.insert(entry.path());
+  io::Json all = io::Json::array();
+  for (const fs::path& file : files) all.push_back(file_identity(file));
+  return all;
+}
+
 /// What a stage is made from: if this is the same, its folder is still right.
 io::Json fingerprint(const Recipe& recipe, const Stage& stage) {
   io::Json json = {{"version", kVersion},
@@ -61,10 +79,15 @@ io::Json fingerprint(const Recipe& recipe, const Stage& stage) {
                    {"held_out", to_json(recipe.held_out)},
                    {"skip_invalid", recipe.skip_invalid},
                    {"source", to_json(recipe.source)},
-                   {"target", to_json(recipe.target)},
-                   {"source_file", file_identity(resolve(recipe, recipe.source.path))},
-                   {"target_file", file_identity(resolve(recipe, recipe.target.path))}};
+                   {"target", to_json(recipe.target)}};
+  if (has_lines(recipe)) {
+    json["source_file"] = file_identity(resolve(recipe, recipe.source.path));
+    json["target_file"] = file_identity(resolve(recipe, recipe.target.path));
+  }
   json["options"] = std::visit([](const auto& options) { return to_json(options); }, stage.options);
+  for (const Reference& reference :
+       std::visit([](const auto& options) { return references_of(options); }, stage.options))
+    json["reads"][reference.key] = identity_of(recipe, reference);
   if (stage.from == "base")
     json["input"] = file_identity(fs::path(recipe.base) / "config.json");
   else if (!stage.from.empty())
@@ -191,6 +214,8 @@ RunResult run(const Recipe& recipe) {
     add_stage(result.summary, stage.name, *figures);
     write_summary(result.dir, result.summary);
   }
+  if (!recipe.claims.empty())
+    result.summary["claims"] = check_claims(recipe.claims, result.summary["stages"]);
   write_summary(result.dir, result.summary);
   return result;
 }

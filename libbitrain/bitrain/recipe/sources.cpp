@@ -116,8 +116,9 @@ std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftS
 }
 
 std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe) {
-  std::vector<data::SourceOptions> files = {side_options(recipe, recipe.source, "source"),
-                                            side_options(recipe, recipe.target, "target")};
+  std::vector<data::SourceOptions> files;
+  if (has_lines(recipe))
+    files = {side_options(recipe, recipe.source, "source"), side_options(recipe, recipe.target, "target")};
   for (const Stage& stage : recipe.stages)
     if (const auto* sft = std::get_if<SftStage>(&stage.options))
       for (const std::string& file : sft->files) files.push_back(file_options(recipe, file));

@@ -6,6 +6,7 @@
 #include <bitrain/io/json.h>
 #include <bitrain/models/bert/config.h>
 #include <bitrain/models/llama/config.h>
+#include <bitrain/recipe/references.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
 
@@ -19,8 +20,14 @@ Mark mark_of(const Recipe& recipe, const Node* document, const std::string& key)
   Mark mark{recipe.file.string(), 1, 1};
   if (node == nullptr) return mark;
   for (const std::string& part : split(key, '.')) {
-    node = node->find(part);
+    const std::size_t bracket = part.find('[');  // "files[2]"
+    node = node->find(part.substr(0, bracket));
     if (node == nullptr) break;
+    mark = node->mark;
+    if (bracket == std::string::npos) continue;
+    const auto item = static_cast<std::size_t>(std::stoul(part.substr(bracket + 1)));
+    if (item >= node->items.size()) break;
+    node = &node->items[item];
     mark = node->mark;
   }
   return mark;
@@ -31,7 +38,7 @@ void check_file(const Recipe& recipe, const TextOptions& side, const std::string
   std::error_code error;
   const fs::path path = resolve(recipe, side.path);
   const std::string where = key + ".path";
-  if (side.path.empty()) return;  // Said already.
+  if (side.path.empty()) return;
   if (!fs::exists(path, error))
     problems.add(mark_of(recipe, document, where), where, "there is no file " + path.string());
   else if (!fs::is_regular_file(path, error))
@@ -73,6 +80,20 @@ void check_weights(const Recipe& recipe, const Node* document, const std::string
   check(mixture.weights, key + ".mixture.weights");
 }
 
+/// Files and folders that a stage names must be there.
+void check_references(const Recipe& recipe, const Stage& stage, const Node* document, Problems& problems) {
+  for (const Reference& reference :
+       std::visit([](const auto& options) { return references_of(options); }, stage.options)) {
+    const std::string key = "stages." + stage.name + "." + reference.key;
+    const fs::path path = resolve(recipe, reference.name);
+    std::error_code error;
+    if (reference.kind == Refers::kFile && !fs::is_regular_file(path, error))
+      problems.add(mark_of(recipe, document, key), key, "there is no file " + reference.name);
+    if (reference.kind == Refers::kFolder && !fs::is_directory(path, error))
+      problems.add(mark_of(recipe, document, key), key, "there is no folder " + reference.name);
+  }
+}
+
 void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* document, Problems& problems) {
   const std::string key = "stages." + stage.name;
   if (const auto* pretrain = std::get_if<PretrainStage>(&stage.options))
@@ -90,38 +111,20 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
   }
-  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options)) {
-    for (const CollectionOptions& collection : search->collections) {
-      std::error_code error;
-      if (!fs::is_directory(resolve(recipe, collection.path), error))
-        problems.add(mark_of(recipe, document, key + ".collections"), key + ".collections",
-                     "there is no folder " + collection.path);
-    }
-  }
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
     std::vector<std::string> names;
     if (contrastive->pairs) names.emplace_back("pairs");
-    for (const PairFileOptions& file : contrastive->files) {
+    for (const PairFileOptions& file : contrastive->files)
       names.push_back(fs::path(file.path).stem().string());
-      std::error_code error;
-      if (!fs::is_regular_file(resolve(recipe, file.path), error))
-        problems.add(mark_of(recipe, document, key + ".files"), key + ".files",
-                     "there is no file " + file.path);
-    }
     check_weights(recipe, document, key + ".loader", contrastive->loader.mixture, names, problems);
-    if (recipe.source.path != recipe.target.path)
+    if (has_lines(recipe) && recipe.source.path != recipe.target.path)
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
   }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
-    for (const std::string& file : sft->files) {
-      names.push_back(fs::path(file).stem().string());
-      std::error_code error;
-      if (!fs::is_regular_file(resolve(recipe, file), error))
-        problems.add(mark_of(recipe, document, key + ".files"), key + ".files", "there is no file " + file);
-    }
+    for (const std::string& file : sft->files) names.push_back(fs::path(file).stem().string());
     check_weights(recipe, document, key + ".loader", sft->loader.mixture, names, problems);
   }
   if (const auto* extend = std::get_if<ExtendStage>(&stage.options)) {
@@ -133,20 +136,37 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   }
 }
 
+/// Whether a stage cannot do without lines of source and target.
+bool reads_lines(const StageOptions& options) {
+  if (const auto* contrastive = std::get_if<ContrastiveStage>(&options)) return contrastive->pairs;
+  return !std::holds_alternative<EvaluateRetrievalStage>(options) &&
+         !std::holds_alternative<MergeStage>(options);
+}
+
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   check_file(recipe, recipe.source, "source", document, problems);
   check_file(recipe, recipe.target, "target", document, problems);
+  if (recipe.source.path.empty() != recipe.target.path.empty()) {
+    const std::string missing = recipe.source.path.empty() ? "source" : "target";
+    problems.add(mark_of(recipe, document, missing), missing + ".path", "is missing: the other side has one");
+  }
   if (!recipe.source.language.empty() && recipe.source.language == recipe.target.language)
     problems.add(mark_of(recipe, document, "target.language"), "target.language",
                  "is the source's language too: '" + recipe.target.language + "'");
-  if (recipe.held_out.every == 0 && recipe.held_out.last == 0)
+  if (has_lines(recipe) && recipe.held_out.every == 0 && recipe.held_out.last == 0)
     problems.add(mark_of(recipe, document, "held_out"), "held_out",
                  "nothing is kept for evaluation: set every or last");
   if (!recipe.base.empty()) check_base(recipe, document, problems);
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);
-  for (const Stage& stage : recipe.stages) check_stage_inputs(recipe, stage, document, problems);
+  for (const Stage& stage : recipe.stages) {
+    if (!has_lines(recipe) && reads_lines(stage.options))
+      problems.add(mark_of(recipe, document, "stages." + stage.name), "stages." + stage.name,
+                   "reads lines of text: set source.path and target.path");
+    check_references(recipe, stage, document, problems);
+    check_stage_inputs(recipe, stage, document, problems);
+  }
 }
 
 }  // namespace

@@ -347,10 +347,10 @@ std::string render_report(const Json& summary) {
             escape_html(language_name(view.target())) + ", on " + escape_html(view.machine("device")) +
             " with " + escape_html(view.machine("threads")) + " threads, " +
             escape_html(view.machine("dtype")) + ".</p>";
-  html += tiles(view, snapshots) + charts(view, snapshots) + before_and_after(view, snapshots) +
-          verification(view) + retrieval_section(view) + search_section(view) + masked_section(view) +
-          responses(view) + initialisers(view) + fertility(view) + mixtures(view) + speed_and_memory(view) +
-          generations(view);
+  html += tiles(view, snapshots) + claims_section(view) + charts(view, snapshots) +
+          before_and_after(view, snapshots) + verification(view) + retrieval_section(view) +
+          search_section(view) + masked_section(view) + tables_section(view) + responses(view) +
+          initialisers(view) + fertility(view) + mixtures(view) + speed_and_memory(view) + generations(view);
   html += "<footer>bitrain " + escape_html(view.text("version")) + " · " + escape_html(view.machine("cpu")) +
           " · every figure is in summary.json beside this page</footer></main></body></html>\n";
   return html;

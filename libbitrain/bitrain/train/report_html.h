@@ -26,6 +26,20 @@ namespace bitrain::train {
 [[nodiscard]] std::string masked_section(const SummaryView& view);
 [[nodiscard]] Chart masked_chart(const SummaryView& view, const std::string& stage,
                                  const nlohmann::ordered_json& evaluations);
+/// A table that a stage left in its figures under "tables" (docs/formats.md); the first row is the head.
+struct StageTable {
+  std::string stage;
+  std::string title;
+  std::string note;
+  std::vector<std::vector<std::string>> rows;
+};
+[[nodiscard]] std::vector<StageTable> stage_tables(const SummaryView& view);
+/// All of them; empty when there are none.
+[[nodiscard]] std::string tables_section(const SummaryView& view);
+/// What the recipe claims, with figures; empty when it claims nothing.
+[[nodiscard]] std::string claims_section(const SummaryView& view);
+/// The same as rows of text, the head first.
+[[nodiscard]] std::vector<std::vector<std::string>> claim_rows(const SummaryView& view);
 [[nodiscard]] std::string retrieval_tiles(const SummaryView& view);
 [[nodiscard]] Chart retrieval_chart(const SummaryView& view, const std::string& stage);
 /// "English → Spanish" for "en-es".

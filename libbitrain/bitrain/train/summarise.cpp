@@ -158,6 +158,17 @@ std::string searches(const SummaryView& view) {
   return rows.size() == 1 ? "" : align(rows);
 }
 
+std::string tables(const SummaryView& view) {
+  std::vector<std::string> parts;
+  for (const StageTable& table : stage_tables(view))
+    parts.push_back(table.title + " (" + table.stage + ")\n" + align(table.rows));
+  return join(parts, "\n");
+}
+
+std::string claims(const SummaryView& view) {
+  return view.claims().empty() ? "" : align(claim_rows(view));
+}
+
 std::string speed(const SummaryView& view) {
   std::vector<std::vector<std::string>> rows(1, {"stage", "time", "tokens", "tokens/s", "peak memory"});
   const auto count = [](const Json& stage, const char* key) {
@@ -184,8 +195,8 @@ std::string summarise(const Json& summary) {
     text += ": " + language_name(view.source()) + " to " + language_name(view.target());
   text += ", " + view.machine("device") + ", " + view.machine("threads") + " threads, " +
           view.machine("dtype") + "\n";
-  for (const std::string& part :
-       {held_out(view), retrieval(view), searches(view), responses(view), vocabulary(view), speed(view)})
+  for (const std::string& part : {held_out(view), retrieval(view), searches(view), tables(view),
+                                  responses(view), vocabulary(view), speed(view), claims(view)})
     if (!part.empty()) text += "\n" + part;
   return text;
 }

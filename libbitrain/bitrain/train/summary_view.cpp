@@ -64,6 +64,9 @@ SummaryView::SummaryView(const Json& summary) : summary_(summary) {
       languages_.push_back(language);
   for (const auto& [name, stage] : stages->items())
     if (stage.is_object()) stages_.emplace_back(name, &stage);
+  if (const Json* claims = find_at(summary, "claims"))
+    for (const Json& claim : *claims)
+      if (claim.is_object()) claims_.push_back(claim);
   for (const Snapshot& snapshot : snapshots())
     for (const auto& [language, figures] : snapshot.languages)
       if (std::find(languages_.begin(), languages_.end(), language) == languages_.end())

@@ -66,6 +66,8 @@ class SummaryView {
   [[nodiscard]] const std::vector<std::pair<std::string, const nlohmann::ordered_json*>>& stages() const {
     return stages_;
   }
+  /// The claims of the recipe with their figures; empty when it has none.
+  [[nodiscard]] const std::vector<nlohmann::ordered_json>& claims() const { return claims_; }
   /// Every moment at which held-out text was scored, in order.
   [[nodiscard]] std::vector<Snapshot> snapshots() const;
   /// Every moment at which retrieval was scored, in order.
@@ -85,6 +87,7 @@ class SummaryView {
   std::string target_;
   std::vector<std::string> languages_;
   std::vector<std::pair<std::string, const nlohmann::ordered_json*>> stages_;
+  std::vector<nlohmann::ordered_json> claims_;
 };
 
 /// `object[key]` as a number, or `otherwise` (NaN by default) when it is absent or no number.
