@@ -69,6 +69,30 @@ TEST(SentenceEncoder, PackedIsOneByOneInBfloat16Too) {
   }
 }
 
+// BabelBERT: a word's vector is the mean of its subwords, without [CLS] and [SEP].
+TEST(SentenceEncoder, MarginsStayOutOfPoolingAndOfItsGradient) {
+  const Batch batch = random_batch({5, 2, 3}, 23);
+  SentenceEncoder model(tiny_bert(), {{nn::Pooling::kMean}, false});
+  const at::Tensor hidden = model.encoder().forward(batch, {}).hidden.detach().requires_grad_();
+  const at::Tensor whole = model.embed(hidden, batch.boundaries, {});
+  model.set_margins({1, 1});
+  const at::Tensor inner = model.embed(hidden, batch.boundaries, {});
+  EXPECT_LT(relative_difference(inner[0], hidden.narrow(0, 1, 3).mean(0)), 1e-6);
+  EXPECT_LT(relative_difference(inner[2], hidden[8]), 1e-6);
+  EXPECT_TRUE(at::equal(inner[1], whole[1]));  // Nothing but margins.
+  inner[0].sum().backward();
+  EXPECT_EQ(hidden.grad()[0].abs().sum().item<double>(), 0);
+  EXPECT_EQ(hidden.grad()[4].abs().sum().item<double>(), 0);
+  EXPECT_NEAR(hidden.grad()[2][0].item<double>(), 1.0 / 3, 1e-6);
+  // The same word has the same vector beside any others: there is no padding to pool.
+  const auto* ids = batch.input_ids.const_data_ptr<std::int64_t>();
+  const std::vector<std::int32_t> row(ids, ids + 5);
+  EXPECT_LT(relative_difference(model.forward(make_batch({row}, {row}), {})[0], inner[0]), 1e-5);
+  model.set_margins({});
+  EXPECT_TRUE(at::equal(model.embed(hidden, batch.boundaries, {}), whole));
+  EXPECT_THROW(model.set_margins({-1, 0}), ConfigError);
+}
+
 TEST(SentenceEncoder, GradientsReachTheEncoder) {
   std::vector<std::unique_ptr<Dense>> maps;
   maps.push_back(filled(16, 4, nn::Activation::kTanh));

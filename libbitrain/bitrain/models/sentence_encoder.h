@@ -31,6 +31,12 @@ struct EmbeddingOptions {
   bool normalize = false;  ///< Scale embeddings to length 1.
 };
 
+/// Tokens at the ends of every segment that pooling leaves out: its special tokens, for words on their own.
+struct PoolingMargins {
+  std::int64_t first = 0;
+  std::int64_t last = 0;
+};
+
 /// An encoder, the pooling of its hidden states, maps of the result and its normalisation: segments to
 /// embeddings, as sentence-transformers computes them. Names are those of the parts: transformer.*,
 /// dense.N.*.
@@ -47,6 +53,11 @@ class SentenceEncoder : public nn::Module {
   [[nodiscard]] at::Tensor embed(const at::Tensor& hidden, const std::vector<std::int32_t>& boundaries,
                                  const nn::ForwardContext& context) const;
 
+  /// From now on pooling leaves these out; a segment of nothing else is pooled whole. A folder of
+  /// sentence-transformers cannot say so: whoever reads one sets it again. Throws ConfigError below 0.
+  void set_margins(PoolingMargins margins);
+  [[nodiscard]] const PoolingMargins& margins() const { return margins_; }
+
   [[nodiscard]] std::int64_t dimension() const;
   [[nodiscard]] EncoderModel& encoder() { return *encoder_; }
   [[nodiscard]] const EncoderModel& encoder() const { return *encoder_; }
@@ -56,6 +67,7 @@ class SentenceEncoder : public nn::Module {
  private:
   std::unique_ptr<EncoderModel> encoder_;
   EmbeddingOptions options_;
+  PoolingMargins margins_;
   std::vector<std::unique_ptr<Dense>> dense_;
 };
 
