@@ -1,10 +1,14 @@
 #include <bitrain/losses/grouped_info_nce.h>
 
+#include <cmath>
+
 #include <gtest/gtest.h>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/norm.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <bitrain/base/error.h>
@@ -179,6 +183,98 @@ TEST(GroupedInfoNce, NeedsPairs) {
   EXPECT_THROW((void)grouped_info_nce(rows, rows.narrow(0, 0, 2), {}, false, {}, alone), StateError);
   EXPECT_THROW((void)grouped_info_nce(rows.narrow(0, 0, 1), rows.narrow(0, 0, 1), {}, false, {}, alone),
                DataError);
+}
+
+/// BabelBERT's loss as it is written: for every word, all others but itself; `label` says whose positives are
+/// whose.
+template <class Label>
+double nt_xent_by_loops(const at::Tensor& texts, const at::Tensor& pairs, double scale, const Label& label) {
+  const at::NoGradGuard no_grad;
+  const std::int64_t count = texts.size(0);
+  const at::Tensor words = at::cat({texts, pairs});
+  const at::Tensor units = words / words.norm(2, {1}, true);
+  double sum = 0;
+  for (std::int64_t i = 0; i < 2 * count; ++i) {
+    double total = 0;
+    double wanted = 0;
+    double positives = 0;
+    for (std::int64_t j = 0; j < 2 * count; ++j) {
+      if (j == i) continue;
+      const double logit = scale * (units[i] * units[j]).sum().item<double>();
+      total += std::exp(logit);
+      if (label(i % count) != label(j % count)) continue;
+      wanted += logit;
+      positives += 1;
+    }
+    sum += std::log(total) - wanted / positives;
+  }
+  return sum;
+}
+
+const auto kOwnPair = [](std::int64_t pair) { return pair; };
+const auto kSynset = [](std::int64_t pair) { return pair % 4; };
+
+at::Tensor synsets(std::int64_t first, std::int64_t pairs) {
+  return at::arange(first, first + pairs, at::TensorOptions().dtype(at::kLong)) % 4;
+}
+
+TEST(NtXent, IsTheDoubleLoopAndSidesMayBeSwapped) {
+  const Features all;
+  Communicator alone;
+  const InfoNceOptions options{"cosine", 1 / 0.07};
+  for (const bool labelled : {false, true}) {
+    const at::Tensor labels = labelled ? synsets(0, kRanks * kRows) : at::Tensor();
+    const double expected = labelled ? nt_xent_by_loops(all.queries, all.positives, options.scale, kSynset)
+                                     : nt_xent_by_loops(all.queries, all.positives, options.scale, kOwnPair);
+    const ContrastiveLoss loss = grouped_nt_xent(all.queries, all.positives, {}, labels, options, alone);
+    EXPECT_NEAR(loss.sum.item<double>(), expected, 1e-6);
+    EXPECT_EQ(loss.count, 2 * kRanks * kRows);
+    const ContrastiveLoss swapped = grouped_nt_xent(all.positives, all.queries, {}, labels, options, alone);
+    EXPECT_NEAR(swapped.sum.item<double>(), expected, 1e-6);
+    // Hard negatives are candidates of every word and nobody's positive.
+    const ContrastiveLoss harder =
+        grouped_nt_xent(all.queries, all.positives, all.negatives, labels, options, alone);
+    EXPECT_GT((harder.per_query - loss.per_query).min().item<double>(), 0);
+  }
+}
+
+TEST(NtXent, OfAllRanksIsTheLossOfOneProcess) {
+  for (const bool labelled : {false, true}) {
+    for (const bool hard : {false, true}) {
+      const Features whole;
+      Communicator alone;
+      const ContrastiveLoss expected =
+          grouped_nt_xent(whole.queries, whole.positives, hard ? whole.negatives : at::Tensor(),
+                          labelled ? synsets(0, kRanks * kRows) : at::Tensor(), {}, alone);
+      expected.sum.backward();
+      Total total;
+      run_ranks(kRanks, [&](Communicator& rank) {
+        const Features own = whole.of(rank.rank());
+        const at::Tensor labels = labelled ? synsets(rank.rank() * kRows, kRows) : at::Tensor();
+        const ContrastiveLoss loss = grouped_nt_xent(own.queries, own.positives,
+                                                     hard ? own.negatives : at::Tensor(), labels, {}, rank);
+        EXPECT_EQ(loss.count, 2 * kRows);
+        total.add(loss.sum.item<double>(), rank);
+        loss.sum.backward();
+        const auto part = [&](const at::Tensor& all) {
+          return all.grad().narrow(0, rank.rank() * kRows, kRows);
+        };
+        expect_near(own.queries.grad(), part(whole.queries));
+        expect_near(own.positives.grad(), part(whole.positives));
+        if (hard) expect_near(own.negatives.grad(), part(whole.negatives));
+      });
+      EXPECT_NEAR(total.value(), expected.sum.item<double>(), 1e-9);
+    }
+  }
+}
+
+TEST(NtXent, RefusesWhatAreNoPairs) {
+  const Features all;
+  Communicator alone;
+  const at::Tensor one = all.queries.narrow(0, 0, 1);
+  EXPECT_THROW((void)grouped_nt_xent(one, one, {}, {}, {}, alone), DataError);  // No negative.
+  EXPECT_THROW((void)grouped_nt_xent(all.queries, one, {}, {}, {}, alone), StateError);
+  EXPECT_THROW((void)grouped_nt_xent(all.queries, all.positives, {}, synsets(0, 3), {}, alone), StateError);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include <bitrain/objectives/contrastive.h>
 
+#include <cmath>
 #include <map>
 
 #include <gmock/gmock.h>
@@ -7,6 +8,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/tensor.h>
 
@@ -85,7 +87,8 @@ struct Outcome {
   std::vector<at::Tensor> gradients;
 };
 
-Outcome step_of(const ContrastiveOptions& options, std::size_t rows, std::size_t negatives, double dropout) {
+Outcome step_of(const ContrastiveOptions& options, std::size_t rows, const std::vector<data::Example>& pairs,
+                double dropout) {
   const auto model = encoder(at::kDouble, 7, dropout);
   const auto teacher = encoder(at::kDouble, 8);
   const Contrastive objective(bytes(), {"en", "es"}, options, bytes());
@@ -94,7 +97,7 @@ Outcome step_of(const ContrastiveOptions& options, std::size_t rows, std::size_t
   nn::ForwardContext context;
   context.dropout = {3, 5, 0};
   Outcome outcome;
-  outcome.sums = accumulate_gradients(micro_batches(objective, seven_pairs(negatives), rows),
+  outcome.sums = accumulate_gradients(micro_batches(objective, pairs, rows),
                                       objective.loss(*model, teacher.get()), context, optimizer, true);
   outcome.gradients = optimizer.gradients();
   return outcome;
@@ -113,10 +116,10 @@ TEST(GradCache, GivesTheGradientsOfTheWholeBatchWithDropout) {
     for (const bool symmetric : {false, true}) {
       ContrastiveOptions options;
       options.symmetric = symmetric;
-      const Outcome whole = step_of(options, 7, negatives, 0.3);
+      const Outcome whole = step_of(options, 7, seven_pairs(negatives), 0.3);
       EXPECT_GT(whole.sums.loss, 1);
-      expect_same(whole, step_of(options, 3, negatives, 0.3));
-      expect_same(whole, step_of(options, 1, negatives, 0.3));
+      expect_same(whole, step_of(options, 3, seven_pairs(negatives), 0.3));
+      expect_same(whole, step_of(options, 1, seven_pairs(negatives), 0.3));
     }
   }
 }
@@ -125,26 +128,54 @@ TEST(GradCache, GivesThemWithATeacher) {
   ContrastiveOptions options;
   options.distill_text = 0.7;
   options.distill_pair = 0.4;
-  const Outcome whole = step_of(options, 7, 0, 0);
+  const Outcome whole = step_of(options, 7, seven_pairs(), 0);
   EXPECT_GT(whole.sums.parts.at("distill").sum, 0);
   EXPECT_NEAR(whole.sums.parts.at("distill").sum + whole.sums.parts.at("contrast").sum, whole.sums.loss,
               1e-9);
-  expect_same(whole, step_of(options, 2, 0, 0));
+  expect_same(whole, step_of(options, 2, seven_pairs(), 0));
   options.contrast = 0;
-  expect_same(step_of(options, 7, 0, 0), step_of(options, 3, 0, 0));
+  expect_same(step_of(options, 7, seven_pairs(), 0), step_of(options, 3, seven_pairs(), 0));
+}
+
+// BabelBERT's losses, with pairs that share words: the first, third and fifth are one synset.
+std::vector<data::Example> synset_pairs(std::size_t negatives) {
+  std::vector<data::Example> pairs = seven_pairs(negatives);
+  pairs[2].pair_text = pairs[0].pair_text;
+  pairs[4].text = pairs[2].text;
+  return pairs;
+}
+
+TEST(GradCache, GivesThemForNtXentAndSupCon) {
+  for (const std::size_t negatives : {0, 2}) {
+    for (const char* loss : {"nt_xent", "supcon"}) {
+      ContrastiveOptions options;
+      options.loss = loss;
+      options.info_nce.scale = 1 / 0.07;
+      const auto pairs = synset_pairs(negatives);
+      const Outcome whole = step_of(options, 7, pairs, 0.3);
+      EXPECT_GT(whole.sums.loss, 1);
+      expect_same(whole, step_of(options, 3, pairs, 0.3));
+      expect_same(whole, step_of(options, 1, pairs, 0.3));
+    }
+  }
 }
 
 // Seven pairs on two ranks, four and three, in micro-batches of two.
-TEST(GradCache, GivesThemOnTheRanksOfAGroup) {
+class GradCacheOnRanks : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Losses, GradCacheOnRanks, ::testing::Values("info_nce", "nt_xent", "supcon"));
+
+TEST_P(GradCacheOnRanks, GivesThemToo) {
+  ContrastiveOptions options;
+  options.loss = GetParam();
   for (const std::size_t negatives : {0, 1}) {
-    const Outcome whole = step_of({}, 7, negatives, 0);
+    const Outcome whole = step_of(options, 7, synset_pairs(negatives), 0);
     std::vector<Outcome> of_rank(2);
     dist::run_ranks(2, [&](dist::Communicator& rank) {
       const auto model = encoder(at::kDouble, 7, 0);
-      const Contrastive objective(bytes(), {"en", "es"});
+      const Contrastive objective(bytes(), {"en", "es"}, options);
       adapters::train_all(*model);
       optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(*model), {}));
-      std::vector<data::Example> pairs = seven_pairs(negatives);
+      std::vector<data::Example> pairs = synset_pairs(negatives);
       pairs = rank.rank() == 0 ? std::vector(pairs.begin(), pairs.begin() + 4)
                                : std::vector(pairs.begin() + 4, pairs.end());
       Outcome& own = of_rank[static_cast<std::size_t>(rank.rank())];
@@ -211,6 +242,39 @@ TEST(Contrastive, IsTheLossOfItsEmbeddings) {
   EXPECT_EQ(sum.weight, 7);
 }
 
+TEST(Contrastive, OfSupConJoinsPairsThatShareATextInAnyMicroBatch) {
+  const auto model = encoder(at::kDouble);
+  ContrastiveOptions options;
+  options.loss = "supcon";
+  const Contrastive objective(bytes(), {"en", "es"}, options);
+  const objectives::EmbeddingLoss loss = objective.loss(*model, nullptr);
+  const at::NoGradGuard no_grad;
+  const std::vector<Batch> batches = micro_batches(objective, synset_pairs(0), 3);
+  std::vector<at::Tensor> parts;
+  for (const Batch& batch : batches) parts.push_back(loss.embed(batch, {}));
+  const at::Tensor rows = at::cat(parts);
+  // Rows 2i and 2i + 1 are pair i; pairs 0, 2 and 4 are one synset.
+  const auto label = [](std::int64_t row) { return row / 2 == 2 || row / 2 == 4 ? 0 : row / 2; };
+  double expected = 0;
+  for (std::int64_t i = 0; i < 14; ++i) {
+    double total = 0;
+    double wanted = 0;
+    double positives = 0;
+    for (std::int64_t j = 0; j < 14; ++j) {
+      if (j == i) continue;
+      const double logit = 20 * (rows[i] * rows[j]).sum().item<double>();
+      total += std::exp(logit);
+      if (label(j) != label(i)) continue;
+      wanted += logit;
+      positives += 1;
+    }
+    expected += std::log(total) - wanted / positives;
+  }
+  const LossSum sum = loss.loss(rows, {}, batches);
+  EXPECT_NEAR(sum.sum.item<double>(), expected / 2, 1e-9);
+  EXPECT_EQ(sum.weight, 7);
+}
+
 TEST(Contrastive, EncodesATextItsPairAndNegatives) {
   ContrastiveOptions options;
   options.max_length = 4;
@@ -231,7 +295,8 @@ TEST(Contrastive, EncodesATextItsPairAndNegatives) {
 
 TEST(Contrastive, LeavesOutNegativesThatAreNone) {
   const Contrastive objective(bytes(), {"en", "es"});
-  EXPECT_THAT(objective.encode(pair("ab", "x", {"x", "yz", "ab", "yz"})).ids, ElementsAre('a', 'b', 'x', 'y', 'z'));
+  EXPECT_THAT(objective.encode(pair("ab", "x", {"x", "yz", "ab", "yz"})).ids,
+              ElementsAre('a', 'b', 'x', 'y', 'z'));
 }
 
 TEST(Contrastive, PassesOverPairsWithNothingToLearn) {
@@ -260,6 +325,9 @@ TEST(Contrastive, RefusesWhatItCannotLearnFrom) {
   ContrastiveOptions distil;
   distil.distill_text = 1;
   EXPECT_THROW(Contrastive(bytes(), {}, distil), ConfigError);
+  ContrastiveOptions unknown;
+  unknown.loss = "triplet";
+  EXPECT_THAT(message_of([&] { Contrastive(bytes(), {}, unknown); }), HasSubstr("'triplet' is not known"));
   const auto model = encoder(at::kFloat);
   adapters::train_all(*model);
   optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(*model), {}));

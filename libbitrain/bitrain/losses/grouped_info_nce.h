@@ -21,4 +21,16 @@ namespace bitrain::losses {
                                                const at::Tensor& hard_negatives, bool symmetric,
                                                const InfoNceOptions& options, dist::Communicator& group);
 
+/// NT-Xent (Chen et al. 2020) over the pairs of a group of ranks, as BabelBERT has it (Green et al. 2023):
+/// both sides of all pairs are queries and candidates; a row's positive is the other side of its pair, and
+/// all rows but itself are candidates, those of its own side too.
+///
+/// `labels` [B] int64, or undefined on every rank: pairs of one label, anywhere in the group, are each
+/// other's positives with all their rows (SupCon, Khosla et al. 2020). Labels are 0 or above. Hard negatives
+/// are candidates only. The sum counts this rank's 2B rows, and per_query [2B] alternates between the sides;
+/// it does not change when the sides do. Otherwise as grouped_info_nce.
+[[nodiscard]] ContrastiveLoss grouped_nt_xent(const at::Tensor& texts, const at::Tensor& pairs,
+                                              const at::Tensor& hard_negatives, const at::Tensor& labels,
+                                              const InfoNceOptions& options, dist::Communicator& group);
+
 }  // namespace bitrain::losses

@@ -1,7 +1,10 @@
 #include <bitrain/objectives/contrastive.h>
 
 #include <algorithm>
+#include <numeric>
 #include <set>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
@@ -10,6 +13,8 @@
 #include <ATen/ops/zeros.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/rng.h>
+#include <bitrain/dist/gather_rows.h>
 #include <bitrain/losses/grouped_info_nce.h>
 
 namespace bitrain::objectives {
@@ -60,6 +65,51 @@ at::Tensor rows_at(const at::Tensor& rows, const std::vector<std::int64_t>& plac
   return rows.index_select(0, index.to(rows.device()));
 }
 
+/// [B, 2] int64: what the two texts of each pair are, as hashes of their tokens.
+at::Tensor text_keys(const std::vector<Batch>& micro_batches, bool taught) {
+  std::vector<std::int64_t> keys;
+  for (const Batch& batch : micro_batches) {
+    const at::Tensor ids = batch.input_ids.cpu().contiguous();
+    const auto* bytes = static_cast<const char*>(ids.const_data_ptr());
+    const auto key = [&](std::int64_t segment) {
+      const auto s = static_cast<std::size_t>(segment);
+      const auto begin = static_cast<std::size_t>(batch.boundaries[s]) * ids.itemsize();
+      const auto end = static_cast<std::size_t>(batch.boundaries[s + 1]) * ids.itemsize();
+      return static_cast<std::int64_t>(stream_key(0, std::string_view(bytes + begin, end - begin)));
+    };
+    const Roles roles = roles_of(batch, taught);
+    for (std::size_t i = 0; i < roles.texts.size(); ++i) {
+      keys.push_back(key(roles.texts[i]));
+      keys.push_back(key(roles.pairs[i]));
+    }
+  }
+  at::Tensor tensor =
+      at::empty({static_cast<std::int64_t>(keys.size()) / 2, 2}, at::TensorOptions().dtype(at::kLong));
+  std::copy(keys.begin(), keys.end(), tensor.mutable_data_ptr<std::int64_t>());
+  return tensor;
+}
+
+/// [B] int64: pairs that share a text, directly or through others of the group, have one label.
+at::Tensor shared_labels(const at::Tensor& keys, dist::Communicator& group) {
+  const dist::GatheredRows all = dist::gather_rows(keys, group);
+  const at::Tensor known = all.rows.contiguous();
+  const auto* key = known.const_data_ptr<std::int64_t>();
+  at::Tensor labels = at::empty({known.size(0)}, known.options());
+  auto* label = labels.mutable_data_ptr<std::int64_t>();
+  std::iota(label, label + labels.numel(), 0);
+  const auto root = [label](std::int64_t i) {
+    while (label[i] != i) i = label[i] = label[label[i]];
+    return i;
+  };
+  std::unordered_map<std::int64_t, std::int64_t> first;
+  for (std::int64_t i = 0; i < 2 * labels.numel(); ++i) {
+    const auto [seen, fresh] = first.emplace(key[i], i / 2);
+    if (!fresh) label[root(i / 2)] = root(seen->second);
+  }
+  for (std::int64_t i = 0; i < labels.numel(); ++i) label[i] = root(i);
+  return labels.narrow(0, all.offset, keys.size(0)).clone();
+}
+
 void append(data::TokenSequence& sequence, const std::vector<text::TokenId>& ids, std::int32_t language) {
   sequence.ids.insert(sequence.ids.end(), ids.begin(), ids.end());
   sequence.parts.push_back({static_cast<std::int32_t>(sequence.ids.size()), language});
@@ -99,6 +149,9 @@ Contrastive::Contrastive(std::shared_ptr<const text::Tokenizer> tokenizer, std::
       teacher_tokenizer_(std::move(teacher_tokenizer)),
       languages_(std::move(languages)),
       options_(std::move(options)) {
+  if (options_.loss != "info_nce" && options_.loss != "nt_xent" && options_.loss != "supcon")
+    throw ConfigError("contrastive: loss '", options_.loss,
+                      "' is not known; there are info_nce, nt_xent and supcon");
   if (options_.contrast == 0 && !distils())
     throw ConfigError("contrastive: contrast, distill_text and distill_pair are all 0: nothing to learn");
   if (distils() && teacher_tokenizer_ == nullptr)
@@ -181,13 +234,22 @@ LossSum Contrastive::loss_of(const at::Tensor& embedded, const at::Tensor& taugh
   if (options_.contrast > 0) {
     const at::Tensor negatives =
         rows.negatives.empty() && group.size() == 1 ? at::Tensor() : rows_at(embedded, rows.negatives);
-    const at::Tensor sum =
-        losses::grouped_info_nce(texts, pairs, negatives, options_.symmetric, options_.info_nce, group).sum;
-    add("contrast", sum * options_.contrast);
+    add("contrast", contrast_of(texts, pairs, negatives, micro_batches, group) * options_.contrast);
   }
   if (options_.distill_text > 0) add("distill", (texts - taught).square().sum() * options_.distill_text);
   if (options_.distill_pair > 0) add("distill", (pairs - taught).square().sum() * options_.distill_pair);
   return result;
+}
+
+at::Tensor Contrastive::contrast_of(const at::Tensor& texts, const at::Tensor& pairs,
+                                    const at::Tensor& negatives, const std::vector<Batch>& micro_batches,
+                                    dist::Communicator& group) const {
+  if (options_.loss == "info_nce")
+    return losses::grouped_info_nce(texts, pairs, negatives, options_.symmetric, options_.info_nce, group)
+        .sum;
+  at::Tensor labels;
+  if (options_.loss == "supcon") labels = shared_labels(text_keys(micro_batches, distils()), group);
+  return losses::grouped_nt_xent(texts, pairs, negatives, labels, options_.info_nce, group).sum / 2;
 }
 
 }  // namespace bitrain::objectives

@@ -16,6 +16,7 @@
 namespace bitrain::objectives {
 
 struct ContrastiveOptions {
+  std::string loss = "info_nce";
   losses::InfoNceOptions info_nce;
   bool symmetric = true;
   double contrast = 1.0;
@@ -28,9 +29,15 @@ struct ContrastiveOptions {
 
 template <class Visitor>
 void visit_fields(Visitor& v, ContrastiveOptions& o) {
+  v.field("loss", o.loss, one_of({"info_nce", "nt_xent", "supcon"}),
+          "What a text is told from: info_nce: the other side of all other pairs; nt_xent: both sides "
+          "(BabelBERT); supcon: the same, but pairs that share a text, directly or through others, belong "
+          "together (set distinct_texts of the loader to false).");
   v.field("info_nce", o.info_nce, any(), "How a text is told from the others.");
-  v.field("symmetric", o.symmetric, any(),
-          "Also find the text of a translation among all texts; otherwise only the translation of a text.");
+  v.field(
+      "symmetric", o.symmetric, any(),
+      "info_nce: also find the text of a translation among all texts; otherwise only the translation of a "
+      "text.");
   v.field("contrast", o.contrast, at_least(0), "Weight of the contrastive loss; 0: only distillation.");
   v.field(
       "distill_text", o.distill_text, at_least(0),
@@ -57,16 +64,15 @@ class Contrastive {
               std::shared_ptr<const text::Tokenizer> teacher_tokenizer = nullptr);
 
   /// The texts of an example as parts: text, pair, negatives (without those equal to another of its texts),
-  /// and last the text for the teacher. Empty when
-  /// a side has no tokens or both are the same text: there is nothing to learn. Throws DataError, naming
-  /// source and row, for an example that is not a pair.
+  /// and last the text for the teacher. Empty when a side has no tokens or both are the same text: there is
+  /// nothing to learn. Throws DataError, naming source and row, for an example that is not a pair.
   [[nodiscard]] data::TokenSequence encode(const data::Example& example) const;
 
-  /// The loss of a step, for train::TrainParts. Its sum counts a text and, with `symmetric`, a pair as
-  /// halves; its weight is the number of pairs; parts are "contrast" and "distill". The models must outlive
-  /// it; `teacher` may be null without distillation. Candidates come from all ranks of `group`, as
-  /// losses::grouped_info_nce has them; the sum is over this rank's pairs. Throws DataError for a step of one
-  /// pair.
+  /// The loss of a step, for train::TrainParts. Its sum counts a text and, but for info_nce without
+  /// `symmetric`, a pair as halves; its weight is the number of pairs; parts are "contrast" and "distill".
+  /// The models must outlive it; `teacher` may be null without distillation. Candidates come from all ranks
+  /// of `group`, as losses::grouped_info_nce and grouped_nt_xent have them; the sum is over this rank's
+  /// pairs. Throws DataError for a step of one pair.
   [[nodiscard]] EmbeddingLoss loss(
       models::SentenceEncoder& model, models::SentenceEncoder* teacher,
       const std::shared_ptr<dist::Communicator>& group = std::make_shared<dist::Communicator>()) const;
@@ -75,6 +81,9 @@ class Contrastive {
   [[nodiscard]] bool distils() const { return options_.distill_text > 0 || options_.distill_pair > 0; }
   [[nodiscard]] LossSum loss_of(const at::Tensor& embedded, const at::Tensor& taught,
                                 const std::vector<Batch>& micro_batches, dist::Communicator& group) const;
+  [[nodiscard]] at::Tensor contrast_of(const at::Tensor& texts, const at::Tensor& pairs,
+                                       const at::Tensor& negatives, const std::vector<Batch>& micro_batches,
+                                       dist::Communicator& group) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::shared_ptr<const text::Tokenizer> teacher_tokenizer_;
