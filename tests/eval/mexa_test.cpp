@@ -43,6 +43,23 @@ TEST(MexaAlignment, RandomSidesHitAsOftenAsChance) {
   EXPECT_NEAR(sum / kDraws, 1.0 / 39, 0.004);  // A row's own must beat 38 others.
 }
 
+// MEXA's own size: 100 sentences hit by chance 1 / 199 of the time.
+TEST(MexaAlignment, OfAHundredRandomPairsAlmostNoneHit) {
+  double sum = 0;
+  constexpr int kDraws = 400;
+  for (int i = 0; i < kDraws; ++i)
+    sum += mexa_alignment(draw(100, 32, "x", static_cast<std::uint64_t>(i)),
+                          draw(100, 32, "y", static_cast<std::uint64_t>(i)));
+  EXPECT_NEAR(sum / kDraws, 1.0 / 199, 0.0015);
+}
+
+// The last token of every sentence is a full stop: all embeddings of layer 0 are one.
+TEST(MexaAlignment, EqualRowsAllTie) {
+  const at::Tensor one = draw(1, 257, "x");
+  EXPECT_DOUBLE_EQ(mexa_alignment(one.expand({101, 257}), one.expand({101, 257})), 0);
+  EXPECT_DOUBLE_EQ(mexa_alignment(one.expand({101, 257}), draw(101, 257, "y")), 0);
+}
+
 TEST(MexaAlignment, DirectionAloneCounts) {
   const at::Tensor x = draw(30, 8, "x");
   const at::Tensor y = x + 0.7 * draw(30, 8, "noise");
@@ -51,13 +68,14 @@ TEST(MexaAlignment, DirectionAloneCounts) {
   EXPECT_LT(score, 1.0);
   EXPECT_DOUBLE_EQ(mexa_alignment(x * 3.0, y * draw(30, 1, "scale").abs().clamp_min(0.1)), score);
   EXPECT_DOUBLE_EQ(mexa_alignment(y, x), score);
-  EXPECT_DOUBLE_EQ(mexa_alignment(x.narrow(0, 0, 1), y.narrow(0, 0, 1)), 1);  // Nothing to beat.
 }
 
 TEST(MexaAlignment, BadInput) {
   at::Tensor x = draw(3, 4, "x");
   EXPECT_THROW((void)mexa_alignment(x, x.narrow(0, 0, 2)), StateError);
   EXPECT_THROW((void)mexa_alignment(x.narrow(0, 0, 0), x.narrow(0, 0, 0)), DataError);
+  EXPECT_THAT([&] { (void)mexa_alignment(x.narrow(0, 0, 1), x.narrow(0, 0, 1)); },
+              ::testing::ThrowsMessage<DataError>(HasSubstr("1 pair has nothing to be told from")));
   x[1] = 0.0;
   EXPECT_THROW((void)mexa_alignment(x, x), DataError);
   x[1] = std::numeric_limits<float>::quiet_NaN();
@@ -116,7 +134,8 @@ TEST_F(Mexa, ScoresEveryLayer) {
   EXPECT_DOUBLE_EQ(mixed.max, *std::max_element(mixed.layers.begin(), mixed.layers.end()));
   EXPECT_THROW((void)mexa(*model_, tokenizer_, sentences_, {"x"}), StateError);
   EXPECT_THROW((void)mexa(*model_, tokenizer_, {}, {}), DataError);
-  EXPECT_THROW((void)mexa(*model_, tokenizer_, {""}, {"x"}), DataError);
+  EXPECT_THROW((void)mexa(*model_, tokenizer_, {"uno"}, {"one"}), DataError);
+  EXPECT_THROW((void)mexa(*model_, tokenizer_, {"", "uno"}, {"x", "one"}), DataError);
 }
 
 }  // namespace

@@ -17,6 +17,9 @@
 namespace bitrain::eval {
 namespace {
 
+/// Cosines that are no further apart are equal.
+constexpr double kTie = 1e-10;
+
 std::vector<std::int32_t> ids_of(const text::Tokenizer& tokenizer, const std::string& sentence,
                                  std::size_t index) {
   std::vector<std::int32_t> ids = tokenizer.encode(sentence);
@@ -47,6 +50,12 @@ at::Tensor unit_rows(const at::Tensor& x) {
   const at::Tensor norms = at::linalg_vector_norm(wide, 2, {1}, true);
   if (norms.eq(0).any().item<bool>()) throw DataError("MEXA: an embedding is all zero");
   return wide / norms;
+}
+
+void refuse_few(std::int64_t pairs) {
+  if (pairs < 2)
+    throw DataError("MEXA: ", pairs, pairs == 1 ? " pair has" : " pairs have",
+                    " nothing to be told from; give two or more");
 }
 
 }  // namespace
@@ -93,11 +102,11 @@ double mexa_alignment(const at::Tensor& pivot, const at::Tensor& other) {
   if (pivot.dim() != 2 || pivot.sizes() != other.sizes())
     throw StateError("MEXA: ", pivot.sizes(), " and ", other.sizes(), " are not pairs of rows");
   const std::int64_t n = pivot.size(0);
-  if (n == 0) throw DataError("MEXA: there are no sentences");
+  refuse_few(n);
   const at::Tensor cosines = at::matmul(unit_rows(pivot), unit_rows(other).t());
   const at::Tensor own = cosines.diagonal().clone();
   // The pair itself is out of the comparison: below any cosine.
-  const at::Tensor others = cosines - 4 * at::eye(n, cosines.options());
+  const at::Tensor others = cosines + kTie - 4 * at::eye(n, cosines.options());
   const at::Tensor wins = own.gt(others.amax(1)).logical_and(own.gt(others.amax(0)));
   return static_cast<double>(wins.sum().item<std::int64_t>()) / static_cast<double>(n);
 }
@@ -107,7 +116,7 @@ MexaScores mexa(models::LanguageModel& model, const text::Tokenizer& tokenizer,
                 const MexaOptions& options) {
   if (pivot.size() != other.size())
     throw StateError("MEXA: ", pivot.size(), " and ", other.size(), " sentences are not pairs");
-  if (pivot.empty()) throw DataError("MEXA: there are no sentences");
+  refuse_few(static_cast<std::int64_t>(pivot.size()));
   const std::vector<at::Tensor> left = layer_embeddings(model, tokenizer, pivot, options);
   const std::vector<at::Tensor> right = layer_embeddings(model, tokenizer, other, options);
   MexaScores scores;

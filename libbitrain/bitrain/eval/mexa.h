@@ -32,8 +32,9 @@ void visit_fields(Visitor& v, MexaOptions& o) {
                                                        const MexaOptions& options = {});
 
 /// Share of pairs (row i, row i) whose cosine is above that of either row with any other row of the other
-/// side: ties do not count. Throws StateError for sizes that differ, DataError for no rows, or rows that are
-/// all zero or not finite.
+/// side: ties (within 1e-10, what float64 leaves of one sum in two orders) do not count, so rows that are all
+/// equal score 0. Throws StateError for sizes that differ, DataError for fewer than two pairs, which have
+/// nothing to be told from, or rows that are all zero or not finite.
 [[nodiscard]] double mexa_alignment(const at::Tensor& pivot, const at::Tensor& other);
 
 struct MexaScores {
