@@ -1,6 +1,7 @@
 #include <bitrain/eval/query_fusion.h>
 
 #include <cmath>
+#include <fstream>
 #include <limits>
 #include <vector>
 
@@ -11,6 +12,7 @@
 
 #include <bitrain/base/error.h>
 #include <eval/random_rows.h>
+#include <support/temporary_directory.h>
 
 namespace bitrain::eval {
 namespace {
@@ -51,6 +53,34 @@ TEST(QueryFusion, CommutesWithDotProducts) {
   const at::Tensor of_fused = at::matmul(asked, fuse_queries(passages, queries, ids(owners)).t());
   const at::Tensor of_queries = at::matmul(asked, queries.t()).view({9, 35, 20}).sum(1);
   EXPECT_LT(distance(of_fused, 0.99 * at::matmul(asked, passages.t()) + 0.01 * of_queries), 1e-4);
+}
+
+TEST(GeneratedQueries, BelongToTheirDocumentsInAnyOrder) {
+  const test::TemporaryDirectory directory;
+  const std::vector<Document> corpus = {{"a", "", "one"}, {"b", "", "two"}, {"c", "", "three"}};
+  const auto path = directory.path() / "queries.jsonl";
+  const auto read = [&](const std::string& rows) {
+    std::ofstream(path) << rows;
+    return read_generated_queries(path, corpus);
+  };
+  const GeneratedQueries queries = read(
+      "{\"document\": \"c\", \"query\": \"drei\"}\n\n{\"query\": \"eins\", \"document\": \"a\"}\n"
+      "{\"document\": \"c\", \"query\": \"tres\"}\n");
+  EXPECT_THAT(queries.texts, ::testing::ElementsAre("drei", "eins", "tres"));
+  EXPECT_TRUE(queries.owners.equal(ids({2, 0, 2})));
+  const auto problem = [&](const std::string& rows) {
+    return message_of<DataError>([&] { (void)read(rows); });
+  };
+  const std::string good = "{\"document\": \"a\", \"query\": \"x\"}\n";
+  EXPECT_THAT(problem(good + "{\"document\": \"d\", \"query\": \"x\"}\n"),
+              ::testing::AllOf(HasSubstr("queries.jsonl:2"), HasSubstr("'d' is not in the corpus")));
+  EXPECT_THAT(problem(good + "{\"document\": \"a\"}\n"),
+              HasSubstr("queries.jsonl:2: the key 'query' is missing"));
+  EXPECT_THAT(problem("{\"document\": \"a\", \"query\": \" \"}\n"), HasSubstr("empty"));
+  EXPECT_THAT(problem("[]\n"), HasSubstr("not a JSON object"));
+  EXPECT_THAT(problem("\n"), HasSubstr("there are no queries"));
+  EXPECT_THROW((void)read("{\"document\"\n"), FormatError);
+  EXPECT_THROW((void)read_generated_queries(directory.path() / "none.jsonl", corpus), IoError);
 }
 
 TEST(QueryFusion, RefusesWhatDoesNotFit) {

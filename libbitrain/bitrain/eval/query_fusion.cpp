@@ -1,12 +1,17 @@
 #include <bitrain/eval/query_fusion.h>
 
 #include <cstdint>
+#include <unordered_map>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/tensor.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/io/json.h>
+#include <bitrain/io/line_reader.h>
 
 namespace bitrain::eval {
 namespace {
@@ -17,6 +22,13 @@ void check(const at::Tensor& rows, const char* what) {
                      ", not float32 [N, D]");
   if (rows.numel() == 0) throw DataError("fusion: there are no ", what);
   if (!at::isfinite(rows).all().item<bool>()) throw DataError("fusion: the ", what, " have NaN or infinity");
+}
+
+std::string text_at(const io::Json& row, const char* key, const std::string& where) {
+  const auto found = row.find(key);
+  if (found == row.end() || !found->is_string() || trim(found->get_ref<const std::string&>()).empty())
+    throw DataError(where, ": the key '", key, "' is missing, empty or no text");
+  return found->get<std::string>();
 }
 
 }  // namespace
@@ -38,6 +50,29 @@ at::Tensor fuse_queries(const at::Tensor& passages, const at::Tensor& queries, c
   if (first < 0 || last >= passages.size(0))
     throw DataError("fusion: owners ", first, " to ", last, " of ", passages.size(0), " passages");
   return (passages * (1 - options.weight)).index_add_(0, owners, queries, options.weight);
+}
+
+GeneratedQueries read_generated_queries(const std::filesystem::path& path,
+                                        const std::vector<Document>& corpus) {
+  std::unordered_map<std::string, std::int64_t> rows;
+  for (const Document& document : corpus) rows.emplace(document.id, rows.size());
+  io::LineReader reader(path);
+  GeneratedQueries queries;
+  std::vector<std::int64_t> owners;
+  for (std::string line; reader.next(line);) {
+    if (trim(line).empty()) continue;
+    const io::Json row = io::parse_json(line, reader.where());
+    if (!row.is_object()) throw DataError(reader.where(), ": not a JSON object");
+    const std::string id = text_at(row, "document", reader.where());
+    const auto owner = rows.find(id);
+    if (owner == rows.end())
+      throw DataError(reader.where(), ": the document '", id, "' is not in the corpus");
+    owners.push_back(owner->second);
+    queries.texts.push_back(text_at(row, "query", reader.where()));
+  }
+  if (owners.empty()) throw DataError(path.string(), ": there are no queries");
+  queries.owners = at::tensor(owners);
+  return queries;
 }
 
 }  // namespace bitrain::eval

@@ -1,8 +1,13 @@
 #pragma once
 
+#include <filesystem>
+#include <string>
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
 #include <bitrain/base/fields.h>
+#include <bitrain/eval/retrieval.h>
 
 /// Passages that carry the queries generated for them (xQG4xDR, Zhuang et al. 2023, arXiv 2305.03950).
 namespace bitrain::eval {
@@ -23,5 +28,15 @@ void visit_fields(Visitor& v, FusionOptions& o) {
 /// queries, values that are not finite, or an owner that is not there.
 [[nodiscard]] at::Tensor fuse_queries(const at::Tensor& passages, const at::Tensor& queries,
                                       const at::Tensor& owners, const FusionOptions& options = {});
+
+struct GeneratedQueries {
+  std::vector<std::string> texts;
+  at::Tensor owners;  ///< [Q] int64: the row of each in the corpus.
+};
+/// Reads JSONL rows {"document": id, "query": text}, any number for a document, also as .gz or .zst. Throws
+/// IoError, FormatError for what is no JSON, and DataError with file and line for a row without document or
+/// query or with a document that the corpus has not, or for no queries at all.
+[[nodiscard]] GeneratedQueries read_generated_queries(const std::filesystem::path& path,
+                                                      const std::vector<Document>& corpus);
 
 }  // namespace bitrain::eval
