@@ -66,6 +66,17 @@ hub::OpenedSentenceEncoder open_stage_encoder(const StageContext& context, const
   return opened;
 }
 
+void leave_out_special_tokens(const hub::OpenedSentenceEncoder& opened) {
+  models::PoolingMargins margins;
+  bool before = true;
+  for (const text::InputTemplate::Item& item : opened.tokenizer->input_template().single) {
+    const bool special = item.kind == text::InputTemplate::Kind::kSpecial;
+    before = before && special;
+    if (special) ++(before ? margins.first : margins.last);
+  }
+  opened.model->set_margins(margins);
+}
+
 void save_stage_encoder(const fs::path& folder, models::SentenceEncoder& model,
                         const text::Tokenizer& tokenizer, const hub::SentenceSettings& settings) {
   hub::SaveOptions options;
@@ -107,7 +118,7 @@ io::Json HeldOutPairs::score(models::SentenceEncoder& model, const text::Tokeniz
                                               {"mrr_at_10", scores.forward_mrr}};
   json["retrieval"][target + "-" + source] = {{"accuracy_at_1", scores.backward_accuracy},
                                               {"mrr_at_10", scores.backward_mrr}};
-  const std::vector<double>& before = base_cosines();
+  const std::vector<double>& before = base_cosines(model.margins());
   const std::vector<double> now = cosines(left);
   if (varies(before) && varies(now)) json["agreement"][source] = eval::spearman(before, now);
   if (options_.matrix > 0) json["similarities"] = picture(left, right, options_.matrix);
@@ -124,9 +135,10 @@ at::Tensor HeldOutPairs::embed(models::SentenceEncoder& model, const text::Token
   return eval::encode_texts(model, tokenizer, texts, encode);
 }
 
-const std::vector<double>& HeldOutPairs::base_cosines() {
+const std::vector<double>& HeldOutPairs::base_cosines(const models::PoolingMargins& margins) {
   if (base_cosines_.empty() && !context_.recipe.base.empty()) {
     const hub::OpenedSentenceEncoder base = open_stage_encoder(context_, "base");
+    base.model->set_margins(margins);
     base_cosines_ = cosines(embed(*base.model, *base.tokenizer, texts_, options_.text_prompt, 0));
   }
   return base_cosines_;

@@ -18,6 +18,9 @@ namespace bitrain::recipe {
 [[nodiscard]] hub::OpenedSentenceEncoder open_stage_encoder(const StageContext& context,
                                                             const std::string& stage);
 
+/// From now on the encoder pools a text without what its tokenizer frames it with: [CLS] and [SEP].
+void leave_out_special_tokens(const hub::OpenedSentenceEncoder& opened);
+
 /// Always in float32, so that every reader computes what was trained, whatever it takes for its own type.
 void save_stage_encoder(const std::filesystem::path& folder, models::SentenceEncoder& model,
                         const text::Tokenizer& tokenizer, const hub::SentenceSettings& settings);
@@ -39,7 +42,7 @@ class HeldOutPairs {
   [[nodiscard]] at::Tensor embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer,
                                  const std::vector<std::string>& texts, const std::string& prompt,
                                  std::int32_t language) const;
-  [[nodiscard]] const std::vector<double>& base_cosines();
+  [[nodiscard]] const std::vector<double>& base_cosines(const models::PoolingMargins& margins);
 
   const StageContext& context_;
   RetrievalOptions options_;

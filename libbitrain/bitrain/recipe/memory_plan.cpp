@@ -110,6 +110,7 @@ class Planner {
   }
   void visit(const Stage& stage, const EvaluateEncoderStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const EvaluateRetrievalStage&) { encode(stage, 0); }
+  void visit(const Stage& stage, const EvaluateLexiconStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const ExtendEncoderStage& options) { encode(stage, options.vocab.pieces); }
   void visit(const Stage& stage, const MaskedLmStage& options) {
     encode(stage, 0, &options.loader, options.train.recompute);
@@ -133,7 +134,9 @@ class Planner {
   }
 
   void visit(const Stage& stage, const EvaluateStage&) { hold(stage); }
+  void visit(const Stage& stage, const EvaluateMexaStage&) { hold(stage); }
   void visit(const Stage& stage, const MergeStage&) { hold(stage); }
+  void visit(const Stage&, const AlignWordsStage&) {}
 
   void hold(const Stage& stage) {
     const auto found = shapes_.find(stage.from);

@@ -227,6 +227,7 @@ struct CollectionOptions {
   std::string split = "test";
   std::string query_language;
   std::string language;
+  std::string generated_queries;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, CollectionOptions& o) {
@@ -236,6 +237,8 @@ void visit_fields(Visitor& v, CollectionOptions& o) {
   v.field("split", o.split, not_empty(), "Which judgements.");
   v.field("query_language", o.query_language, any(), "Code of the queries; empty: the source's.");
   v.field("language", o.language, any(), "Code of the documents; empty: the target's.");
+  v.field("generated_queries", o.generated_queries, names_file(),
+          "JSONL rows {document, query}: queries made for documents, which then carry them (xQG4xDR).");
 }
 
 /// recipe: evaluate_retrieval
@@ -249,6 +252,7 @@ struct EvaluateRetrievalStage {
   std::int64_t max_length = 256;
   std::string query_prompt;
   std::string document_prompt;
+  std::vector<double> fusion_weights = {0.01};
 };
 template <class Visitor>
 void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
@@ -261,6 +265,10 @@ void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
   v.field("max_length", o.max_length, at_least(3), "Tokens a text is cut to, special tokens included.");
   v.field("query_prompt", o.query_prompt, any(), "Put before every query.");
   v.field("document_prompt", o.document_prompt, any(), "Put before every document.");
+  v.field(
+      "fusion_weights", o.fusion_weights, in_range(0, 1),
+      "Where there are generated queries, documents become (1 - a) document + a (sum of its queries), for "
+      "each a of these; 0 changes nothing.");
 }
 
 /// recipe: extend_encoder
@@ -316,6 +324,7 @@ struct ContrastiveStage {
   train::TrainOptions train;
   std::vector<std::string> freeze;
   double dropout = -1;
+  bool pool_special_tokens = true;
   RetrievalOptions retrieval;
 };
 template <class Visitor>
@@ -337,6 +346,9 @@ void visit_fields(Visitor& v, ContrastiveStage& o) {
           "all of one.");
   v.field("dropout", o.dropout, in_range(-1, 1),
           "In place of the model's hidden_dropout_prob; -1: the model's.");
+  v.field(
+      "pool_special_tokens", o.pool_special_tokens, any(),
+      "Whether [CLS] and [SEP] take part in pooling while it trains; the folder it writes cannot say so.");
   v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
 }
 

@@ -57,6 +57,11 @@ bool trains_a_base(const Stage& stage) {
   return stage.type == "tokenizer" || stage.type == "pretrain";
 }
 
+/// Whether it does without the model of another stage.
+bool needs_no_input(const Stage& stage) {
+  return stage.type == "tokenizer" || stage.type == "align_words";
+}
+
 /// Checks who reads from whom, and fills in the stage before where nothing is said.
 void connect(Recipe& recipe, const Node& stages, Problems& problems) {
   std::vector<std::string> before;
@@ -71,8 +76,8 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
     }
     for (const std::string& name : replaced)
       if (stage.from == name) stage.from = "base";
-    if (stage.from.empty() && !before.empty() && stage.type != "tokenizer") stage.from = before.back();
-    bool found = stage.type == "tokenizer" && stage.from.empty();
+    if (stage.from.empty() && !before.empty() && !needs_no_input(stage)) stage.from = before.back();
+    bool found = needs_no_input(stage) && stage.from.empty();
     for (const std::string& name : before) found = found || name == stage.from;
     if (!found)
       problems.add(
@@ -179,7 +184,15 @@ std::vector<StageType> stage_types() {
       {"extend_encoder", "Adds pieces of the target language to the WordPiece tokenizer of an encoder.",
        ExtendEncoderStage{}},
       {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}},
-      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}}};
+      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}},
+      {"evaluate_mexa",
+       "Scores how far each layer of a decoder has aligned the target with the source (MEXA).",
+       EvaluateMexaStage{}},
+      {"evaluate_lexicon", "Finds the words of dictionaries by their translations: MRR, precision.",
+       EvaluateLexiconStage{}},
+      {"align_words",
+       "Brings word vectors of two languages into one space (Procrustes, RCSLS) and scores a dictionary.",
+       AlignWordsStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -236,7 +249,8 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<EvaluateRetrievalStage>(stage.options) ||
            std::holds_alternative<ExtendEncoderStage>(stage.options) ||
            std::holds_alternative<ContrastiveStage>(stage.options) ||
-           std::holds_alternative<MaskedLmStage>(stage.options);
+           std::holds_alternative<MaskedLmStage>(stage.options) ||
+           std::holds_alternative<EvaluateLexiconStage>(stage.options);
   });
 }
 

@@ -10,13 +10,16 @@
 
 #include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
+#include <bitrain/recipe/mexa_options.h>
 #include <bitrain/recipe/options.h>
+#include <bitrain/recipe/word_options.h>
 
 namespace bitrain::recipe {
 
-using StageOptions = std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage,
-                                  SftStage, MergeStage, EvaluateEncoderStage, EvaluateRetrievalStage,
-                                  ExtendEncoderStage, ContrastiveStage, MaskedLmStage>;
+using StageOptions =
+    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
+                 EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
+                 MaskedLmStage, EvaluateMexaStage, EvaluateLexiconStage, AlignWordsStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {

@@ -53,5 +53,8 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context);
 void run_stage(const ExtendEncoderStage& options, StageContext& context);
 void run_stage(const MaskedLmStage& options, StageContext& context);
 void run_stage(const ContrastiveStage& options, StageContext& context);
+void run_stage(const EvaluateMexaStage& options, StageContext& context);
+void run_stage(const EvaluateLexiconStage& options, StageContext& context);
+void run_stage(const AlignWordsStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

@@ -67,6 +67,10 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   adapters::freeze(*opened.model, options.freeze);
   std::optional<hub::OpenedSentenceEncoder> teacher;
   if (!options.teacher.empty()) teacher = open_stage_encoder(context, options.teacher);
+  if (!options.pool_special_tokens) {
+    leave_out_special_tokens(opened);
+    if (teacher) leave_out_special_tokens(*teacher);
+  }
 
   const std::vector<data::SourcePtr> sources = open_training_pairs(recipe, options);
   const std::vector<std::string> languages = encoder_languages(recipe, sources);

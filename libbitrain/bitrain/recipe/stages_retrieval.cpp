@@ -1,9 +1,11 @@
 #include <algorithm>
+#include <cstdio>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/eval/bm25.h>
 #include <bitrain/eval/encode.h>
+#include <bitrain/eval/query_fusion.h>
 #include <bitrain/eval/retrieval.h>
 #include <bitrain/eval/search.h>
 #include <bitrain/hub/sentence_transformers.h>
@@ -42,6 +44,13 @@ eval::RetrievalRun search_by_words(const eval::RetrievalSet& set, const Evaluate
   return run;
 }
 
+/// "fused_0.01": passages with this weight of their generated queries.
+std::string fused_name(double weight) {
+  char text[40];
+  std::snprintf(text, sizeof text, "fused_%g", weight);
+  return text;
+}
+
 /// Searches by the embeddings of one model.
 class DenseSearch {
  public:
@@ -54,13 +63,19 @@ class DenseSearch {
     opened_.model->encoder().set_languages(languages_);
   }
 
-  [[nodiscard]] eval::RetrievalRun search(const eval::RetrievalSet& set,
-                                          const CollectionOptions& collection) const {
-    const std::string& language = collection.language.empty() ? recipe_.target.language : collection.language;
-    const std::string& query_language =
-        collection.query_language.empty() ? recipe_.source.language : collection.query_language;
-    const at::Tensor documents = embed(set.corpus, options_.document_prompt, language);
-    const at::Tensor queries = embed(set.queries, options_.query_prompt, query_language);
+  [[nodiscard]] at::Tensor embed_documents(const std::vector<std::string>& texts,
+                                           const CollectionOptions& collection) const {
+    return embed(texts, options_.document_prompt,
+                 collection.language.empty() ? recipe_.target.language : collection.language);
+  }
+  [[nodiscard]] at::Tensor embed_queries(const std::vector<std::string>& texts,
+                                         const CollectionOptions& collection) const {
+    return embed(texts, options_.query_prompt,
+                 collection.query_language.empty() ? recipe_.source.language : collection.query_language);
+  }
+
+  [[nodiscard]] eval::RetrievalRun search(const eval::RetrievalSet& set, const at::Tensor& queries,
+                                          const at::Tensor& documents) const {
     eval::SearchOptions search;
     search.k = options_.depth;
     search.similarity = options_.similarity;
@@ -78,14 +93,14 @@ class DenseSearch {
   }
 
  private:
-  [[nodiscard]] at::Tensor embed(const std::vector<eval::Document>& documents, const std::string& prompt,
+  [[nodiscard]] at::Tensor embed(const std::vector<std::string>& texts, const std::string& prompt,
                                  const std::string& language) const {
     eval::EncodeOptions encode;
     encode.max_length = std::min(options_.max_length, opened_.model->encoder().max_tokens());
     encode.prompt = prompt;
     encode.language = static_cast<std::int32_t>(std::find(languages_.begin(), languages_.end(), language) -
                                                 languages_.begin());
-    return eval::encode_texts(*opened_.model, *opened_.tokenizer, texts_of(documents), encode);
+    return eval::encode_texts(*opened_.model, *opened_.tokenizer, texts, encode);
   }
 
   const EvaluateRetrievalStage& options_;
@@ -112,7 +127,33 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
     context.result["search"][name]["queries"] = set.queries.size();
     context.result["search"][name]["documents"] = set.corpus.size();
     if (options.bm25) score(kBm25, search_by_words(set, options));
-    if (dense) score(kEncoder, dense->search(set, collection));
+    if (!dense) continue;
+    const at::Tensor documents = dense->embed_documents(texts_of(set.corpus), collection);
+    const at::Tensor queries = dense->embed_queries(texts_of(set.queries), collection);
+    score(kEncoder, dense->search(set, queries, documents));
+    if (collection.generated_queries.empty()) continue;
+    const eval::GeneratedQueries generated =
+        eval::read_generated_queries(resolve(context.recipe, collection.generated_queries), set.corpus);
+    const at::Tensor carried = dense->embed_queries(generated.texts, collection);
+    io::Json rows = io::Json::array();
+    const auto add_row = [&](const std::string& weight, const std::string& system) {
+      const io::Json& figures = context.result["search"][name][system];
+      rows.push_back({weight, figures.at("ndcg@10"), figures.at("mrr@10"), figures.at("accuracy@1"),
+                      figures.at("recall@10"), figures.at("recall@100")});
+    };
+    add_row("none", kEncoder);
+    for (const double weight : options.fusion_weights) {
+      const std::string system = fused_name(weight);
+      score(system,
+            dense->search(set, queries, eval::fuse_queries(documents, carried, generated.owners, {weight})));
+      add_row(system.substr(system.find('_') + 1), system);
+    }
+    context.result["tables"].push_back(
+        {{"title", "Passages with their generated queries: " + name},
+         {"note", "(1 - a) passage + a (sum of its " + std::to_string(generated.texts.size()) +
+                      " queries in " + std::to_string(set.corpus.size()) + " passages)"},
+         {"columns", {"a", "nDCG@10", "MRR@10", "Accuracy@1", "Recall@10", "Recall@100"}},
+         {"rows", rows}});
   }
 }
 

@@ -111,6 +111,9 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
   }
+  if (std::holds_alternative<EvaluateMexaStage>(stage.options) && recipe.source.path != recipe.target.path)
+    problems.add(mark_of(recipe, document, "target.path"), "target.path",
+                 "pairs need source and target in one TSV file");
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
     std::vector<std::string> names;
     if (contrastive->pairs) names.emplace_back("pairs");
@@ -140,7 +143,8 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
 bool reads_lines(const StageOptions& options) {
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&options)) return contrastive->pairs;
   return !std::holds_alternative<EvaluateRetrievalStage>(options) &&
-         !std::holds_alternative<MergeStage>(options);
+         !std::holds_alternative<EvaluateLexiconStage>(options) &&
+         !std::holds_alternative<AlignWordsStage>(options) && !std::holds_alternative<MergeStage>(options);
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
