@@ -14,6 +14,7 @@
 #include <bitrain/data/transform.h>
 #include <bitrain/eval/bm25.h>
 #include <bitrain/eval/completion.h>
+#include <bitrain/eval/late_interaction.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/models/generation.h>
 #include <bitrain/models/llama/config.h>
@@ -249,11 +250,13 @@ struct EvaluateRetrievalStage {
   std::int64_t max_length = 256;
   std::string query_prompt;
   std::string document_prompt;
+  eval::LateIndexOptions index;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
   v.field("collections", o.collections, required(), "Retrieval sets in BEIR's layout.");
-  v.field("encoder", o.encoder, any(), "Search by the embeddings of the model it reads from.");
+  v.field("encoder", o.encoder, any(),
+          "Search by the embeddings of the model it reads from; by late interaction where that is its kind.");
   v.field("bm25", o.bm25, any(), "Search by words, for comparison.");
   v.field("bm25_options", o.bm25_options, any(), "How words count.");
   v.field("similarity", o.similarity, one_of({"cosine", "dot"}), "How two embeddings are compared.");
@@ -261,6 +264,7 @@ void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
   v.field("max_length", o.max_length, at_least(3), "Tokens a text is cut to, special tokens included.");
   v.field("query_prompt", o.query_prompt, any(), "Put before every query.");
   v.field("document_prompt", o.document_prompt, any(), "Put before every document.");
+  v.field("index", o.index, any(), "Of late interaction, which takes lengths and prompts from its folder.");
 }
 
 /// recipe: extend_encoder

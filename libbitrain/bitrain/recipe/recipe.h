@@ -10,13 +10,15 @@
 
 #include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
+#include <bitrain/recipe/late_interaction_options.h>
 #include <bitrain/recipe/options.h>
 
 namespace bitrain::recipe {
 
-using StageOptions = std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage,
-                                  SftStage, MergeStage, EvaluateEncoderStage, EvaluateRetrievalStage,
-                                  ExtendEncoderStage, ContrastiveStage, MaskedLmStage>;
+using StageOptions =
+    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
+                 EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
+                 MaskedLmStage, LanguageAdaptersStage, LateInteractionStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {

@@ -121,6 +121,17 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
   }
+  if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) {
+    std::vector<std::string> names;
+    for (const PairFileOptions& file : late->files) {
+      names.push_back(fs::path(file.path).stem().string());
+      std::error_code error;
+      if (!fs::is_regular_file(resolve(recipe, file.path), error))
+        problems.add(mark_of(recipe, document, key + ".files"), key + ".files",
+                     "there is no file " + file.path);
+    }
+    check_weights(recipe, document, key + ".loader", late->loader.mixture, names, problems);
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
