@@ -177,7 +177,7 @@ class LateSearchOfTexts : public ::testing::Test {
   }
 
   std::shared_ptr<const text::Tokenizer> tokenizer_ = test::letter_tokenizer();
-  models::LateInteractionOptions options_ = {.query_length = 8, .document_length = 16};
+  models::LateInteractionOptions options_ = test::late_options(8, 16);
   std::unique_ptr<models::LateInteractionEncoder> model_;
   const std::vector<std::string> documents_ = {"a cat.", "the dog, a cat!", "?", "dogs and cats and birds",
                                                "b"};

@@ -16,6 +16,7 @@
 #include "support/letter_tokenizer.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
+#include "support/tiny_llama.h"
 
 namespace bitrain::hub {
 namespace {
@@ -41,7 +42,7 @@ class LateInteractionFolder : public ::testing::Test {
     options.tokenizer = tokenizer;
     return open_late_interaction(path(), options);
   }
-  void save(const LateInteractionOptions& options = {.query_length = 12, .document_length = 30}) {
+  void save(const LateInteractionOptions& options = test::late_options(12, 30)) {
     model_ = std::make_unique<LateInteractionEncoder>(tiny_bert(), 6, options);
     models::initialise_projection(*model_, 3);
     save_late_interaction(path(), *model_, nullptr);
@@ -150,12 +151,15 @@ TEST_F(LateInteractionFolder, WhatWouldBeComputedOtherwiseIsRefused) {
 }
 
 TEST_F(LateInteractionFolder, MarkersThatAreTokensAreRefused) {
-  save_with_tokenizer({.query_length = 12, .document_length = 30, .query_prompt = "[unused0] "});
+  LateInteractionOptions options = test::late_options(12, 30);
+  options.query_prompt = "[unused0] ";
+  save_with_tokenizer(options);
   EXPECT_THAT([&] { (void)open(/*tokenizer=*/true); },
               ThrowsMessage<UnsupportedError>(HasSubstr("the prompt '[unused0] ' is a token of its own")));
   fs::remove_all(path());
-  save_with_tokenizer(
-      {.query_length = 12, .document_length = 30, .query_prompt = "a ", .document_prompt = "find: "});
+  options.query_prompt = "a ";
+  options.document_prompt = "find: ";
+  save_with_tokenizer(options);
   EXPECT_NO_THROW((void)open(/*tokenizer=*/true));
 }
 

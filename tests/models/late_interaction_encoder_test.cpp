@@ -16,6 +16,7 @@
 
 #include "support/gradcheck.h"
 #include "support/tiny_bert.h"
+#include "support/tiny_llama.h"
 
 namespace bitrain::models {
 namespace {

@@ -20,7 +20,7 @@ class Tokens : public ::testing::Test {
   [[nodiscard]] text::TokenId id(const char* piece) const { return *tokenizer_->piece_to_id(piece); }
 
   std::shared_ptr<const text::Tokenizer> tokenizer_ = test::letter_tokenizer();
-  models::LateInteractionOptions options_ = {.query_length = 6, .document_length = 7};
+  models::LateInteractionOptions options_ = test::late_options(6, 7);
 };
 
 TEST_F(Tokens, QueriesAreFilledUpWithMaskTokens) {

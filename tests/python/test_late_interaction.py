@@ -101,6 +101,13 @@ def their_scores(model):
     return by_numpy
 
 
+def close(ours, theirs):
+    """Equal but for vectors that the last bit of float32 sent to the other side of bfloat16's rounding."""
+    difference = np.abs(ours - theirs)
+    assert np.median(difference) < 2e-5 and difference.max() < 2e-2, difference
+    assert theirs.std() > 0.1, "scores that are all alike compare nothing"
+
+
 SEARCH = {"recipe": "evaluate_retrieval", "bm25": False, "depth": 100}
 
 
@@ -114,7 +121,7 @@ def test_their_folder_searches_the_same_in_ours(kind, expansion, tmp_path):
             model[0].auto_model.set_default_language(language)
         ours = bitrain_scores(tmp_path, {f"search_{language}": {**SEARCH, "from": "base"}}, f"search_{language}",
                               language)
-        np.testing.assert_allclose(ours, their_scores(model), atol=2e-2 if expansion else 1e-2)
+        close(ours, their_scores(model))
 
 
 def test_our_folder_searches_the_same_in_theirs(tmp_path):
@@ -137,4 +144,4 @@ def test_our_folder_searches_the_same_in_theirs(tmp_path):
     assert model.prompts["query"] == "the "
     assert model[0].query_expansion["length"] == 16 and model[0].document_length == 24
     model[0].auto_model.set_default_language("es")
-    np.testing.assert_allclose(ours, their_scores(model), atol=2e-2)
+    close(ours, their_scores(model))

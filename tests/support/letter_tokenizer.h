@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <fstream>
 #include <memory>
 
+#include <bitrain/models/late_interaction_encoder.h>
 #include <bitrain/text/hf_tokenizer.h>
 
 #include "support/temporary_directory.h"
@@ -20,6 +22,14 @@ inline std::shared_ptr<const text::Tokenizer> letter_tokenizer() {
   vocabulary.close();
   std::ofstream(folder.path() / "tokenizer_config.json") << R"({"tokenizer_class": "BertTokenizer"})";
   return text::open_hf_tokenizer(folder.path());
+}
+
+/// Lengths of queries and documents; the rest as it is by default.
+inline models::LateInteractionOptions late_options(std::int64_t query_length, std::int64_t document_length) {
+  models::LateInteractionOptions options;
+  options.query_length = query_length;
+  options.document_length = document_length;
+  return options;
 }
 
 }  // namespace bitrain::test

@@ -30,7 +30,7 @@ using objectives::LateInteraction;
 using ::testing::HasSubstr;
 using ::testing::ThrowsMessage;
 
-const models::LateInteractionOptions kOptions = {.query_length = 9, .document_length = 12};
+const models::LateInteractionOptions kOptions = test::late_options(9, 12);
 
 std::shared_ptr<const InteractionTokens> tokens() {
   return std::make_shared<InteractionTokens>(test::letter_tokenizer(), kOptions);
@@ -160,7 +160,9 @@ TEST(LateInteractionLoss, IsBothTermsOfColbertXm) {
       for (const data::Example& other : some) all.push_back(score(*model, some[i].text, other.pair_text));
       in_batch += cross_entropy(all, static_cast<std::int64_t>(i));
     }
-    if (count == 1) EXPECT_EQ(in_batch, 0);
+    if (count == 1) {
+      EXPECT_EQ(in_batch, 0);
+    }
     const std::vector<Batch> batches = micro_batches(objective, some, 2);
     const objectives::EmbeddingLoss loss = objective.loss(*model);
     std::vector<at::Tensor> embedded;

@@ -123,13 +123,7 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   }
   if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) {
     std::vector<std::string> names;
-    for (const PairFileOptions& file : late->files) {
-      names.push_back(fs::path(file.path).stem().string());
-      std::error_code error;
-      if (!fs::is_regular_file(resolve(recipe, file.path), error))
-        problems.add(mark_of(recipe, document, key + ".files"), key + ".files",
-                     "there is no file " + file.path);
-    }
+    for (const PairFileOptions& file : late->files) names.push_back(fs::path(file.path).stem().string());
     check_weights(recipe, document, key + ".loader", late->loader.mixture, names, problems);
   }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
@@ -151,7 +145,9 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
 bool reads_lines(const StageOptions& options) {
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&options)) return contrastive->pairs;
   return !std::holds_alternative<EvaluateRetrievalStage>(options) &&
-         !std::holds_alternative<MergeStage>(options);
+         !std::holds_alternative<MergeStage>(options) &&
+         !std::holds_alternative<LanguageAdaptersStage>(options) &&
+         !std::holds_alternative<LateInteractionStage>(options);
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
