@@ -1,10 +1,8 @@
 #include <bitrain/eval/search.h>
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -17,13 +15,13 @@
 #include <ATen/ops/zeros.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/eval/best_rows.h>
 
 namespace bitrain::eval {
 namespace {
 
 constexpr std::int64_t kQueries = 256;      ///< Queries in a block of scores.
 constexpr std::int64_t kCandidates = 4096;  ///< Candidates in a block of scores.
-constexpr std::int64_t kGrain = 4;          ///< Queries a task.
 
 /// The first row with `bad` set, or -1.
 std::int64_t first_of(const at::Tensor& bad) {
@@ -43,57 +41,13 @@ at::Tensor prepared(const at::Tensor& embeddings, const char* what, bool unit) {
   return (rows / norms).to(rows.scalar_type()).contiguous();
 }
 
-/// The best candidates so far of each query of a block, sorted.
-class Best {
- public:
-  Best(std::int64_t queries, std::int64_t k)
-      : k_(k),
-        scores_(static_cast<std::size_t>(queries * k), -std::numeric_limits<float>::infinity()),
-        rows_(static_cast<std::size_t>(queries * k), -1) {}
-
-  /// Scores [q, n] of candidates first, first + 1, ...
-  void take(const at::Tensor& block, std::int64_t first) {
-    const auto* scores = block.const_data_ptr<float>();
-    const std::int64_t n = block.size(1);
-    at::parallel_for(0, block.size(0), kGrain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t query = begin; query < end; ++query) take_row(query, scores + query * n, n, first);
-    });
-  }
-
-  void write(float* scores, std::int64_t* rows) const {
-    std::copy(scores_.begin(), scores_.end(), scores);
-    std::copy(rows_.begin(), rows_.end(), rows);
-  }
-
- private:
-  void take_row(std::int64_t query, const float* scores, std::int64_t n, std::int64_t first) {
-    float* best = scores_.data() + query * k_;
-    std::int64_t* rows = rows_.data() + query * k_;
-    for (std::int64_t i = 0; i < n; ++i) {
-      // Rows come in order, so an equal score never moves an earlier one. A place without a row is free.
-      if (!(scores[i] > best[k_ - 1]) && rows[k_ - 1] >= 0) continue;
-      std::int64_t place = k_ - 1;
-      for (; place > 0 && (rows[place - 1] < 0 || scores[i] > best[place - 1]); --place) {
-        best[place] = best[place - 1];
-        rows[place] = rows[place - 1];
-      }
-      best[place] = scores[i];
-      rows[place] = first + i;
-    }
-  }
-
-  std::int64_t k_;
-  std::vector<float> scores_;
-  std::vector<std::int64_t> rows_;
-};
-
 Neighbours search_cpu(const at::Tensor& queries, const at::Tensor& candidates, std::int64_t k,
                       const at::Tensor& offsets) {
   Neighbours found{at::empty({queries.size(0), k}, at::TensorOptions().dtype(at::kLong)),
                    at::empty({queries.size(0), k}, at::TensorOptions().dtype(at::kFloat))};
   for (std::int64_t first = 0; first < queries.size(0); first += kQueries) {
     const at::Tensor block = queries.narrow(0, first, std::min(kQueries, queries.size(0) - first));
-    Best best(block.size(0), k);
+    BestRows best(block.size(0), k);
     for (std::int64_t row = 0; row < candidates.size(0); row += kCandidates) {
       const std::int64_t n = std::min(kCandidates, candidates.size(0) - row);
       at::Tensor scores = at::mm(block, candidates.narrow(0, row, n).t()).to(at::kFloat);

@@ -12,9 +12,8 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/encoder_dir.h>
-#include <bitrain/hub/weights.h>
+#include <bitrain/hub/sentence_modules.h>
 #include <bitrain/io/directory.h>
-#include <bitrain/io/safetensors.h>
 #include <bitrain/models/bert/config.h>
 #include <bitrain/models/config_reader.h>
 
@@ -25,12 +24,9 @@ namespace {
 using io::Json;
 using models::ConfigReader;
 using models::Dense;
-using nn::Activation;
 using nn::Pooling;
 
 // ---- Names
-
-constexpr const char* kKnownModules = "Transformer, Pooling, Dense, Normalize";
 
 /// The booleans of folders before version 6, in the order in which modes were joined.
 constexpr std::array<std::pair<const char*, Pooling>, 6> kPoolingKeys = {
@@ -41,17 +37,6 @@ constexpr std::array<std::pair<const char*, Pooling>, 6> kPoolingKeys = {
      {"pooling_mode_weightedmean_tokens", Pooling::kWeightedMean},
      {"pooling_mode_lasttoken", Pooling::kLastToken}}};
 
-constexpr std::array<std::pair<const char*, Activation>, 5> kActivations = {
-    {{"torch.nn.modules.linear.Identity", Activation::kIdentity},
-     {"torch.nn.modules.activation.Tanh", Activation::kTanh},
-     {"torch.nn.modules.activation.ReLU", Activation::kRelu},
-     {"torch.nn.modules.activation.GELU", Activation::kGelu},
-     {"torch.nn.modules.activation.Sigmoid", Activation::kSigmoid}}};
-
-std::string last_part(const std::string& dotted) {
-  return dotted.substr(dotted.rfind('.') + 1);
-}
-
 std::string known_pooling_modes() {
   std::vector<std::string> names;
   for (const Pooling mode : nn::pooling_modes()) names.emplace_back(nn::pooling_name(mode));
@@ -60,43 +45,17 @@ std::string known_pooling_modes() {
 
 // ---- Reading
 
-struct ModuleEntry {
-  std::string type;  ///< Without the path of its Python module.
-  fs::path directory;
-};
-
-std::vector<ModuleEntry> read_modules(const fs::path& directory) {
-  const fs::path path = directory / "modules.json";
-  const Json json = io::read_json(path);
-  if (!json.is_array() || json.empty()) throw FormatError(path.string(), ": a list of modules was expected");
-  std::vector<ModuleEntry> modules;
-  for (const Json& element : json) {
-    const ConfigReader reader(element, path.string());
-    std::string type;
-    std::string folder;
-    reader.require("type", type);
-    reader.read("path", folder);
-    const fs::path relative(folder);
-    if (relative.is_absolute() || std::find(relative.begin(), relative.end(), "..") != relative.end())
-      throw FormatError(path.string(), ": the path '", folder, "' leaves the folder");
-    modules.push_back({last_part(type), directory / relative});
-    const std::string& name = modules.back().type;
-    if (name != "Transformer" && name != "Pooling" && name != "Dense" && name != "Normalize") {
-      throw UnsupportedError(path.string(), ": the module type '", type,
-                             "' is not supported; there are: ", kKnownModules);
-    }
-  }
-  // Transformer, Pooling, Dense.., Normalize?
+/// Transformer, Pooling, Dense.., Normalize?
+std::vector<ModuleEntry> read_sentence_modules(const fs::path& directory) {
+  std::vector<ModuleEntry> modules =
+      read_modules(directory, {"Transformer", "Pooling", "Dense", "Normalize"});
   bool ordered = modules.size() >= 2 && modules[0].type == "Transformer" && modules[1].type == "Pooling";
   for (std::size_t i = 2; i < modules.size(); ++i) {
     const bool last = i + 1 == modules.size();
     ordered = ordered && (modules[i].type == "Dense" || (modules[i].type == "Normalize" && last));
   }
   if (!ordered) {
-    std::vector<std::string> names;
-    names.reserve(modules.size());
-    for (const ModuleEntry& module : modules) names.push_back(module.type);
-    throw UnsupportedError(path.string(), ": the modules ", join(names, ", "),
+    throw UnsupportedError((directory / "modules.json").string(), ": the modules ", names_of(modules),
                            " are not supported in this order; there is: Transformer, Pooling, any number of "
                            "Dense, at most one Normalize");
   }
@@ -153,48 +112,6 @@ std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden
   }
   if (modes.empty()) throw FormatError(where, ": pooling_mode is an empty list");
   return modes;
-}
-
-Activation activation_named(const std::string& name, const std::string& where) {
-  std::vector<std::string> names;
-  for (const auto& [known, activation] : kActivations) {
-    names.push_back(last_part(known));
-    if (starts_with(name, "torch.nn.") && last_part(name) == last_part(known)) return activation;
-  }
-  throw UnsupportedError(where, ": the activation_function '", name,
-                         "' is not supported; there are those of torch.nn: ", join(names, ", "));
-}
-
-std::unique_ptr<Dense> read_dense(const fs::path& directory, const OpenOptions& options) {
-  const fs::path path = directory / "config.json";
-  const std::string where = path.string();
-  const Json json = io::read_json(path);
-  const ConfigReader reader(json, where);
-  std::int64_t in_features = 0;
-  std::int64_t out_features = 0;
-  bool bias = true;
-  bool residual = false;
-  std::string activation = "torch.nn.modules.activation.Tanh";
-  reader.require("in_features", in_features);
-  reader.require("out_features", out_features);
-  if (in_features < 1 || out_features < 1)
-    throw FormatError(where, ": in_features and out_features must be at least 1");
-  reader.read("bias", bias);
-  reader.read("activation_function", activation);
-  reader.read("use_residual", residual);
-  if (residual) throw UnsupportedError(where, ": use_residual is not supported");
-  for (const char* key : {"module_input_name", "module_output_name"}) {
-    std::string name = "sentence_embedding";
-    reader.read(key, name);
-    if (name != "sentence_embedding")
-      throw UnsupportedError(where, ": ", key, " '", name, "' is not supported; there is sentence_embedding");
-  }
-  const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
-  const at::ScalarType dtype = options.dtype.value_or(at::kFloat);
-  auto dense = std::make_unique<Dense>(in_features, out_features, bias, activation_named(activation, where),
-                                       at::TensorOptions().dtype(dtype));
-  load_weights(*dense, source, dtype, options.device);
-  return dense;
 }
 
 /// sentence_bert_config.json, or under the names that other families once had; null where there is none.
@@ -275,19 +192,6 @@ Json pooling_json(const models::SentenceEncoder& model, const SentenceSettings& 
   return json;
 }
 
-void write_dense(const fs::path& directory, Dense& dense, const SaveOptions& options) {
-  const auto* known = std::find_if(kActivations.begin(), kActivations.end(),
-                                   [&](const auto& entry) { return entry.second == dense.activation; });
-  if (known == kActivations.end())
-    throw UnsupportedError("sentence-transformers has no name for the activation of a dense map");
-  io::write_json(directory / "config.json", {{"in_features", dense.linear.in_features},
-                                             {"out_features", dense.linear.out_features},
-                                             {"bias", dense.linear.bias.defined()},
-                                             {"activation_function", known->first}});
-  const CollectedWeights weights = collect_weights(dense, options.dtype);
-  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes);
-}
-
 Json settings_json(const SentenceSettings& settings) {
   Json json = {{"model_type", "SentenceTransformer"},
                {"prompts", Json::object()},
@@ -306,7 +210,7 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
   const bool plain = !fs::exists(directory / "modules.json");
   if (plain) log_info(directory.string(), " has no modules.json: taking the mean of its hidden states");
   const std::vector<ModuleEntry> modules =
-      plain ? std::vector<ModuleEntry>{{"Transformer", directory}} : read_modules(directory);
+      plain ? std::vector<ModuleEntry>{{"Transformer", directory}} : read_sentence_modules(directory);
   const fs::path& root = modules.front().directory;
   OpenedEncoder opened = open_encoder(root, options);
   result.tokenizer = std::move(opened.tokenizer);
@@ -319,7 +223,7 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
     if (module.type == "Pooling")
       embedding.pooling = read_pooling(module.directory, opened.model->config().hidden_size, result.settings);
     else if (module.type == "Dense")
-      dense.push_back(read_dense(module.directory, options));
+      dense.push_back(read_dense(module.directory, "sentence_embedding", options));
     else if (module.type == "Normalize")
       embedding.normalize = true;
   }
@@ -338,22 +242,14 @@ void save_sentence_encoder(const fs::path& directory, models::SentenceEncoder& m
                            const SaveOptions& options) {
   io::AtomicDirectory folder(directory);
   write_encoder(folder.path(), model.encoder(), tokenizer, options);
-  Json modules = Json::array();
-  const auto add = [&](const std::string& type) {
-    const std::size_t index = modules.size();
-    const std::string path = index == 0 ? "" : std::to_string(index) + "_" + type;
-    modules.push_back({{"idx", index},
-                       {"name", std::to_string(index)},
-                       {"path", path},
-                       {"type", "sentence_transformers.models." + type}});
-    fs::create_directories(folder.path() / path);
-    return folder.path() / path;
-  };
-  add("Transformer");
-  io::write_json(add("Pooling") / "config.json", pooling_json(model, settings));
-  for (const auto& dense : model.dense()) write_dense(add("Dense"), *dense, options);
-  if (model.options().normalize) io::write_json(add("Normalize") / "config.json", Json::object());
-  io::write_json(folder.path() / "modules.json", modules);
+  ModuleWriter modules(folder.path());
+  modules.add("models.Transformer");
+  io::write_json(modules.add("models.Pooling") / "config.json", pooling_json(model, settings));
+  for (const auto& dense : model.dense())
+    write_dense(modules.add("models.Dense"), *dense, "sentence_embedding", options);
+  if (model.options().normalize)
+    io::write_json(modules.add("models.Normalize") / "config.json", Json::object());
+  modules.finish();
   io::write_json(folder.path() / "sentence_bert_config.json",
                  {{"max_seq_length", settings.max_seq_length}, {"do_lower_case", settings.do_lower_case}});
   io::write_json(folder.path() / "config_sentence_transformers.json", settings_json(settings));

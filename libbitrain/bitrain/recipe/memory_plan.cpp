@@ -10,6 +10,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/json.h>
+#include <bitrain/models/bert/add_language_adapters.h>
 #include <bitrain/models/bert/model.h>
 #include <bitrain/models/llama/model.h>
 #include <bitrain/models/quantize.h>
@@ -117,6 +118,20 @@ class Planner {
   }
   void visit(const Stage& stage, const ContrastiveStage& options) {
     encode(stage, 0, &options.loader, options.train.recompute);
+  }
+
+  void visit(const Stage& stage, const LateInteractionStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
+  void visit(const Stage& stage, const LanguageAdaptersStage& options) {
+    const auto found = encoders_.find(stage.from);
+    if (found == encoders_.end()) return;
+    const std::vector<std::string> both = {recipe_.source.language, recipe_.target.language};
+    encoders_[stage.name] = models::with_language_adapters(
+        found->second, options.languages.empty() ? both : options.languages, options.reduction_factor);
+    plan(stage,
+         *models::make_bert(encoders_[stage.name], at::TensorOptions().dtype(dtype_).device(at::kMeta)),
+         /*trains=*/false, 0);
   }
 
   /// An encoder with `pieces` more; with a loader, one that is trained.

@@ -14,6 +14,7 @@
 #include <bitrain/data/transform.h>
 #include <bitrain/eval/bm25.h>
 #include <bitrain/eval/completion.h>
+#include <bitrain/eval/late_interaction.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/models/generation.h>
 #include <bitrain/models/llama/config.h>
@@ -253,11 +254,13 @@ struct EvaluateRetrievalStage {
   std::string query_prompt;
   std::string document_prompt;
   std::vector<double> fusion_weights = {0.01};
+  eval::LateIndexOptions index;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
   v.field("collections", o.collections, required(), "Retrieval sets in BEIR's layout.");
-  v.field("encoder", o.encoder, any(), "Search by the embeddings of the model it reads from.");
+  v.field("encoder", o.encoder, any(),
+          "Search by the embeddings of the model it reads from; by late interaction where that is its kind.");
   v.field("bm25", o.bm25, any(), "Search by words, for comparison.");
   v.field("bm25_options", o.bm25_options, any(), "How words count.");
   v.field("similarity", o.similarity, one_of({"cosine", "dot"}), "How two embeddings are compared.");
@@ -269,6 +272,7 @@ void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
       "fusion_weights", o.fusion_weights, in_range(0, 1),
       "Where there are generated queries, documents become (1 - a) document + a (sum of its queries), for "
       "each a of these; 0 changes nothing.");
+  v.field("index", o.index, any(), "Of late interaction, which takes lengths and prompts from its folder.");
 }
 
 /// recipe: extend_encoder

@@ -157,6 +157,19 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
     if (contrastive->loader.packing != "whole")
       problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
   }
+  if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) {
+    if ((late->train.max_steps > 0 || late->train.max_tokens > 0) && late->files.empty())
+      problems.add(node.mark, key + ".files",
+                   "there is nothing to train on: name files, or set max_steps: 0");
+    if (late->loader.rows_per_step < 2 && late->objective.negatives == 0)
+      problems.add(node.mark, key + ".loader.rows_per_step",
+                   "one query without hard negatives has nothing to be told from: take 2 or more");
+    if (late->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "queries and documents need packing whole");
+    if (late->train.eval_every > 0)
+      problems.add(node.mark, key + ".train.eval_every",
+                   "this stage has no evaluation of its own: put evaluate_retrieval after it");
+  }
 }
 
 }  // namespace
@@ -193,6 +206,10 @@ std::vector<StageType> stage_types() {
       {"align_words",
        "Brings word vectors of two languages into one space (Procrustes, RCSLS) and scores a dictionary.",
        AlignWordsStage{}}};
+      {"language_adapters", "Gives an encoder an adapter for each language (X-MOD).",
+       LanguageAdaptersStage{}},
+      {"late_interaction", "Trains an encoder to search by the vectors of all tokens (ColBERT).",
+       LateInteractionStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -251,6 +268,8 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<ContrastiveStage>(stage.options) ||
            std::holds_alternative<MaskedLmStage>(stage.options) ||
            std::holds_alternative<EvaluateLexiconStage>(stage.options);
+           std::holds_alternative<LanguageAdaptersStage>(stage.options) ||
+           std::holds_alternative<LateInteractionStage>(stage.options);
   });
 }
 

@@ -11,6 +11,7 @@
 #include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
 #include <bitrain/recipe/mexa_options.h>
+#include <bitrain/recipe/late_interaction_options.h>
 #include <bitrain/recipe/options.h>
 #include <bitrain/recipe/word_options.h>
 
@@ -20,6 +21,7 @@ using StageOptions =
     std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
                  EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
                  MaskedLmStage, EvaluateMexaStage, EvaluateLexiconStage, AlignWordsStage>;
+                 MaskedLmStage, LanguageAdaptersStage, LateInteractionStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {

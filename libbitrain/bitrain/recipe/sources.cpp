@@ -88,10 +88,10 @@ data::SourcePtr open_pairs(const Recipe& recipe, data::Split split) {
   return data::open_source(pair_options(recipe, "pairs"), split);
 }
 
-std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const ContrastiveStage& options) {
+std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
+                                             const std::vector<PairFileOptions>& files) {
   std::vector<data::SourcePtr> sources;
-  if (options.pairs) sources.push_back(open_pairs(recipe, data::Split::kTrain));
-  for (const PairFileOptions& file : options.files) {
+  for (const PairFileOptions& file : files) {
     data::SourceOptions source = file_options(recipe, file.path);
     source.format = "jsonl";
     source.held_out_every = source.held_out_last = 0;
@@ -102,6 +102,12 @@ std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const Con
     source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
     sources.push_back(data::open_source(source));
   }
+  return sources;
+}
+
+std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const ContrastiveStage& options) {
+  std::vector<data::SourcePtr> sources = open_pair_files(recipe, options.files);
+  if (options.pairs) sources.insert(sources.begin(), open_pairs(recipe, data::Split::kTrain));
   return sources;
 }
 

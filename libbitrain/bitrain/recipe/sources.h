@@ -42,6 +42,10 @@ struct StageData {
 [[nodiscard]] std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe,
                                                                const ContrastiveStage& options);
 
+/// Files of pairs, each a source of its own.
+[[nodiscard]] std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
+                                                           const std::vector<PairFileOptions>& files);
+
 /// The conversations of an sft stage.
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                               data::Split split);

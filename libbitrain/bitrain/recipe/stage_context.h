@@ -56,5 +56,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context);
 void run_stage(const EvaluateMexaStage& options, StageContext& context);
 void run_stage(const EvaluateLexiconStage& options, StageContext& context);
 void run_stage(const AlignWordsStage& options, StageContext& context);
+void run_stage(const LanguageAdaptersStage& options, StageContext& context);
+void run_stage(const LateInteractionStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

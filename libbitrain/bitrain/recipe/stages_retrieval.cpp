@@ -1,160 +1,64 @@
-#include <algorithm>
-#include <cstdio>
+#include <memory>
+#include <optional>
 
-#include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
-#include <bitrain/eval/bm25.h>
-#include <bitrain/eval/encode.h>
-#include <bitrain/eval/query_fusion.h>
 #include <bitrain/eval/retrieval.h>
-#include <bitrain/eval/search.h>
-#include <bitrain/hub/sentence_transformers.h>
+#include <bitrain/recipe/search_means.h>
+#include <bitrain/recipe/search_systems.h>
 #include <bitrain/recipe/stage_context.h>
 
 /// The stage evaluate_retrieval.
 namespace bitrain::recipe {
 namespace {
 
-constexpr const char* kEncoder = "encoder";
-constexpr const char* kBm25 = "bm25";
+/// Ranks at which papers measure.
+const std::vector<std::int64_t> kCutoffs = {1, 10, 20, 50, 100};
 
-std::vector<std::string> texts_of(const std::vector<eval::Document>& documents) {
-  std::vector<std::string> texts;
-  texts.reserve(documents.size());
-  for (const eval::Document& document : documents)
-    texts.push_back(document.title.empty() ? document.text : document.title + " " + document.text);
-  return texts;
+/// Compares the plain search of a set with those whose documents carry generated queries.
+io::Json fusion_table(const std::string& name, const std::vector<SystemRun>& runs, const io::Json& figures) {
+  io::Json rows = io::Json::array();
+  for (const SystemRun& run : runs) {
+    const io::Json& of = figures.at(run.system);
+    rows.push_back({&run == &runs.front() ? "none" : run.system.substr(run.system.find('_') + 1),
+                    of.at("ndcg@10"), of.at("mrr@10"), of.at("accuracy@1"), of.at("recall@10"),
+                    of.at("recall@100")});
+  }
+  return {{"title", "Passages with their generated queries: " + name},
+          {"note", "(1 - a) passage + a (sum of its queries)"},
+          {"columns", {"a", "nDCG@10", "MRR@10", "Accuracy@1", "Recall@10", "Recall@100"}},
+          {"rows", rows}};
 }
-
-std::vector<std::string> languages_of(const EvaluateRetrievalStage& options, const Recipe& recipe) {
-  std::vector<std::string> languages = {recipe.source.language, recipe.target.language};
-  for (const CollectionOptions& collection : options.collections)
-    for (const std::string& language : {collection.query_language, collection.language})
-      if (!language.empty() && std::find(languages.begin(), languages.end(), language) == languages.end())
-        languages.push_back(language);
-  return languages;
-}
-
-eval::RetrievalRun search_by_words(const eval::RetrievalSet& set, const EvaluateRetrievalStage& options) {
-  const eval::Bm25 index(texts_of(set.corpus), options.bm25_options);
-  eval::RetrievalRun run;
-  for (const eval::Document& query : set.queries)
-    for (const eval::Bm25::Found& found : index.search(query.text, options.depth))
-      run[query.id].push_back({set.corpus[static_cast<std::size_t>(found.document)].id, found.score});
-  return run;
-}
-
-/// "fused_0.01": passages with this weight of their generated queries.
-std::string fused_name(double weight) {
-  char text[40];
-  std::snprintf(text, sizeof text, "fused_%g", weight);
-  return text;
-}
-
-/// Searches by the embeddings of one model.
-class DenseSearch {
- public:
-  DenseSearch(const EvaluateRetrievalStage& options, const StageContext& context)
-      : options_(options), recipe_(context.recipe), languages_(languages_of(options, recipe_)) {
-    hub::OpenOptions open;
-    open.dtype = context.dtype();
-    open.device = context.device();
-    opened_ = hub::open_sentence_encoder(context.directory_of(context.stage.from), open);
-    opened_.model->encoder().set_languages(languages_);
-  }
-
-  [[nodiscard]] at::Tensor embed_documents(const std::vector<std::string>& texts,
-                                           const CollectionOptions& collection) const {
-    return embed(texts, options_.document_prompt,
-                 collection.language.empty() ? recipe_.target.language : collection.language);
-  }
-  [[nodiscard]] at::Tensor embed_queries(const std::vector<std::string>& texts,
-                                         const CollectionOptions& collection) const {
-    return embed(texts, options_.query_prompt,
-                 collection.query_language.empty() ? recipe_.source.language : collection.query_language);
-  }
-
-  [[nodiscard]] eval::RetrievalRun search(const eval::RetrievalSet& set, const at::Tensor& queries,
-                                          const at::Tensor& documents) const {
-    eval::SearchOptions search;
-    search.k = options_.depth;
-    search.similarity = options_.similarity;
-    const eval::Neighbours found = eval::search(queries, documents, search);
-    const std::int64_t k = found.rows.size(1);
-    const auto* row = found.rows.const_data_ptr<std::int64_t>();
-    const auto* score = found.scores.const_data_ptr<float>();
-    eval::RetrievalRun run;
-    for (std::size_t q = 0; q < set.queries.size(); ++q) {
-      std::vector<eval::Hit>& hits = run[set.queries[q].id];
-      for (std::int64_t i = 0; i < k; ++i, ++row, ++score)
-        hits.push_back({set.corpus[static_cast<std::size_t>(*row)].id, *score});
-    }
-    return run;
-  }
-
- private:
-  [[nodiscard]] at::Tensor embed(const std::vector<std::string>& texts, const std::string& prompt,
-                                 const std::string& language) const {
-    eval::EncodeOptions encode;
-    encode.max_length = std::min(options_.max_length, opened_.model->encoder().max_tokens());
-    encode.prompt = prompt;
-    encode.language = static_cast<std::int32_t>(std::find(languages_.begin(), languages_.end(), language) -
-                                                languages_.begin());
-    return eval::encode_texts(*opened_.model, *opened_.tokenizer, texts, encode);
-  }
-
-  const EvaluateRetrievalStage& options_;
-  const Recipe& recipe_;
-  std::vector<std::string> languages_;
-  hub::OpenedSentenceEncoder opened_;
-};
 
 }  // namespace
 
 void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
-  std::optional<DenseSearch> dense;
-  if (options.encoder) dense.emplace(options, context);
+  std::unique_ptr<ModelSearch> model;
+  if (options.encoder) model = open_model_search(options, context);
+  std::optional<Reranker> reranker;
+  if (!options.rerank.empty()) reranker.emplace(options, context);
   for (const CollectionOptions& collection : options.collections) {
     const std::string name = name_of(collection);
     const eval::RetrievalSet set =
         eval::read_beir(resolve(context.recipe, collection.path), collection.split);
     log_info(context.stage.name, ": ", name, ", ", set.queries.size(), " queries, ", set.corpus.size(),
              " documents");
-    const auto score = [&](const std::string& system, const eval::RetrievalRun& run) {
-      context.result["search"][name][system] = eval::evaluate_run(run, set.qrels);
-      eval::write_trec_run(context.out / (name + "." + system + ".trec"), run, system);
+    io::Json& result = context.result["search"][name];
+    result["queries"] = set.queries.size();
+    result["documents"] = set.corpus.size();
+    const auto score = [&](const SystemRun& found) {
+      result[found.system] = eval::evaluate_run(found.run, set.qrels, kCutoffs);
+      eval::write_trec_run(context.out / (name + "." + found.system + ".trec"), found.run, found.system);
     };
-    context.result["search"][name]["queries"] = set.queries.size();
-    context.result["search"][name]["documents"] = set.corpus.size();
-    if (options.bm25) score(kBm25, search_by_words(set, options));
-    if (!dense) continue;
-    const at::Tensor documents = dense->embed_documents(texts_of(set.corpus), collection);
-    const at::Tensor queries = dense->embed_queries(texts_of(set.queries), collection);
-    score(kEncoder, dense->search(set, queries, documents));
-    if (collection.generated_queries.empty()) continue;
-    const eval::GeneratedQueries generated =
-        eval::read_generated_queries(resolve(context.recipe, collection.generated_queries), set.corpus);
-    const at::Tensor carried = dense->embed_queries(generated.texts, collection);
-    io::Json rows = io::Json::array();
-    const auto add_row = [&](const std::string& weight, const std::string& system) {
-      const io::Json& figures = context.result["search"][name][system];
-      rows.push_back({weight, figures.at("ndcg@10"), figures.at("mrr@10"), figures.at("accuracy@1"),
-                      figures.at("recall@10"), figures.at("recall@100")});
-    };
-    add_row("none", kEncoder);
-    for (const double weight : options.fusion_weights) {
-      const std::string system = fused_name(weight);
-      score(system,
-            dense->search(set, queries, eval::fuse_queries(documents, carried, generated.owners, {weight})));
-      add_row(system.substr(system.find('_') + 1), system);
-    }
-    context.result["tables"].push_back(
-        {{"title", "Passages with their generated queries: " + name},
-         {"note", "(1 - a) passage + a (sum of its " + std::to_string(generated.texts.size()) +
-                      " queries in " + std::to_string(set.corpus.size()) + " passages)"},
-         {"columns", {"a", "nDCG@10", "MRR@10", "Accuracy@1", "Recall@10", "Recall@100"}},
-         {"rows", rows}});
+    SystemRun words;
+    if (options.bm25) score(words = {"bm25", search_by_words(set, options)});
+    std::vector<SystemRun> runs;
+    if (model) runs = model->search(set, collection, result);
+    for (const SystemRun& run : runs) score(run);
+    if (reranker)
+      score({"reranked", reranker->rerank(set, collection, runs.empty() ? words.run : runs.front().run)});
+    if (runs.size() > 1) context.result["tables"].push_back(fusion_table(name, runs, result));
   }
+  add_search_means(context.result);
 }
 
 }  // namespace bitrain::recipe

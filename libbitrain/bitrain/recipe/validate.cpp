@@ -124,6 +124,11 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
   }
+  if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) {
+    std::vector<std::string> names;
+    for (const PairFileOptions& file : late->files) names.push_back(fs::path(file.path).stem().string());
+    check_weights(recipe, document, key + ".loader", late->loader.mixture, names, problems);
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
@@ -145,6 +150,9 @@ bool reads_lines(const StageOptions& options) {
   return !std::holds_alternative<EvaluateRetrievalStage>(options) &&
          !std::holds_alternative<EvaluateLexiconStage>(options) &&
          !std::holds_alternative<AlignWordsStage>(options) && !std::holds_alternative<MergeStage>(options);
+         !std::holds_alternative<MergeStage>(options) &&
+         !std::holds_alternative<LanguageAdaptersStage>(options) &&
+         !std::holds_alternative<LateInteractionStage>(options);
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
