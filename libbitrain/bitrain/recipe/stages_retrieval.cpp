@@ -4,8 +4,10 @@
 #include <bitrain/base/log.h>
 #include <bitrain/eval/bm25.h>
 #include <bitrain/eval/encode.h>
+#include <bitrain/eval/rerank.h>
 #include <bitrain/eval/retrieval.h>
 #include <bitrain/eval/search.h>
+#include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/recipe/stage_context.h>
 
@@ -15,12 +17,15 @@ namespace {
 
 constexpr const char* kEncoder = "encoder";
 constexpr const char* kBm25 = "bm25";
+constexpr const char* kReranked = "reranked";
+
+/// Ranks at which papers measure.
+const std::vector<std::int64_t> kCutoffs = {1, 10, 20, 50, 100};
 
 std::vector<std::string> texts_of(const std::vector<eval::Document>& documents) {
   std::vector<std::string> texts;
   texts.reserve(documents.size());
-  for (const eval::Document& document : documents)
-    texts.push_back(document.title.empty() ? document.text : document.title + " " + document.text);
+  for (const eval::Document& document : documents) texts.push_back(eval::text_of(document));
   return texts;
 }
 
@@ -94,11 +99,43 @@ class DenseSearch {
   hub::OpenedSentenceEncoder opened_;
 };
 
+/// Orders anew what a first system found.
+class Reranker {
+ public:
+  Reranker(const EvaluateRetrievalStage& options, const StageContext& context)
+      : options_(options), recipe_(context.recipe), languages_(languages_of(options, recipe_)) {
+    hub::OpenOptions open;
+    open.dtype = context.dtype();
+    open.device = context.device();
+    opened_ = hub::open_cross_encoder(context.directory_of(options.rerank), open);
+    opened_.model->encoder().set_languages(languages_);
+  }
+
+  [[nodiscard]] eval::RetrievalRun rerank(const eval::RetrievalSet& set, const CollectionOptions& collection,
+                                          const eval::RetrievalRun& run) const {
+    const std::string& language = collection.language.empty() ? recipe_.target.language : collection.language;
+    eval::RerankOptions rerank;
+    rerank.depth = options_.rerank_depth;
+    rerank.max_length = options_.max_length;
+    rerank.language = static_cast<std::int32_t>(std::find(languages_.begin(), languages_.end(), language) -
+                                                languages_.begin());
+    return eval::rerank(*opened_.model, *opened_.tokenizer, set, run, rerank);
+  }
+
+ private:
+  const EvaluateRetrievalStage& options_;
+  const Recipe& recipe_;
+  std::vector<std::string> languages_;
+  hub::OpenedCrossEncoder opened_;
+};
+
 }  // namespace
 
 void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
   std::optional<DenseSearch> dense;
   if (options.encoder) dense.emplace(options, context);
+  std::optional<Reranker> reranker;
+  if (!options.rerank.empty()) reranker.emplace(options, context);
   for (const CollectionOptions& collection : options.collections) {
     const std::string name = name_of(collection);
     const eval::RetrievalSet set =
@@ -106,13 +143,15 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
     log_info(context.stage.name, ": ", name, ", ", set.queries.size(), " queries, ", set.corpus.size(),
              " documents");
     const auto score = [&](const std::string& system, const eval::RetrievalRun& run) {
-      context.result["search"][name][system] = eval::evaluate_run(run, set.qrels);
+      context.result["search"][name][system] = eval::evaluate_run(run, set.qrels, kCutoffs);
       eval::write_trec_run(context.out / (name + "." + system + ".trec"), run, system);
     };
     context.result["search"][name]["queries"] = set.queries.size();
     context.result["search"][name]["documents"] = set.corpus.size();
-    if (options.bm25) score(kBm25, search_by_words(set, options));
-    if (dense) score(kEncoder, dense->search(set, collection));
+    eval::RetrievalRun found;  // By the encoder, or by words without it.
+    if (options.bm25) score(kBm25, found = search_by_words(set, options));
+    if (dense) score(kEncoder, found = dense->search(set, collection));
+    if (reranker) score(kReranked, reranker->rerank(set, collection, found));
   }
 }
 
