@@ -229,7 +229,7 @@ TEST_F(DenseMining, NeverAnAnswerNorTheQueryItself) {
 }
 
 TEST_F(DenseMining, FillDrawsOthersBehindWhatWasFound) {
-  HardNegativeOptions options{.negatives = 6, .margin = 0.05};
+  HardNegativeOptions options{.negatives = 6, .max_score = -0.6};
   const HardNegatives found = mine_dense(set_, 0, queries_, texts_, options);
   options.fill = true;
   const HardNegatives full = mine_dense(set_, 0, queries_, texts_, options);

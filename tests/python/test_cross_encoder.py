@@ -28,7 +28,7 @@ def stirred(kind):
     model = MODELS[kind]()
     with torch.no_grad():  # Biases and norms away from their neutral values, scores away from each other.
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
 
 
@@ -107,7 +107,7 @@ def lettered(tmp_path_factory):
     model = transformers.BertForSequenceClassification(transformers.BertConfig(**{**SMALL, "vocab_size": len(words)}))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
+            parameter.add_(0.2 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -40,7 +40,6 @@ class RerankingRun : public ::testing::Test {
     write_base();
     eval::RetrievalSet set;
     std::ofstream pairs(path("pairs.jsonl"));
-    std::ofstream lines(path("lines.tsv"));
     for (int i = 0; i < kNames; ++i) {
       const std::string name = name_of_number(i);
       set.corpus.push_back({"no-" + name, "", "no " + name});
@@ -51,7 +50,6 @@ class RerankingRun : public ::testing::Test {
         set.queries.push_back({"q-" + name, "", "is " + name});
         set.qrels["q-" + name]["yes-" + name] = 1;
       }
-      lines << i << "\tis " << name << "\tyes " << name << "\n";
     }
     set.corpus.push_back({"empty", "", ""});  // Found by nobody, mined by nobody.
     eval::write_beir(path("set"), set);
@@ -59,9 +57,8 @@ class RerankingRun : public ::testing::Test {
 name: reranking
 threads: 1
 dtype: float32
-source: {path: lines.tsv, format: tsv, column: 2, language: en}
-target: {path: lines.tsv, format: tsv, column: 3, language: es}
-held_out: {every: 10}
+source: {language: en}
+target: {language: es}
 stages:
   words:
     recipe: mine_negatives
@@ -77,7 +74,6 @@ stages:
     files: [{stage: words}]
     loader: {rows_per_step: 8}
     train: {max_steps: 4, learning_rate: 1e-3}
-    retrieval: {matrix: 0}
   mine:
     recipe: mine_negatives
     from: dual
@@ -172,7 +168,7 @@ TEST_F(RerankingRun, FromNegativesByWordsToACrossEncoderThatKnowsBetter) {
 }
 
 TEST_F(RerankingRun, AStageIsDoneAgainWhenAFileItReadsIsMinedAnew) {
-  const std::vector<std::string> shortened = {"stages.cross.train.max_steps=2",
+  const std::vector<std::string> shortened = {"stages.cross.train.max_steps=8",
                                               "stages.dual.train.max_steps=1"};
   const io::Json before = stages_of_run(shortened);
   std::vector<std::string> other = shortened;
