@@ -8,6 +8,7 @@
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
 #include <bitrain/eval/encode.h>
+#include <bitrain/eval/rerank.h>
 #include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/objectives/masked_lm.h>
@@ -57,9 +58,9 @@ at::Tensor embeddings_of(Encoder& model, const Rows& rows, const std::vector<std
 }
 
 /// A batch with the sentence types of its rows, where there are any.
-Batch pairs_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types,
+Batch pairs_of(models::EncoderModel& model, const Rows& rows, const Rows& types,
                const std::vector<std::string>& languages) {
-  Batch batch = batch_of(model.model->encoder(), rows, languages);
+  Batch batch = batch_of(model, rows, languages);
   if (!types.empty()) batch.token_type_ids = make_batch(types, types).input_ids;
   if (batch.token_type_ids.defined() && batch.token_type_ids.sizes() != batch.input_ids.sizes())
     throw DataError("token_type_ids must be as long as input_ids");
@@ -68,7 +69,7 @@ Batch pairs_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types,
 
 std::vector<at::Tensor> logits_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types,
                                   const std::vector<std::string>& languages) {
-  const Batch batch = pairs_of(model, rows, types, languages);
+  const Batch batch = pairs_of(model.model->encoder(), rows, types, languages);
   py::gil_scoped_release release;
   const at::NoGradGuard no_grad;
   const at::Tensor hidden = model.model->forward(batch, {}).hidden;
@@ -76,7 +77,7 @@ std::vector<at::Tensor> logits_of(hub::OpenedMaskedLm& model, const Rows& rows, 
 }
 
 at::Tensor next_sentence_logits_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& types) {
-  const Batch batch = pairs_of(model, rows, types, {});
+  const Batch batch = pairs_of(model.model->encoder(), rows, types, {});
   py::gil_scoped_release release;
   const at::NoGradGuard no_grad;
   return model.model->next_sentence_logits(model.model->forward(batch, {}).hidden, batch, {});
@@ -85,7 +86,7 @@ at::Tensor next_sentence_logits_of(hub::OpenedMaskedLm& model, const Rows& rows,
 py::tuple loss_of(hub::OpenedMaskedLm& model, const Rows& rows, const Rows& labels, const Rows& types,
                   const std::vector<std::int64_t>& next_sentence, const std::vector<std::string>& languages) {
   objectives::MaskedBatch batch;
-  batch.tokens = pairs_of(model, rows, types, languages);
+  batch.tokens = pairs_of(model.model->encoder(), rows, types, languages);
   batch.tokens.labels = make_batch(rows, labels).labels;
   batch.next_sentence = next_sentence;
   LossSum loss;
@@ -151,6 +152,61 @@ void bind_masked_lm(py::module_& module) {
       "Writes a folder that transformers' AutoModelForMaskedLM or AutoModelForPreTraining opens.");
 }
 
+at::Tensor scores_of(hub::OpenedCrossEncoder& model, const Rows& rows, const Rows& types,
+                     const std::vector<std::string>& languages) {
+  const Batch batch = pairs_of(model.model->encoder(), rows, types, languages);
+  py::gil_scoped_release release;
+  return model.model->forward(batch, {});
+}
+
+at::Tensor predictions_of(hub::OpenedCrossEncoder& model,
+                          const std::vector<std::pair<std::string, std::string>>& pairs,
+                          std::int64_t max_length) {
+  if (model.tokenizer == nullptr)
+    throw StateError("this cross-encoder was opened without its tokenizer: open it with tokenizer=True");
+  std::vector<eval::TextPair> texts;
+  for (const auto& [query, document] : pairs) texts.push_back({query, document});
+  eval::RerankOptions options;
+  options.max_length = max_length;
+  py::gil_scoped_release release;
+  return eval::score_text_pairs(*model.model, *model.tokenizer, texts, options);
+}
+
+void bind_cross_encoder(py::module_& module) {
+  py::class_<hub::OpenedCrossEncoder>(module, "CrossEncoder",
+                                      "An encoder that scores two texts read together.")
+      .def("logits", &scores_of, py::arg("input_ids"), py::arg("token_type_ids") = Rows(),
+           py::arg("languages") = std::vector<std::string>(),
+           "Scores [rows] of rows of token ids, special tokens included; they can be differentiated.")
+      .def("predict", &predictions_of, py::arg("pairs"), py::arg("max_length") = 512,
+           "Scores [pairs] of (query, document) texts, float32; the longer text is cut first.")
+      .def(
+          "tensors", [](hub::OpenedCrossEncoder& model) { return tensors_of(*model.model); },
+          "The dense weights by name, not copied.");
+  module.def(
+      "open_cross_encoder",
+      [](const std::filesystem::path& directory, const py::object& dtype, bool tokenizer) {
+        hub::OpenOptions options;
+        options.dtype = dtype_named(dtype);
+        options.tokenizer = tokenizer;
+        py::gil_scoped_release release;
+        return hub::open_cross_encoder(directory, options);
+      },
+      py::arg("directory"), py::arg("dtype") = py::none(), py::arg("tokenizer") = false,
+      "Opens a folder of a sequence classifier with one label, as sentence-transformers' CrossEncoder writes "
+      "it.");
+  module.def(
+      "save_cross_encoder",
+      [](hub::OpenedCrossEncoder& model, const std::filesystem::path& directory, const py::object& dtype) {
+        hub::SaveOptions options;
+        options.dtype = dtype_named(dtype);
+        py::gil_scoped_release release;
+        hub::save_cross_encoder(directory, *model.model, model.tokenizer.get(), options);
+      },
+      py::arg("model"), py::arg("directory"), py::arg("dtype") = py::none(),
+      "Writes a folder that AutoModelForSequenceClassification and CrossEncoder open.");
+}
+
 void bind_class(py::module_& module) {
   py::class_<Encoder>(module, "Encoder", "A sentence encoder, with its tokenizer if it was opened with one.")
       .def("hidden", &hidden_of, py::arg("input_ids"), py::arg("languages") = std::vector<std::string>(),
@@ -191,6 +247,7 @@ void bind_class(py::module_& module) {
 void bind_encoder(py::module_& module) {
   bind_class(module);
   bind_masked_lm(module);
+  bind_cross_encoder(module);
   module.def(
       "open_encoder",
       [](const std::filesystem::path& directory, const py::object& dtype, bool tokenizer) {

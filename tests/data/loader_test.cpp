@@ -461,6 +461,33 @@ SourcePtr pairs_of(const std::string& a, const std::string& b, std::int64_t coun
   return make_source(a + "-" + b, a, examples);
 }
 
+// Batches of one language each, the languages by a temperature over their sizes (WebFAQ's and SWIM-X's
+// batches).
+TEST(WholeExamples, ATemperatureMixesLanguagesAcrossStepsOfOne) {
+  LoaderOptions o = whole_options();
+  o.single_source_steps = true;
+  o.mixture.kind = "temperature";
+  o.mixture.temperature = 2;
+  o.mixture.over = "languages";
+  const std::vector<SourcePtr> sources = {pairs_of("en", "en", 900), pairs_of("es", "es", 100)};
+  const auto encode = [](const Example& example) {
+    Example named = example;
+    named.source = example.language;
+    return two_texts(named);
+  };
+  Loader loader(o, sources, encode, {1, 200});
+  int spanish = 0;
+  for (int step = 0; step < 200; ++step) {
+    std::set<std::int32_t> languages;
+    for (const Batch& batch : loader.next_step())
+      for (std::size_t s = 0; s < batch.group_ids.size(); ++s)
+        languages.insert(batch.input_ids[batch.boundaries[s]].item<std::int64_t>() >= 1'000'000 ? 1 : 0);
+    ASSERT_EQ(languages.size(), 1U);
+    spanish += *languages.begin();
+  }
+  EXPECT_NEAR(spanish, 50, 1);  // sqrt(100) / (sqrt(900) + sqrt(100)) of 200; by size it would be 20.
+}
+
 TEST(Loader, PairsOfLanguagesHaveSharesByTheExponentOfTheirSizes) {
   const std::vector<SourcePtr> sources = {pairs_of("en", "es", 640), pairs_of("es", "en", 260),
                                           pairs_of("en", "ko", 75), pairs_of("ko", "et", 25)};

@@ -228,6 +228,27 @@ TEST_F(DenseMining, NeverAnAnswerNorTheQueryItself) {
               ElementsAre(ElementsAre(3), ElementsAre(3), ElementsAre(0, 1), ElementsAre(0, 1)));
 }
 
+TEST_F(DenseMining, FillDrawsOthersBehindWhatWasFound) {
+  HardNegativeOptions options{.negatives = 6, .max_score = -0.6};
+  const HardNegatives found = mine_dense(set_, 0, queries_, texts_, options);
+  options.fill = true;
+  const HardNegatives full = mine_dense(set_, 0, queries_, texts_, options);
+  EXPECT_EQ(full, mine_dense(set_, 0, queries_, texts_, options));
+  std::size_t drawn = 0;
+  std::set<std::int64_t> different;
+  for (std::size_t i = 0; i < full.size(); ++i) {
+    ASSERT_THAT(full[i], SizeIs(6));
+    ASSERT_TRUE(std::equal(found[i].begin(), found[i].end(), full[i].begin()));
+    EXPECT_EQ(std::set<std::int64_t>(full[i].begin(), full[i].end()).size(), 6U);
+    const auto& answers = set_.answers[static_cast<std::size_t>(set_.query_of[i])];
+    for (const std::int64_t row : full[i]) EXPECT_EQ(std::count(answers.begin(), answers.end(), row), 0);
+    drawn += 6 - found[i].size();
+    different.insert(full[i].begin() + static_cast<std::ptrdiff_t>(found[i].size()), full[i].end());
+  }
+  EXPECT_GT(drawn, 30U);
+  EXPECT_GT(different.size(), 20U);
+}
+
 TEST_F(DenseMining, ShapesThatDoNotFitAreRefused) {
   EXPECT_THROW((void)mine_dense(set_, 0, queries_, texts_.narrow(0, 0, 5), {}), StateError);
   EXPECT_THROW((void)mine_dense(set_, 20, queries_, texts_, {}), StateError);
@@ -256,6 +277,16 @@ TEST(Bm25Mining, FindsTextsThatShareWordsAndKeepsTheMargin) {
   EXPECT_THAT(found[2], IsEmpty());
   EXPECT_THAT(found[0], ElementsAre(0));  // "red red apple pie" scores more than the answer.
   EXPECT_THROW((void)mine_bm25(set, 2, 3, index, {}), StateError);
+}
+
+TEST(Bm25Mining, FillGivesAsManyAsThereAreCandidatesFor) {
+  const std::vector<std::string> corpus = {"one", "two", "answer", "query"};
+  const MiningSet set =
+      make_mining_set({{"query", "answer"}, {"query", "outside"}, {"other", "one"}}, corpus);
+  const Bm25 index(set.texts);
+  const HardNegatives found = mine_bm25(set, 0, 3, index, {.negatives = 5, .fill = true});
+  EXPECT_THAT(found, ElementsAre(::testing::UnorderedElementsAre(0, 1), ::testing::UnorderedElementsAre(0, 1),
+                                 ::testing::UnorderedElementsAre(1, 2, 3)));
 }
 
 }  // namespace

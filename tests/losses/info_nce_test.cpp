@@ -70,6 +70,15 @@ TEST(InfoNce, IsTheDefinitionForCosineAndProduct) {
   }
 }
 
+// sentence-transformers' scale of 20 is a temperature of 0.05.
+TEST(InfoNce, AScaleIsTheInverseOfATemperature) {
+  const at::Tensor queries = random_tensor({6, 8}, 1);
+  const at::Tensor candidates = random_tensor({6, 8}, 2);
+  const at::Tensor cosines = similarities(queries, candidates, {"cosine", 1.0});
+  EXPECT_NEAR(info_nce(queries, candidates, {"cosine", 20.0}).sum.item<double>(),
+              by_hand(cosines / 0.05, kDiagonal, kAll), 1e-4);
+}
+
 TEST(InfoNce, HardNegativesWidenTheCandidates) {
   const at::Tensor queries = random_tensor({5, 8}, 1);
   const at::Tensor candidates = random_tensor({15, 8}, 2);  // Two hard negatives a query.

@@ -17,10 +17,9 @@
 #include <bitrain/data/source.h>
 #include <bitrain/eval/encode.h>
 #include <bitrain/eval/hard_negatives.h>
-#include <bitrain/eval/retrieval.h>
+#include <bitrain/eval/mining_file.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/io/json.h>
-#include <bitrain/io/line_reader.h>
 #include <bitrain/io/resumable_file.h>
 #include <bitrain/recipe/decode.h>
 #include <bitrain/train/progress.h>
@@ -91,42 +90,15 @@ class Meter {
   bool drawn_ = false;
 };
 
-struct ReadPairs {
-  std::vector<eval::MiningPair> pairs;
-  std::int64_t skipped = 0;  ///< With an empty side, or twice the same text.
-};
-
-ReadPairs read_pairs(const MineArguments& arguments) {
+data::SourcePtr open_pairs(const MineArguments& arguments) {
   data::SourceOptions options = arguments.data;
   if (options.pair_column) options.pair_field.clear();
-  const auto split = options.held_out_every > 0 ? data::Split::kTrain : data::Split::kAll;
-  const data::SourcePtr source = data::open_source(options, split);
-  ReadPairs read;
-  for (std::int64_t row = 0; row < source->size(); ++row) {
-    data::Example example = source->at(row);
-    if (example.text.empty() || example.pair_text.empty() || example.text == example.pair_text) {
-      ++read.skipped;
-    } else {
-      read.pairs.push_back({std::move(example.text), std::move(example.pair_text)});
-    }
-  }
-  if (read.pairs.empty())
-    throw DataError(options.path, " has no pair to mine for: in all of its ", read.skipped,
-                    " rows a side is empty or both are the same text");
-  return read;
+  return data::open_source(options, options.held_out_every > 0 ? data::Split::kTrain : data::Split::kAll);
 }
 
-/// Texts of a corpus as BEIR takes them, the title before the text; documents without text are left out.
 std::optional<std::vector<std::string>> read_corpus(const std::string& path) {
   if (path.empty()) return std::nullopt;
-  std::vector<std::string> texts;
-  for (eval::Document& document : eval::read_documents(path)) {
-    std::string text =
-        document.title.empty() ? std::move(document.text) : document.title + " " + document.text;
-    if (!trim(text).empty()) texts.push_back(std::move(text));
-  }
-  if (texts.empty()) throw DataError(path, " has no text");
-  return texts;
+  return eval::read_mining_corpus(path);
 }
 
 /// FNV-1a over all that is read, with lengths, so that no two sets run into one another.
@@ -181,30 +153,21 @@ io::Json made_from(const MineArguments& arguments, const eval::MiningSet& set) {
   return json;
 }
 
-/// Negatives of pairs first to first + count.
-using Retriever = std::function<eval::HardNegatives(std::int64_t first, std::int64_t count)>;
-
 /// Opens the encoder and embeds all texts.
-Retriever dense_retriever(const MineArguments& arguments, const eval::MiningSet& set,
-                          const std::shared_ptr<hub::OpenedSentenceEncoder>& opened) {
-  eval::EncodeOptions options;
-  options.max_length = opened->settings.max_seq_length;
-  options.prompt = arguments.pair_prompt;
+eval::NegativeFinder dense_finder(const MineArguments& arguments, const eval::MiningSet& set,
+                                  const hub::OpenedSentenceEncoder& opened) {
+  eval::EncodeOptions texts;
+  texts.max_length = opened.settings.max_seq_length;
+  eval::EncodeOptions queries = texts;
+  texts.prompt = arguments.pair_prompt;
   Meter meter("texts embedded", 0, static_cast<std::int64_t>(set.texts.size()));
-  options.progress = [&](std::int64_t done) {
+  texts.progress = [&](std::int64_t done) {
     stop_when_interrupted();
     meter.show(done);
   };
-  const at::Tensor texts = eval::encode_texts(*opened->model, *opened->tokenizer, set.texts, options);
-  options.prompt = arguments.text_prompt;
-  options.progress = [](std::int64_t) { stop_when_interrupted(); };
-  return [&set, opened, texts, options, mining = arguments.mining](std::int64_t first, std::int64_t count) {
-    std::vector<std::string> queries;
-    for (std::int64_t i = first; i < first + count; ++i)
-      queries.push_back(set.pairs[static_cast<std::size_t>(i)].query);
-    const at::Tensor embedded = eval::encode_texts(*opened->model, *opened->tokenizer, queries, options);
-    return eval::mine_dense(set, first, embedded, texts, mining);
-  };
+  queries.prompt = arguments.text_prompt;
+  queries.progress = [](std::int64_t) { stop_when_interrupted(); };
+  return eval::find_by_encoder(set, *opened.model, *opened.tokenizer, queries, texts, arguments.mining);
 }
 
 std::shared_ptr<hub::OpenedSentenceEncoder> open_encoder(const MineArguments& arguments) {
@@ -214,64 +177,18 @@ std::shared_ptr<hub::OpenedSentenceEncoder> open_encoder(const MineArguments& ar
   return std::make_shared<hub::OpenedSentenceEncoder>(hub::open_sentence_encoder(arguments.encoder, options));
 }
 
-Retriever word_retriever(const MineArguments& arguments, const eval::MiningSet& set) {
-  const auto index = std::make_shared<eval::Bm25>(set.texts);
-  return [&set, index, mining = arguments.mining](std::int64_t first, std::int64_t count) {
-    return eval::mine_bm25(set, first, count, *index, mining);
-  };
-}
-
-struct Tally {
-  std::int64_t negatives = 0;
-  std::int64_t fewer = 0;  ///< Pairs with fewer than were asked for, those with none included.
-  std::int64_t none = 0;
-
-  void add(std::int64_t found, std::int64_t wanted) {
-    negatives += found;
-    fewer += found < wanted;
-    none += found == 0;
-  }
-};
-
-/// Mines the pairs that `out` lacks. Blocks begin at the same pairs however often the run was interrupted:
-/// the last bits of embeddings depend on what is encoded together.
-void mine_rest(const MineArguments& arguments, const eval::MiningSet& set, const Retriever& retrieve,
-               io::ResumableFile& out, Tally& tally) {
+/// Mines the pairs that `out` lacks.
+eval::MiningTally mine_rest(const MineArguments& arguments, const eval::MiningSet& set,
+                            const eval::NegativeFinder& find, io::ResumableFile& out) {
   const auto total = static_cast<std::int64_t>(set.pairs.size());
   Meter meter("pairs mined", out.lines(), total);
-  while (out.lines() < total) {
-    stop_when_interrupted();
-    const std::int64_t first = out.lines() / arguments.block * arguments.block;
-    const std::int64_t count = std::min(arguments.block, total - first);
-    log_debug("mining for pairs ", first, " to ", first + count);
-    const eval::HardNegatives mined = retrieve(first, count);
-    std::string lines;
-    for (std::int64_t i = out.lines(); i < first + count; ++i) {
-      const eval::MiningPair& pair = set.pairs[static_cast<std::size_t>(i)];
-      io::Json negatives = io::Json::array();
-      for (const std::int64_t row : mined[static_cast<std::size_t>(i - first)])
-        negatives.push_back(set.texts[static_cast<std::size_t>(row)]);
-      tally.add(static_cast<std::int64_t>(negatives.size()), arguments.mining.negatives);
-      const io::Json row = {{arguments.data.text_field, pair.query},
-                            {arguments.data.pair_field, pair.positive},
-                            {arguments.data.negatives_field, std::move(negatives)}};
-      lines += row.dump() + "\n";
-    }
-    out.append(lines);
-    meter.show(out.lines());
-  }
-}
-
-/// The figures of lines that an earlier run left.
-Tally tally_of(const io::ResumableFile& out, const MineArguments& arguments) {
-  Tally tally;
-  io::LineReader reader(out.partial_path());
-  for (std::string line; reader.next(line);) {
-    const io::Json row = io::parse_json(line, reader.where());
-    tally.add(static_cast<std::int64_t>(row.at(arguments.data.negatives_field).size()),
-              arguments.mining.negatives);
-  }
-  return tally;
+  const data::SourceOptions& data = arguments.data;
+  return eval::mine_into(out, set, find, arguments.mining.negatives,
+                         {data.text_field, data.pair_field, data.negatives_field}, arguments.block,
+                         [&](std::int64_t done) {
+                           if (done < total) stop_when_interrupted();
+                           meter.show(done);
+                         });
 }
 
 void check_arguments(const MineArguments& arguments) {
@@ -300,7 +217,7 @@ void set_similarity(MineArguments& arguments, const hub::SentenceSettings& setti
 
 void mine_negatives(MineArguments arguments, Outcome& outcome) {
   check_arguments(arguments);
-  const ReadPairs read = read_pairs(arguments);
+  const eval::MiningPairs read = eval::read_mining_pairs(*open_pairs(arguments), arguments.data.path);
   const eval::MiningSet set = eval::make_mining_set(read.pairs, read_corpus(arguments.corpus));
   std::shared_ptr<hub::OpenedSentenceEncoder> encoder;
   if (!arguments.bm25) {
@@ -315,12 +232,13 @@ void mine_negatives(MineArguments arguments, Outcome& outcome) {
                ? "; left out for an empty side or twice the same text: " + with_thousands(read.skipped)
                : "",
            out.lines() > 0 ? "; going on after " + with_thousands(out.lines()) + " pairs" : "");
-  Tally tally = tally_of(out, arguments);
+  eval::MiningTally tally;
   try {
+    eval::NegativeFinder find;
     if (out.lines() < static_cast<std::int64_t>(set.pairs.size()))
-      mine_rest(arguments, set,
-                arguments.bm25 ? word_retriever(arguments, set) : dense_retriever(arguments, set, encoder),
-                out, tally);
+      find = arguments.bm25 ? eval::find_by_words(set, arguments.mining)
+                            : dense_finder(arguments, set, *encoder);
+    tally = mine_rest(arguments, set, find, out);
   } catch (const Interrupted&) {
     std::fprintf(stderr, "bitrain: interrupted after %s pairs; run the same command to go on\n",
                  with_thousands(out.lines()).c_str());
@@ -370,6 +288,7 @@ void add_mine_negatives(CLI::App& app, Outcome& outcome) {
   verb->add_option("--margin", mining.margin, "A negative scores this much less than the lowest positive");
   verb->add_option("--relative-margin", mining.relative_margin,
                    "A negative scores less than the lowest positive by this share of it");
+  verb->add_flag("--fill", mining.fill, "Draw others at random where fewer are left");
   verb->add_option("--sampling", mining.sampling, "Of those that are left: the top, or random ones")
       ->check(CLI::IsMember({"top", "random"}))
       ->capture_default_str();

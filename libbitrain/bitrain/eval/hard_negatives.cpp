@@ -49,6 +49,27 @@ class Known {
   std::int64_t own_row_;
 };
 
+/// With `fill`, candidates at random behind the negatives that were found, until there are as many as asked
+/// for: none known, none twice.
+std::vector<std::int64_t> filled(std::vector<std::int64_t> rows, const MiningSet& set, std::int64_t pair,
+                                 const HardNegativeOptions& options) {
+  const Known known(set, pair);
+  const std::vector<std::int64_t>& answers = known.answers();
+  const auto answering = std::lower_bound(answers.begin(), answers.end(), set.candidates) - answers.begin();
+  const std::int64_t own = set.own_row[at_row(set.query_of[at_row(pair)])];
+  const bool asks_itself =
+      own >= 0 && own < set.candidates && !std::binary_search(answers.begin(), answers.end(), own);
+  const auto wanted = at_row(std::min(options.negatives, set.candidates - answering - (asks_itself ? 1 : 0)));
+  if (!options.fill || rows.size() >= wanted) return rows;
+  RandomStream random(static_cast<std::uint64_t>(options.seed), "fill_negatives",
+                      static_cast<std::uint64_t>(pair));
+  while (rows.size() < wanted) {
+    const auto row = static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(set.candidates)));
+    if (!known.has(row) && std::find(rows.begin(), rows.end(), row) == rows.end()) rows.push_back(row);
+  }
+  return rows;
+}
+
 /// The lowest score among the positives of each of the queries' pairs.
 std::vector<double> lowest_positives(const MiningSet& set, std::int64_t first, const at::Tensor& queries,
                                      const at::Tensor& texts, bool cosine) {
@@ -192,8 +213,9 @@ HardNegatives mine_dense(const MiningSet& set, std::int64_t first, const at::Ten
     std::vector<RankedText> ranked;
     for (std::int64_t j = i * k; j < (i + 1) * k; ++j)
       if (!known.has(rows[j])) ranked.push_back({rows[j], scores[j]});
-    negatives.push_back(
-        choose_negatives(ranked, highest_negative_score(lowest[at_row(i)], options), first + i, options));
+    negatives.push_back(filled(
+        choose_negatives(ranked, highest_negative_score(lowest[at_row(i)], options), first + i, options), set,
+        first + i, options));
   }
   return negatives;
 }
@@ -226,7 +248,8 @@ HardNegatives mine_bm25(const MiningSet& set, std::int64_t first, std::int64_t c
       // A positive without a word of the query scores 0.
       if (answers < static_cast<std::int64_t>(known.answers().size())) lowest = std::min(lowest, 0.0);
       negatives[at_row(i)] =
-          choose_negatives(ranked, highest_negative_score(lowest, options), first + i, options);
+          filled(choose_negatives(ranked, highest_negative_score(lowest, options), first + i, options), set,
+                 first + i, options);
     }
   });
   return negatives;

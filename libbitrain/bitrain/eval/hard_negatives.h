@@ -21,6 +21,7 @@ struct HardNegativeOptions {
   std::optional<double> margin = std::nullopt;
   std::optional<double> relative_margin = std::nullopt;
   std::string sampling = "top";
+  bool fill = false;
   std::string similarity = "cosine";
   std::int64_t seed = 42;
 };
@@ -39,8 +40,11 @@ void visit_fields(Visitor& v, HardNegativeOptions& o) {
           "A negative scores at most what the query's lowest positive does, less this share of it.");
   v.field("sampling", o.sampling, one_of({"top", "random"}),
           "Which of the candidates that are left: the best, or any.");
+  v.field(
+      "fill", o.fill, any(),
+      "Where fewer are left, draw others at random: every pair gets as many as there are candidates for.");
   v.field("similarity", o.similarity, one_of({"cosine", "dot"}), "How embeddings are compared; not BM25's.");
-  v.field("seed", o.seed, any(), "Seed of sampling: random.");
+  v.field("seed", o.seed, any(), "Seed of sampling: random, and of fill.");
 }
 
 /// Throws ConfigError for values that visit_fields does not allow, and for ranks that hold fewer candidates
@@ -84,7 +88,8 @@ struct MiningSet {
                                         const std::optional<std::vector<std::string>>& corpus = {});
 
 /// The negatives, as rows of texts, of pairs first, first + 1, ...: never a positive of the query nor a text
-/// that is the query, and fewer than asked for where no more are left.
+/// that is the query, and fewer than asked for where no more are left; with `fill` others at random, which do
+/// not keep to ranks and scores.
 using HardNegatives = std::vector<std::vector<std::int64_t>>;
 
 /// By exact search. `queries` [n, D]: of pairs first to first + n; `texts` [T, D]: of all texts; types and

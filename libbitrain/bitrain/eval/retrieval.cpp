@@ -139,6 +139,10 @@ std::string lower(std::string text) {
 
 }  // namespace
 
+std::string text_of(const Document& document) {
+  return document.title.empty() ? document.text : document.title + " " + document.text;
+}
+
 std::vector<Document> read_documents(const fs::path& plain) {
   io::LineReader reader(find_file(plain));
   std::vector<Document> documents;

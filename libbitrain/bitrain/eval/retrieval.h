@@ -34,6 +34,9 @@ struct Document {
   std::string text;
 };
 
+/// The title before the text, as BEIR's systems read a document.
+[[nodiscard]] std::string text_of(const Document& document);
+
 struct RetrievalSet {
   std::vector<Document> corpus;
   std::vector<Document> queries;  ///< Without titles.

@@ -95,6 +95,15 @@ void write_files(const fs::path& directory, io::Json config, nn::Module& model,
   if (tokenizer != nullptr) tokenizer->save(directory);
 }
 
+/// Config of a model with a head: the bare model's architecture with another ending.
+io::Json config_with_head(const models::BertConfig& shape, const std::string& ending) {
+  io::Json config = models::config_to_json(shape);
+  std::string architecture = config["architectures"][0];
+  architecture.resize(architecture.size() - std::string("Model").size());
+  config["architectures"][0] = architecture + ending;
+  return config;
+}
+
 /// Names of a model with heads. Files repeat the tied tensors under the names of the decoder; some hold the
 /// bias there alone.
 WeightNames names_with_heads(const io::TensorSource& source, bool next_sentence) {
@@ -149,6 +158,26 @@ OpenedMaskedLm open_masked_lm(const fs::path& directory, const OpenOptions& opti
   return opened;
 }
 
+OpenedCrossEncoder open_cross_encoder(const fs::path& directory, const OpenOptions& options) {
+  const at::NoGradGuard no_grad;
+  if (options.quantize) throw UnsupportedError(directory.string(), ": cross-encoders are not quantised");
+  const Folder folder(directory, options);
+  const bool bert = folder.config.model_type == "bert";
+  const std::string head = bert ? "classifier.weight" : "classifier.out_proj.weight";
+  if (!folder.source.contains(head))
+    throw FormatError(directory.string(), ": there is no head that scores pairs of texts (", head,
+                      "); training a cross_encoder stage gives it one");
+  if (const at::Tensor weight = folder.source.tensor(head); weight.dim() != 2 || weight.size(0) != 1)
+    throw UnsupportedError(directory.string(), ": ", head, " is ", weight.sizes(),
+                           "; a cross-encoder has one label");
+  OpenedCrossEncoder opened;
+  opened.model = std::make_unique<models::CrossEncoder>(
+      models::make_bert(folder.config, at::TensorOptions().dtype(folder.dtype), /*pooler=*/bert));
+  load_weights(*opened.model, folder.source, folder.dtype, options.device, names_in(folder.source, ""));
+  if (options.tokenizer) opened.tokenizer = tokenizer_of(directory, folder.config);
+  return opened;
+}
+
 void write_encoder(const fs::path& directory, models::EncoderModel& model, const text::Tokenizer* tokenizer,
                    const SaveOptions& options) {
   const at::NoGradGuard no_grad;
@@ -168,11 +197,22 @@ void save_masked_lm(const fs::path& directory, models::MaskedLanguageModel& mode
   const at::NoGradGuard no_grad;
   const models::BertConfig& shape = model.encoder().config();
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, shape.vocab_size);
-  io::Json config = models::config_to_json(shape);
-  std::string architecture = config["architectures"][0];
-  architecture.resize(architecture.size() - std::string("Model").size());
-  config["architectures"][0] = architecture + (model.has_next_sentence() ? "ForPreTraining" : "ForMaskedLM");
+  io::Json config = config_with_head(shape, model.has_next_sentence() ? "ForPreTraining" : "ForMaskedLM");
   config["tie_word_embeddings"] = true;
+  io::AtomicDirectory folder(directory);
+  write_files(folder.path(), std::move(config), model, tokenizer, options);
+  folder.commit();
+}
+
+void save_cross_encoder(const fs::path& directory, models::CrossEncoder& model,
+                        const text::Tokenizer* tokenizer, const SaveOptions& options) {
+  const at::NoGradGuard no_grad;
+  const models::BertConfig& shape = model.encoder().config();
+  if (tokenizer != nullptr) check_vocabulary(*tokenizer, shape.vocab_size);
+  io::Json config = config_with_head(shape, "ForSequenceClassification");
+  config["id2label"] = {{"0", "LABEL_0"}};
+  config["label2id"] = {{"LABEL_0", 0}};
+  config["sentence_transformers"] = {{"activation_fn", "torch.nn.modules.linear.Identity"}};
   io::AtomicDirectory folder(directory);
   write_files(folder.path(), std::move(config), model, tokenizer, options);
   folder.commit();

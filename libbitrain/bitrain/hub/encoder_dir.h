@@ -4,6 +4,7 @@
 #include <memory>
 
 #include <bitrain/hub/model_dir.h>
+#include <bitrain/models/cross_encoder.h>
 #include <bitrain/models/encoder.h>
 #include <bitrain/models/masked_language_model.h>
 
@@ -47,5 +48,23 @@ struct OpenedMaskedLm {
 /// read. The folder appears whole or not at all. Throws as save_encoder.
 void save_masked_lm(const std::filesystem::path& directory, models::MaskedLanguageModel& model,
                     const text::Tokenizer* tokenizer, const SaveOptions& options = {});
+
+struct OpenedCrossEncoder {
+  std::unique_ptr<models::CrossEncoder> model;
+  std::shared_ptr<const text::Tokenizer> tokenizer;  ///< Null when not asked for.
+};
+
+/// Opens such a folder with a head of one label (BertForSequenceClassification and its kin, as
+/// sentence-transformers' CrossEncoder writes them). Throws as open_encoder; FormatError for a folder without
+/// the head: open_encoder and models::with_fresh_head give it one; UnsupportedError for a head of several
+/// labels, and for options.quantize.
+[[nodiscard]] OpenedCrossEncoder open_cross_encoder(const std::filesystem::path& directory,
+                                                    const OpenOptions& options = {});
+
+/// Writes what open_cross_encoder, open_encoder, transformers' AutoModelForSequenceClassification and
+/// sentence-transformers' CrossEncoder read; the latter's scores are the logits, without a sigmoid. The
+/// folder appears whole or not at all. Throws as save_encoder.
+void save_cross_encoder(const std::filesystem::path& directory, models::CrossEncoder& model,
+                        const text::Tokenizer* tokenizer, const SaveOptions& options = {});
 
 }  // namespace bitrain::hub

@@ -17,22 +17,6 @@ std::string place_of(const data::Example& example) {
   return c10::str("row ", example.id + 1, " of source '", example.source, "'");
 }
 
-void cut(text::Encoding& text, std::size_t length) {
-  text.ids.resize(length);
-  text.offsets.resize(length);
-}
-
-/// Cuts both to `room` tokens together, the longer one first.
-void cut_pair(text::Encoding& first, text::Encoding& second, std::size_t room) {
-  const std::size_t a = first.ids.size();
-  const std::size_t b = second.ids.size();
-  if (a + b <= room) return;
-  const std::size_t half = room / 2;
-  const std::size_t kept = a <= half ? a : b <= half ? room - b : room - half;
-  cut(first, kept);
-  cut(second, std::min(b, room - kept));
-}
-
 template <class T>
 at::Tensor tensor_of(const std::vector<T>& values, at::ScalarType dtype) {
   at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, dtype);
@@ -215,8 +199,7 @@ FramedText MaskedLm::encode(const data::Example& example, std::optional<bool> fo
   if (first.ids.empty()) return {};
 
   const bool pair = !second.ids.empty();
-  const auto room = static_cast<std::size_t>(options_.max_length - frame.special_count(pair));
-  cut_pair(first, second, room);
+  text::cut_longest_first(first, second, options_.max_length - frame.special_count(pair));
   FramedText framed;
   text::Encoding whole = pair ? frame.frame(first, second) : frame.frame(first);
   framed.words = vocabulary_.words(whole.ids);

@@ -22,6 +22,8 @@
 #include <bitrain/objectives/contrastive.h>
 #include <bitrain/objectives/masked_lm.h>
 #include <bitrain/objectives/sft.h>
+#include <bitrain/recipe/pair_files.h>
+#include <bitrain/recipe/reranking_options.h>
 #include <bitrain/text/spm_trainer.h>
 #include <bitrain/train/options.h>
 #include <bitrain/vocab/initialisers.h>
@@ -255,6 +257,8 @@ struct EvaluateRetrievalStage {
   std::string document_prompt;
   std::vector<double> fusion_weights = {0.01};
   eval::LateIndexOptions index;
+  std::string rerank;
+  std::int64_t rerank_depth = 100;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
@@ -273,6 +277,10 @@ void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
       "Where there are generated queries, documents become (1 - a) document + a (sum of its queries), for "
       "each a of these; 0 changes nothing.");
   v.field("index", o.index, any(), "Of late interaction, which takes lengths and prompts from its folder.");
+  v.field("rerank", o.rerank, names_stage(),
+          "An earlier stage cross_encoder, which orders anew what the encoder found, or BM25 without it. "
+          "Empty: none.");
+  v.field("rerank_depth", o.rerank_depth, at_least(1), "Documents of each query that it reads.");
 }
 
 /// recipe: extend_encoder
@@ -289,25 +297,6 @@ void visit_fields(Visitor& v, ExtendEncoderStage& o) {
   v.field("pad_to_multiple_of", o.pad_to_multiple_of, at_least(1),
           "Round the model's rows up to a multiple.");
   v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
-}
-
-/// A JSONL file of pairs, with hard negatives where it has them.
-struct PairFileOptions {
-  std::string path;
-  std::string text_field = "query";
-  std::string pair_field = "positive";
-  std::string negatives_field = "negatives";
-  std::string language;
-  std::string pair_language;
-};
-template <class Visitor>
-void visit_fields(Visitor& v, PairFileOptions& o) {
-  v.field("path", o.path, names_file(required(not_empty())), "JSONL file, also as .gz or .zst.");
-  v.field("text_field", o.text_field, not_empty(), "Key of the text that looks.");
-  v.field("pair_field", o.pair_field, not_empty(), "Key of the text that is to be found.");
-  v.field("negatives_field", o.negatives_field, any(), "Key of its hard negatives; rows may lack it.");
-  v.field("language", o.language, any(), "Code of the first; empty: the source's.");
-  v.field("pair_language", o.pair_language, any(), "Code of the others; empty: the target's.");
 }
 
 /// recipe: contrastive

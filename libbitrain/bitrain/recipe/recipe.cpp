@@ -60,6 +60,27 @@ bool trains_a_base(const Stage& stage) {
 /// Whether it does without the model of another stage.
 bool needs_no_input(const Stage& stage) {
   return stage.type == "tokenizer" || stage.type == "align_words";
+/// Mined files and rerankers must come of stages that write them. That the stages are there is checked
+/// already.
+void check_kinds(const Stage& stage, const std::vector<Stage>& before, const Node& node, Problems& problems) {
+  const auto check = [&](const std::string& key, const std::string& name, const std::string& type) {
+    for (const Stage& other : before)
+      if (other.name == name && other.type != type)
+        problems.add(node.mark, "stages." + stage.name + "." + key,
+                     "'" + name + "' is no stage of type " + type);
+    if (name == "base")
+      problems.add(node.mark, "stages." + stage.name + "." + key, "base is no stage of type " + type);
+  };
+  const auto check_files = [&](const std::vector<PairFileOptions>& files) {
+    for (const PairFileOptions& file : files) check("files", file.stage, "mine_negatives");
+  };
+  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options))
+    check_files(contrastive->files);
+  if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) check_files(cross->files);
+  if (const auto* mine = std::get_if<MineNegativesStage>(&stage.options))
+    check("pairs", mine->pairs.stage, "mine_negatives");
+  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options))
+    check("rerank", search->rerank, "cross_encoder");
 }
 
 /// Checks who reads from whom, and fills in the stage before where nothing is said.
@@ -92,10 +113,19 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
         problems.add(
             node->mark, "stages." + stage.name + "." + reference.key,
             "no earlier stage is called '" + reference.name + "'" + did_you_mean(reference.name, before));
+    check_kinds(stage, kept, *node, problems);
     before.push_back(stage.name);
     kept.push_back(std::move(stage));
   }
   recipe.stages = std::move(kept);
+}
+
+/// Of files of pairs: each has a path or a stage.
+void check_pair_files(const std::vector<PairFileOptions>& files, const std::string& key, const Node& node,
+                      Problems& problems) {
+  for (const PairFileOptions& file : files)
+    if (file.path.empty() == file.stage.empty())
+      problems.add(node.mark, key, "each has either a path or a stage that wrote it");
 }
 
 /// Rules between fields, which no single field can check.
@@ -135,6 +165,18 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
                      "two are called '" + name_of(collection) + "': give them a name each");
     }
   }
+  if (const auto* mine = std::get_if<MineNegativesStage>(&stage.options)) {
+    check_pair_files({mine->pairs}, key + ".pairs", node, problems);
+    if (mine->mining.rank_to - mine->mining.rank_from < mine->mining.negatives)
+      problems.add(node.mark, key + ".mining.rank_to", "the ranks hold fewer candidates than negatives");
+  }
+  if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) {
+    steps(cross->train);
+    if (cross->files.empty()) problems.add(node.mark, key + ".files", "there are none to learn from");
+    check_pair_files(cross->files, key + ".files", node, problems);
+    if (cross->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "queries and candidates need packing whole");
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     steps(sft->train);
     if (sft->instructions.empty() && sft->files.empty())
@@ -152,6 +194,7 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
       problems.add(node.mark, key + ".objective.contrast", "nothing to learn: every weight is 0");
     if (contrastive->loader.rows_per_step < 2 && objective.contrast > 0)
       problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
+    check_pair_files(contrastive->files, key + ".files", node, problems);
     if (!contrastive->pairs && contrastive->files.empty())
       problems.add(node.mark, key + ".files", "no pairs: set pairs to true, or name files");
     if (contrastive->loader.packing != "whole")
@@ -210,6 +253,10 @@ std::vector<StageType> stage_types() {
        LanguageAdaptersStage{}},
       {"late_interaction", "Trains an encoder to search by the vectors of all tokens (ColBERT).",
        LateInteractionStage{}}};
+      {"mine_negatives", "Finds hard negatives for pairs, with the encoder it reads from or by words.",
+       MineNegativesStage{}},
+      {"cross_encoder", "Trains an encoder to score answers of a query above its hard negatives.",
+       CrossEncoderStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -270,6 +317,8 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<EvaluateLexiconStage>(stage.options);
            std::holds_alternative<LanguageAdaptersStage>(stage.options) ||
            std::holds_alternative<LateInteractionStage>(stage.options);
+           std::holds_alternative<MineNegativesStage>(stage.options) ||
+           std::holds_alternative<CrossEncoderStage>(stage.options);
   });
 }
 

@@ -22,6 +22,7 @@ using StageOptions =
                  EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
                  MaskedLmStage, EvaluateMexaStage, EvaluateLexiconStage, AlignWordsStage>;
                  MaskedLmStage, LanguageAdaptersStage, LateInteractionStage>;
+                 MaskedLmStage, MineNegativesStage, CrossEncoderStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {

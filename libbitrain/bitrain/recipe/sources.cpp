@@ -5,6 +5,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/recipe/run.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -102,6 +103,28 @@ std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
     source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
     sources.push_back(data::open_source(source));
   }
+std::string name_of(const PairFileOptions& file) {
+  return file.stage.empty() ? std::filesystem::path(file.path).stem().string() : file.stage;
+}
+
+data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file) {
+  data::SourceOptions source = file_options(
+      recipe, file.stage.empty() ? file.path : (stage_directory(recipe, file.stage) / kMinedFile).string());
+  source.name = name_of(file);
+  source.format = "jsonl";
+  source.held_out_every = source.held_out_last = 0;
+  source.text_field = file.text_field;
+  source.pair_field = file.pair_field;
+  source.negatives_field = file.negatives_field;
+  source.language = file.language.empty() ? recipe.source.language : file.language;
+  source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
+  return data::open_source(source);
+}
+
+std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const ContrastiveStage& options) {
+  std::vector<data::SourcePtr> sources;
+  if (options.pairs) sources.push_back(open_pairs(recipe, data::Split::kTrain));
+  for (const PairFileOptions& file : options.files) sources.push_back(open_pair_file(recipe, file));
   return sources;
 }
 

@@ -38,6 +38,11 @@ struct StageData {
 /// when they are in two files.
 [[nodiscard]] data::SourcePtr open_pairs(const Recipe& recipe, data::Split split);
 
+/// A file of pairs of a stage: a path of the recipe, or what a mine_negatives stage wrote. Its name in
+/// mixtures is the file's without ending, or the stage's.
+[[nodiscard]] data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file);
+[[nodiscard]] std::string name_of(const PairFileOptions& file);
+
 /// All pairs that a contrastive stage trains on.
 [[nodiscard]] std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe,
                                                                const ContrastiveStage& options);

@@ -58,5 +58,7 @@ void run_stage(const EvaluateLexiconStage& options, StageContext& context);
 void run_stage(const AlignWordsStage& options, StageContext& context);
 void run_stage(const LanguageAdaptersStage& options, StageContext& context);
 void run_stage(const LateInteractionStage& options, StageContext& context);
+void run_stage(const MineNegativesStage& options, StageContext& context);
+void run_stage(const CrossEncoderStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

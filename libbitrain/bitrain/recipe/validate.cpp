@@ -117,8 +117,7 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
     std::vector<std::string> names;
     if (contrastive->pairs) names.emplace_back("pairs");
-    for (const PairFileOptions& file : contrastive->files)
-      names.push_back(fs::path(file.path).stem().string());
+    for (const PairFileOptions& file : contrastive->files) names.push_back(name_of(file));
     check_weights(recipe, document, key + ".loader", contrastive->loader.mixture, names, problems);
     if (has_lines(recipe) && recipe.source.path != recipe.target.path)
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
@@ -128,6 +127,10 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
     std::vector<std::string> names;
     for (const PairFileOptions& file : late->files) names.push_back(fs::path(file.path).stem().string());
     check_weights(recipe, document, key + ".loader", late->loader.mixture, names, problems);
+  if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) {
+    std::vector<std::string> names;
+    for (const PairFileOptions& file : cross->files) names.push_back(name_of(file));
+    check_weights(recipe, document, key + ".loader", cross->loader.mixture, names, problems);
   }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
@@ -153,6 +156,8 @@ bool reads_lines(const StageOptions& options) {
          !std::holds_alternative<MergeStage>(options) &&
          !std::holds_alternative<LanguageAdaptersStage>(options) &&
          !std::holds_alternative<LateInteractionStage>(options);
+         !std::holds_alternative<MineNegativesStage>(options) &&
+         !std::holds_alternative<CrossEncoderStage>(options) && !std::holds_alternative<MergeStage>(options);
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {

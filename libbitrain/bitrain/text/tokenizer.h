@@ -44,6 +44,8 @@ struct InputTemplate {
 
   /// Number of special tokens beside one text, or two: what is left for text in a context.
   [[nodiscard]] std::int64_t special_count(bool two_texts = false) const;
+  /// Those of a pair that stand before the second text.
+  [[nodiscard]] std::int64_t special_count_before_second() const;
   /// The ids of a text, framed.
   [[nodiscard]] std::vector<TokenId> frame(const std::vector<TokenId>& ids) const;
   /// The same with offsets, (0, 0) for special tokens, and type_ids.
@@ -82,6 +84,22 @@ class Tokenizer {
 /// Throws ConfigError when max_length leaves no room for text.
 [[nodiscard]] std::vector<TokenId> encode_framed(const Tokenizer& tokenizer, std::string_view text,
                                                  std::int64_t max_length);
+
+/// Cuts both to `room` tokens together, the longer one first, exactly as `tokenizers` does (longest_first): a
+/// text of at most half the room stays whole.
+void cut_longest_first(Encoding& first, Encoding& second, std::int64_t room);
+
+/// Two texts as an encoder reads them together.
+struct FramedPair {
+  std::vector<TokenId> ids;
+  std::vector<std::int32_t> type_ids;  ///< As long as `ids`.
+  std::size_t second = 0;              ///< Where the second text begins.
+};
+
+/// Two texts, cut by cut_longest_first to at most `max_length` with their special tokens, and framed: what a
+/// cross-encoder reads. Throws ConfigError when max_length leaves no room for a token of each.
+[[nodiscard]] FramedPair encode_pair_framed(const Tokenizer& tokenizer, std::string_view first,
+                                            std::string_view second, std::int64_t max_length);
 
 /// Opens the tokenizer of a Hugging Face folder: tokenizer.model where there is one, else tokenizer.json; the
 /// latter too where it has added tokens behind the pieces of the former; else BERT's vocab.txt.

@@ -129,10 +129,12 @@ std::vector<SearchFigures> SummaryView::searches() const {
       if (!systems.is_object()) continue;
       std::vector<SearchFigures>& known = systems_of(set);
       for (const char* system : {"bm25", "encoder", "late_interaction"}) {
+      for (const char* system : {"bm25", "encoder", "reranked"}) {
         const Json* figures = find_at(systems, system);
         if (figures == nullptr) continue;
         const bool words = std::string(system) == "bm25";
-        const std::string name = words ? "BM25" : stage;
+        const bool reranked = std::string(system) == "reranked";
+        const std::string name = words ? "BM25" : reranked ? stage + ", reranked" : stage;
         if (words && std::any_of(known.begin(), known.end(),
                                  [&](const SearchFigures& other) { return other.system == name; }))
           continue;
