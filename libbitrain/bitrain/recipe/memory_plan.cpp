@@ -118,6 +118,13 @@ class Planner {
     encode(stage, 0, &options.loader, options.train.recompute);
   }
 
+  void visit(const Stage& stage, const ContextPredictionStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
+  void visit(const Stage& stage, const DocumentEncoderStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
+
   /// An encoder with `pieces` more; with a loader, one that is trained.
   void encode(const Stage& stage, std::int64_t pieces, const data::LoaderOptions* loader = nullptr,
               bool recompute = false) {

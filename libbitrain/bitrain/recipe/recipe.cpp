@@ -152,6 +152,25 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
     if (contrastive->loader.packing != "whole")
       problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
   }
+  if (const auto* context = std::get_if<ContextPredictionStage>(&stage.options)) {
+    steps(context->train);
+    if (context->loader.rows_per_step < 2)
+      problems.add(node.mark, key + ".loader.rows_per_step",
+                   "one sentence and its context have no negatives: take 2 or more");
+    if (context->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "sentences and their contexts need packing whole");
+  }
+  if (const auto* documents = std::get_if<DocumentEncoderStage>(&stage.options)) {
+    steps(documents->train);
+    if (documents->loader.rows_per_step < 2)
+      problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
+    if (documents->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "documents need packing whole");
+    if (documents->lines_per_document > documents->model.max_sentences)
+      problems.add(
+          node.mark, key + ".lines_per_document",
+          "must not be above model.max_sentences, " + std::to_string(documents->model.max_sentences));
+  }
 }
 
 }  // namespace
@@ -179,7 +198,11 @@ std::vector<StageType> stage_types() {
       {"extend_encoder", "Adds pieces of the target language to the WordPiece tokenizer of an encoder.",
        ExtendEncoderStage{}},
       {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}},
-      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}}};
+      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}},
+      {"context_prediction", "Trains a sentence encoder to tell what stands near a sentence in its document.",
+       ContextPredictionStage{}},
+      {"document_encoder", "Trains an encoder of documents over one of sentences, on pairs of documents.",
+       DocumentEncoderStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -236,7 +259,9 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<EvaluateRetrievalStage>(stage.options) ||
            std::holds_alternative<ExtendEncoderStage>(stage.options) ||
            std::holds_alternative<ContrastiveStage>(stage.options) ||
-           std::holds_alternative<MaskedLmStage>(stage.options);
+           std::holds_alternative<MaskedLmStage>(stage.options) ||
+           std::holds_alternative<ContextPredictionStage>(stage.options) ||
+           std::holds_alternative<DocumentEncoderStage>(stage.options);
   });
 }
 

@@ -14,9 +14,10 @@
 
 namespace bitrain::recipe {
 
-using StageOptions = std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage,
-                                  SftStage, MergeStage, EvaluateEncoderStage, EvaluateRetrievalStage,
-                                  ExtendEncoderStage, ContrastiveStage, MaskedLmStage>;
+using StageOptions =
+    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
+                 EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
+                 MaskedLmStage, ContextPredictionStage, DocumentEncoderStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {
