@@ -80,6 +80,17 @@ TEST(DocumentEncoder, UpperStatesAreThoseOfTransformersWithPadding) {
   EXPECT_LT((model.embed(sentences, ends, {}) - file.tensor("golden.mean")).abs().max().item<double>(), 1e-5);
 }
 
+TEST(EncoderModel, ReadsVectorsInPlaceOfWords) {
+  const at::NoGradGuard no_grad;
+  for (const char* type : {"bert", "roberta"}) {
+    const auto model = tiny_bert(at::kFloat, testing::tiny_bert_config(type));
+    const Batch batch = random_batch({5, 1, 9}, 23);
+    const at::Tensor words = model->input_embeddings().forward(batch.input_ids, {});
+    EXPECT_TRUE(
+        at::equal(model->forward_embeddings(words, batch, {}).hidden, model->forward(batch, {}).hidden));
+  }
+}
+
 TEST(DocumentEncoder, IsTheUpperOverTheLowersVectors) {
   const at::NoGradGuard no_grad;
   const Batch batch = three_documents();

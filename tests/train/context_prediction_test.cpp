@@ -19,6 +19,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/data/document_sources.h>
 #include <bitrain/data/loader.h>
+#include <bitrain/eval/encode.h>
 #include <bitrain/losses/uniformity.h>
 #include <bitrain/optim/adamw.h>
 #include <bitrain/train/connect.h>
@@ -310,6 +311,10 @@ TEST(ContextPrediction, RefusesAStateThatDoesNotFit) {
               ThrowsMessage<StateError>(HasSubstr("running_mean")));
 }
 
+std::string sentence(const std::string& language, int document, int place) {
+  return language + " " + std::string(4, static_cast<char>('a' + document)) + " " + std::to_string(place);
+}
+
 /// A run on documents whose sentences name their document, in two made-up languages.
 struct ContextRun {
   explicit ContextRun(const std::string& bank = "per_language") {
@@ -320,9 +325,7 @@ struct ContextRun {
       std::vector<data::Example> documents;
       for (int d = 0; d < 12; ++d) {
         std::string text;
-        for (int s = 0; s < 4; ++s)
-          text += std::string(language) + " " + std::string(4, static_cast<char>('a' + d)) + " " +
-                  std::to_string(s) + "\n";
+        for (int s = 0; s < 4; ++s) text += sentence(language, d, s) + "\n";
         documents.emplace_back().text = text;
       }
       sources.push_back(data::window_source(data::make_source(language, language, documents), 2, 5));
@@ -391,6 +394,46 @@ TEST(ContextPrediction, ARunLearnsAndDoesNotCollapse) {
   };
   EXPECT_LT(mean(50, 60), mean(5, 15) - 0.3);  // From the sixth step on the bank is full.
   EXPECT_LT(losses::uniformity(run.objective->bank().candidates(0)), -1);
+}
+
+/// How far the means of the two languages lie apart, over the spread around them, and how many sentences have
+/// one of their own document for the nearest of their language.
+struct Probe {
+  double gap = 0;
+  double ranking = 0;
+};
+
+Probe probe(ContextRun& run) {
+  std::vector<at::Tensor> sides;
+  Probe result;
+  for (const char* language : {"en", "es"}) {
+    std::vector<std::string> sentences;
+    for (int d = 0; d < 12; ++d)
+      for (int s = 0; s < 4; ++s) sentences.push_back(sentence(language, d, s));
+    const at::Tensor rows = eval::encode_texts(*run.model, *bytes(), sentences);
+    sides.push_back(rows);
+    const at::Tensor nearest = rows.matmul(rows.t()).fill_diagonal_(-2).argmax(1);
+    for (std::int64_t i = 0; i < 48; ++i)
+      result.ranking += nearest[i].item<std::int64_t>() / 4 == i / 4 ? 1.0 / 96 : 0;
+  }
+  const at::Tensor means = sides[0].mean(0) - sides[1].mean(0);
+  const at::Tensor spread = (sides[0] - sides[0].mean(0)).square().sum(1).mean() +
+                            (sides[1] - sides[1].mean(0)).square().sum(1).mean();
+  result.gap = (means.square().sum() / spread).item<double>();
+  return result;
+}
+
+// Paper 5's collapse probe: with one bank of both languages they move apart, and within a language nothing is
+// gained.
+TEST(ContextPrediction, ASharedBankDrivesLanguagesApart) {
+  ContextRun own("per_language");
+  ContextRun shared("shared");
+  (void)own.run(60);
+  (void)shared.run(60);
+  const Probe with_own = probe(own);
+  const Probe with_shared = probe(shared);
+  EXPECT_GT(with_shared.gap, 1.5 * with_own.gap);
+  EXPECT_LE(with_shared.ranking, with_own.ranking + 0.05);
 }
 
 }  // namespace
