@@ -115,7 +115,7 @@ TEST(DocumentEncoder, ADocumentIsTheSameAloneAndBesideOthers) {
   const at::Tensor sentences = random_tensor({7, 16}, 1);
   const at::Tensor together = model->embed(sentences, {3, 5, 7}, {});
   const at::Tensor alone = model->embed(sentences.narrow(0, 3, 2), {2}, {});
-  EXPECT_LT(relative_difference(alone[0], together[1]), 1e-6);
+  EXPECT_LT(relative_difference(alone[0], together[1]), 1e-5);
 }
 
 // Paper 25's check: the order of sentences counts through positions, and only through them.
@@ -168,7 +168,7 @@ TEST(DocumentEncoder, AFrozenLowerEncoderHasNoGradientsAndNoDropout) {
   EXPECT_FALSE(at::equal(model->forward(three_documents(), training).detach(), vectors.detach()));
 }
 
-TEST(DocumentEncoder, MasksOfTheTwoLevelsDiffer) {
+TEST(DocumentEncoder, DropoutIsAFunctionOfSeedAndStep) {
   const auto model = encoder();
   nn::ForwardContext training;
   training.training = true;

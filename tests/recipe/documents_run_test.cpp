@@ -59,6 +59,7 @@ stages:
   judge: {recipe: evaluate_encoder, calibrate: [shift_scale, rotation, procrustes], calibration_lines: 60}
   documents:
     recipe: document_encoder
+    from: context
     lines_per_document: 4
     neighbourhood: 3
     model: {heads: 4, intermediate_size: 24, max_sentences: 5}
