@@ -222,6 +222,17 @@ TEST_F(SourceTest, JoinsConsecutiveLinesButNotAcrossHeldOutRows) {
   EXPECT_THAT(texts_of(*open_source(o, Split::kTrain)), ElementsAre("1 2", "3", "5 6", "7"));
 }
 
+TEST_F(SourceTest, JoinsTheTranslationsOfADocumentToo) {
+  SourceOptions o = options("n.tsv", "a\tA\nb\tB\nc\tC\n");
+  o.pair_column = 2;
+  o.lines_per_document = 2;
+  const SourcePtr source = open_source(o);
+  ASSERT_EQ(source->size(), 2);
+  EXPECT_EQ(source->at(0).text, "a\nb");
+  EXPECT_EQ(source->at(0).pair_text, "A\nB");
+  EXPECT_EQ(source->at(1).pair_text, "C");
+}
+
 TEST_F(SourceTest, BlankLinesPartDocumentsOnRequest) {
   SourceOptions o = options("p.txt", "1\n2\n\n3\n\n\n4\n5\n");
   o.lines_per_document = 0;

@@ -116,6 +116,29 @@ TEST_F(Store, AChangedByteIsFound) {
               ThrowsMessage<FormatError>(AllOf(HasSubstr("optimizer.safetensors"), HasSubstr("checksum"))));
 }
 
+TEST_F(Store, KeepsWhatElseARunGoesOnFrom) {
+  CheckpointStore::Contents contents;
+  contents.trainable = {{"w", at::zeros({2})}};
+  contents.optimizer = {{"w.exp_avg", at::zeros({2})}};
+  contents.extra = {{"memory_bank.language.0", at::full({2, 3}, 4.0)}};
+  contents.state = &state_;
+  const fs::path path = store_.save(5, contents);
+  const CheckpointReader reader(path);
+  EXPECT_TRUE(at::equal(*reader.extra_tensor("memory_bank.language.0"), at::full({2, 3}, 4.0)));
+  EXPECT_EQ(reader.extra_tensor("other"), std::nullopt);
+  save(6);  // One without.
+  EXPECT_FALSE(fs::exists(store_.path(6) / "extra.safetensors"));
+  EXPECT_EQ(CheckpointReader(store_.path(6)).extra_tensor("memory_bank.language.0"), std::nullopt);
+  const fs::path file = path / "extra.safetensors";
+  std::string bytes = io::read_file(file);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  std::ofstream(file, std::ios::binary) << bytes;
+  EXPECT_THAT([&] { CheckpointReader{path}; },
+              ThrowsMessage<FormatError>(AllOf(HasSubstr("extra.safetensors"), HasSubstr("checksum"))));
+  fs::remove(file);
+  EXPECT_FALSE(is_complete_checkpoint(path));
+}
+
 TEST_F(Store, RestoreChangesNothingWhenSomethingDoesNotFit) {
   save(4);
   const CheckpointReader reader(store_.path(4));

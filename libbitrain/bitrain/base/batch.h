@@ -26,6 +26,9 @@ struct Batch {
   /// [S] rising: which example of the micro-batch a segment belongs to, for examples of several texts (query,
   /// positive, negatives); empty: each segment is one.
   std::vector<std::int32_t> group_ids;
+  /// [S]: which document of its group a segment is a sentence of, for examples of documents; empty: each
+  /// segment is a text by itself.
+  std::vector<std::int32_t> document_ids;
   std::vector<float> weights;  ///< [S] loss weight of a segment; empty means 1.
   std::int64_t first_token =
       0;  ///< Position of this micro-batch's first token in the global batch of the step.

@@ -90,7 +90,7 @@ std::vector<Row> pack_best_fit(std::int64_t rows, std::int64_t sequence_length, 
   return result;
 }
 
-/// The texts of a sequence, as their ids.
+/// The texts of a sequence, a document as one, as their ids.
 std::vector<std::string_view> texts_of(const TokenSequence& sequence) {
   const auto view = [&](std::size_t begin, std::size_t end) {
     return std::string_view(reinterpret_cast<const char*>(sequence.ids.data() + begin),
@@ -99,7 +99,11 @@ std::vector<std::string_view> texts_of(const TokenSequence& sequence) {
   if (sequence.parts.empty()) return {view(0, sequence.ids.size())};
   std::vector<std::string_view> texts;
   std::size_t begin = 0;
-  for (const TokenSequence::Part& part : sequence.parts) {
+  for (std::size_t i = 0; i < sequence.parts.size(); ++i) {
+    const TokenSequence::Part& part = sequence.parts[i];
+    const bool goes_on = part.document >= 0 && i + 1 < sequence.parts.size() &&
+                         sequence.parts[i + 1].document == part.document;
+    if (goes_on) continue;
     texts.push_back(view(begin, static_cast<std::size_t>(part.end)));
     begin = static_cast<std::size_t>(part.end);
   }
@@ -161,6 +165,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   std::vector<std::vector<std::int32_t>> labels;
   std::vector<std::int32_t> languages;
   std::vector<std::int32_t> groups;
+  std::vector<std::int32_t> documents;
   const auto add_parts = [&](const TokenSequence& sequence, std::size_t row) {
     std::int32_t begin = 0;
     for (const TokenSequence::Part& part : sequence.parts) {
@@ -168,6 +173,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
       labels.emplace_back(sequence.labels.begin() + begin, sequence.labels.begin() + part.end);
       languages.push_back(part.language);
       groups.push_back(static_cast<std::int32_t>(row));
+      if (part.document >= 0) documents.push_back(part.document);
       begin = part.end;
     }
   };
@@ -192,6 +198,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   }
   Batch batch = make_batch(ids, labels, languages);
   batch.group_ids = std::move(groups);
+  batch.document_ids = std::move(documents);
   batch.first_token = first_token;
   return batch;
 }

@@ -22,6 +22,8 @@ struct TokenSequence {
   struct Part {
     std::int32_t end = 0;        ///< In `ids`.
     std::int32_t language = -1;  ///< Index into the run's language list.
+    /// Neighbouring parts of one number are the sentences of one document; -1: a text by itself.
+    std::int32_t document = -1;
   };
   /// The texts of an example that has several (query, positive, negatives), end to end in `ids`; empty: one
   /// text. Only Packing::kWhole keeps them.

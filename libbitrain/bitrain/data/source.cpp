@@ -120,11 +120,8 @@ void check_options(const SourceOptions& options, Format format) {
   if (!options.pair_field.empty() && format != Format::kJsonl) {
     throw ConfigError(options.path, ": pair_field is for JSONL files; set format to jsonl");
   }
-  if (options.lines_per_document != 1 && (format == Format::kJsonl || options.pair_column)) {
-    throw ConfigError(options.path,
-                      ": only plain text and single TSV columns can be joined by "
-                      "lines_per_document");
-  }
+  if (options.lines_per_document != 1 && format == Format::kJsonl)
+    throw ConfigError(options.path, ": only plain text and TSV columns can be joined by lines_per_document");
 }
 
 /// The name in mixtures and logs: as given, or the language, or the file's.
@@ -169,12 +166,13 @@ class FileSource : public Source {
     }
     for (std::uint32_t i = 0; i < document.count; ++i) {
       if (i > 0) example.text += options_.line_joiner;
-      example.text += text_of(rows_.text(document.first + i));
+      const std::string_view row = rows_.text(document.first + i);
+      example.text += text_of(row);
+      if (!options_.pair_column) continue;
+      if (i > 0) example.pair_text += options_.line_joiner;
+      example.pair_text += column_of(row, *options_.pair_column);
     }
-    if (options_.pair_column) {
-      example.pair_text = column_of(first, *options_.pair_column);
-      example.pair_language = options_.pair_language;
-    }
+    if (options_.pair_column) example.pair_language = options_.pair_language;
     return example;
   }
 

@@ -43,4 +43,9 @@ void save_sentence_encoder(const std::filesystem::path& directory, models::Sente
                            const text::Tokenizer* tokenizer, const SentenceSettings& settings,
                            const SaveOptions& options = {});
 
+/// The same files into a folder that exists.
+void write_sentence_encoder(const std::filesystem::path& directory, models::SentenceEncoder& model,
+                            const text::Tokenizer* tokenizer, const SentenceSettings& settings,
+                            const SaveOptions& options = {});
+
 }  // namespace bitrain::hub

@@ -20,6 +20,10 @@ class EncoderModel : public nn::Module {
   /// [N] tokens -> hidden [N, D] of the last layer. Throws DataError for a token outside the vocabulary, a
   /// segment longer than max_tokens(), or a segment whose language has no adapter.
   [[nodiscard]] virtual ModelOutput forward(const Batch& batch, const nn::ForwardContext& context) = 0;
+  /// The same from `words` [N, D] in place of word embeddings (transformers' inputs_embeds): of `batch` only
+  /// the segments, positions, types and languages are read. Throws StateError for another shape.
+  [[nodiscard]] virtual ModelOutput forward_embeddings(const at::Tensor& words, const Batch& batch,
+                                                       const nn::ForwardContext& context) = 0;
   /// BERT's pooler on the first token of each segment: hidden [N, D] -> tanh(dense(.)) [S, D]. Throws
   /// StateError for a model without one.
   [[nodiscard]] virtual at::Tensor pooled(const at::Tensor& hidden, const Batch& batch,

@@ -129,6 +129,7 @@ Batch select_segments(const Batch& batch, const std::vector<std::int64_t>& wante
     chosen.boundaries.push_back(static_cast<std::int32_t>(tokens.size()));
     if (!batch.language_ids.empty()) chosen.language_ids.push_back(batch.language_ids[s]);
     if (!batch.group_ids.empty()) chosen.group_ids.push_back(batch.group_ids[s]);
+    if (!batch.document_ids.empty()) chosen.document_ids.push_back(batch.document_ids[s]);
     if (!batch.weights.empty()) chosen.weights.push_back(batch.weights[s]);
   }
   chosen.input_ids = rows_at(batch.input_ids, tokens);

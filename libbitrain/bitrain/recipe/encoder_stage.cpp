@@ -106,12 +106,16 @@ HeldOutPairs::HeldOutPairs(const StageContext& context, RetrievalOptions options
 }
 
 io::Json HeldOutPairs::score(models::SentenceEncoder& model, const text::Tokenizer& tokenizer) {
+  return score(embed(model, tokenizer));
+}
+
+HeldOutPairs::Sides HeldOutPairs::embed(models::SentenceEncoder& model,
+                                        const text::Tokenizer& tokenizer) const {
+  return {embed(model, tokenizer, texts_, false), embed(model, tokenizer, translations_, true)};
+}
+
+io::Json HeldOutPairs::score(const Sides& sides) {
   const at::NoGradGuard no_grad;
-  const std::string& source = context_.recipe.source.language;
-  const std::string& target = context_.recipe.target.language;
-  const at::Tensor left = embed(model, tokenizer, texts_, options_.text_prompt, 0);
-  const at::Tensor right = embed(model, tokenizer, translations_, options_.pair_prompt, 1);
-  const eval::PairScores scores = eval::score_pairs(left, right);
   io::Json json;
   json["pairs"] = texts_.size();
   json["retrieval"][source + "-" + target] = {{"accuracy_at_1", scores.forward_accuracy},
@@ -122,16 +126,21 @@ io::Json HeldOutPairs::score(models::SentenceEncoder& model, const text::Tokeniz
   const std::vector<double> now = cosines(left);
   if (varies(before) && varies(now)) json["agreement"][source] = eval::spearman(before, now);
   if (options_.matrix > 0) json["similarities"] = picture(left, right, options_.matrix);
+  json["retrieval"] = pair_scores_json(context_.recipe, eval::score_pairs(sides.source, sides.target));
+  const std::vector<double>& before = base_cosines();
+  const std::vector<double> now = cosines(sides.source);
+  if (varies(before) && varies(now))
+    json["agreement"][context_.recipe.source.language] = eval::spearman(before, now);
+  if (options_.matrix > 0) json["similarities"] = picture(sides.source, sides.target, options_.matrix);
   return json;
 }
 
 at::Tensor HeldOutPairs::embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer,
-                               const std::vector<std::string>& texts, const std::string& prompt,
-                               std::int32_t language) const {
+                               const std::vector<std::string>& texts, bool target) const {
   eval::EncodeOptions encode;
   encode.max_length = options_.max_length;
-  encode.prompt = prompt;
-  encode.language = language;
+  encode.prompt = target ? options_.pair_prompt : options_.text_prompt;
+  encode.language = target ? 1 : 0;
   return eval::encode_texts(model, tokenizer, texts, encode);
 }
 
@@ -140,8 +149,18 @@ const std::vector<double>& HeldOutPairs::base_cosines(const models::PoolingMargi
     const hub::OpenedSentenceEncoder base = open_stage_encoder(context_, "base");
     base.model->set_margins(margins);
     base_cosines_ = cosines(embed(*base.model, *base.tokenizer, texts_, options_.text_prompt, 0));
+    base_cosines_ = cosines(embed(*base.model, *base.tokenizer, texts_, false));
   }
   return base_cosines_;
+}
+
+io::Json pair_scores_json(const Recipe& recipe, const eval::PairScores& scores) {
+  const std::string& source = recipe.source.language;
+  const std::string& target = recipe.target.language;
+  return {{source + "-" + target,
+           {{"accuracy_at_1", scores.forward_accuracy}, {"mrr_at_10", scores.forward_mrr}}},
+          {target + "-" + source,
+           {{"accuracy_at_1", scores.backward_accuracy}, {"mrr_at_10", scores.backward_mrr}}}};
 }
 
 train::LanguageFigures retrieval_figures(const io::Json& scores) {

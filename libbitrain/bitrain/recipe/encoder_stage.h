@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <bitrain/data/source.h>
+#include <bitrain/eval/retrieval.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/train/trainer.h>
@@ -38,11 +39,23 @@ class HeldOutPairs {
   /// Retrieval both ways, agreement with the base on the source language, and the picture of similarities.
   [[nodiscard]] io::Json score(models::SentenceEncoder& model, const text::Tokenizer& tokenizer);
 
- private:
+  /// The vectors of held-out lines, [N, D] each: row i of one side translates row i of the other.
+  struct Sides {
+    at::Tensor source;
+    at::Tensor target;
+  };
+  [[nodiscard]] Sides embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer) const;
+  /// The score of these.
+  [[nodiscard]] io::Json score(const Sides& sides);
+  /// Texts of one side, encoded as the held-out lines are.
   [[nodiscard]] at::Tensor embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer,
                                  const std::vector<std::string>& texts, const std::string& prompt,
                                  std::int32_t language) const;
   [[nodiscard]] const std::vector<double>& base_cosines(const models::PoolingMargins& margins);
+                                 const std::vector<std::string>& texts, bool target) const;
+
+ private:
+  [[nodiscard]] const std::vector<double>& base_cosines();
 
   const StageContext& context_;
   RetrievalOptions options_;
@@ -50,6 +63,9 @@ class HeldOutPairs {
   std::vector<std::string> translations_;
   std::vector<double> base_cosines_;
 };
+
+/// {"en-es": {"accuracy_at_1": .., "mrr_at_10": ..}, "es-en": ..}.
+[[nodiscard]] io::Json pair_scores_json(const Recipe& recipe, const eval::PairScores& scores);
 
 /// Scores of held-out pairs as the trainer wants them: by pair of languages, and the agreement by language.
 [[nodiscard]] train::LanguageFigures retrieval_figures(const io::Json& scores);

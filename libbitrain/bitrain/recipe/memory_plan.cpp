@@ -136,6 +136,11 @@ class Planner {
     plan(stage,
          *models::make_bert(encoders_[stage.name], at::TensorOptions().dtype(dtype_).device(at::kMeta)),
          /*trains=*/false, 0);
+  void visit(const Stage& stage, const ContextPredictionStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
+  void visit(const Stage& stage, const DocumentEncoderStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
   }
 
   /// An encoder with `pieces` more; with a loader, one that is trained.

@@ -24,6 +24,8 @@
 #include <bitrain/objectives/sft.h>
 #include <bitrain/recipe/pair_files.h>
 #include <bitrain/recipe/reranking_options.h>
+#include <bitrain/recipe/document_options.h>
+#include <bitrain/recipe/retrieval_options.h>
 #include <bitrain/text/spm_trainer.h>
 #include <bitrain/train/options.h>
 #include <bitrain/vocab/initialisers.h>
@@ -199,28 +201,20 @@ void visit_fields(Visitor& v, SftStage& o) {
   v.field("prompt_words", o.prompt_words, at_least(1), "Words of the line that are given.");
 }
 
-/// How an encoder is judged on held-out pairs of lines.
-struct RetrievalOptions {
-  std::int64_t max_length = 128;
-  std::string text_prompt;
-  std::string pair_prompt;
-  std::int64_t matrix = 24;
-};
-template <class Visitor>
-void visit_fields(Visitor& v, RetrievalOptions& o) {
-  v.field("max_length", o.max_length, at_least(3), "Tokens a line is cut to, special tokens included.");
-  v.field("text_prompt", o.text_prompt, any(), "Put before every line of the source.");
-  v.field("pair_prompt", o.pair_prompt, any(), "Put before every line of the target.");
-  v.field("matrix", o.matrix, in_range(0, 200), "Lines of the picture of similarities in the report.");
-}
-
 /// recipe: evaluate_encoder
 struct EvaluateEncoderStage {
   RetrievalOptions retrieval;
+  std::vector<std::string> calibrate;
+  std::int64_t calibration_lines = 2000;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, EvaluateEncoderStage& o) {
   v.field("retrieval", o.retrieval, any(), "How held-out pairs are scored.");
+  v.field("calibrate", o.calibrate, one_of({"shift_scale", "rotation", "procrustes"}),
+          "Score them also with vectors calibrated on training lines: mean 0 and variance 1 in each "
+          "language; and the "
+          "target's rotated towards the source's, without pairs; or by pairs of lines (Procrustes).");
+  v.field("calibration_lines", o.calibration_lines, at_least(2), "Training lines of each language for that.");
 }
 
 /// A retrieval set in BEIR's layout.

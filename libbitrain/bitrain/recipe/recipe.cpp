@@ -212,6 +212,24 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
     if (late->train.eval_every > 0)
       problems.add(node.mark, key + ".train.eval_every",
                    "this stage has no evaluation of its own: put evaluate_retrieval after it");
+  if (const auto* context = std::get_if<ContextPredictionStage>(&stage.options)) {
+    steps(context->train);
+    if (context->loader.rows_per_step < 2)
+      problems.add(node.mark, key + ".loader.rows_per_step",
+                   "one sentence and its context have no negatives: take 2 or more");
+    if (context->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "sentences and their contexts need packing whole");
+  }
+  if (const auto* documents = std::get_if<DocumentEncoderStage>(&stage.options)) {
+    steps(documents->train);
+    if (documents->loader.rows_per_step < 2)
+      problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
+    if (documents->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "documents need packing whole");
+    if (documents->lines_per_document > documents->model.max_sentences)
+      problems.add(
+          node.mark, key + ".lines_per_document",
+          "must not be above model.max_sentences, " + std::to_string(documents->model.max_sentences));
   }
 }
 
@@ -257,6 +275,10 @@ std::vector<StageType> stage_types() {
        MineNegativesStage{}},
       {"cross_encoder", "Trains an encoder to score answers of a query above its hard negatives.",
        CrossEncoderStage{}}};
+      {"context_prediction", "Trains a sentence encoder to tell what stands near a sentence in its document.",
+       ContextPredictionStage{}},
+      {"document_encoder", "Trains an encoder of documents over one of sentences, on pairs of documents.",
+       DocumentEncoderStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -319,6 +341,8 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<LateInteractionStage>(stage.options);
            std::holds_alternative<MineNegativesStage>(stage.options) ||
            std::holds_alternative<CrossEncoderStage>(stage.options);
+           std::holds_alternative<ContextPredictionStage>(stage.options) ||
+           std::holds_alternative<DocumentEncoderStage>(stage.options);
   });
 }
 

@@ -23,6 +23,7 @@ using StageOptions =
                  MaskedLmStage, EvaluateMexaStage, EvaluateLexiconStage, AlignWordsStage>;
                  MaskedLmStage, LanguageAdaptersStage, LateInteractionStage>;
                  MaskedLmStage, MineNegativesStage, CrossEncoderStage>;
+                 MaskedLmStage, ContextPredictionStage, DocumentEncoderStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {

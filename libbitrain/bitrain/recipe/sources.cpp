@@ -85,8 +85,10 @@ std::vector<std::string> held_out_lines(const Recipe& recipe, bool target) {
   return data::texts_of(*open_side(recipe, target, data::Split::kHeldOut), recipe.held_out.max_documents);
 }
 
-data::SourcePtr open_pairs(const Recipe& recipe, data::Split split) {
-  return data::open_source(pair_options(recipe, "pairs"), split);
+data::SourcePtr open_pairs(const Recipe& recipe, data::Split split, std::int64_t lines_per_document) {
+  data::SourceOptions options = pair_options(recipe, "pairs");
+  options.lines_per_document = lines_per_document;
+  return data::open_source(options, split);
 }
 
 std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,

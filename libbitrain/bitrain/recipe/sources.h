@@ -34,9 +34,10 @@ struct StageData {
 /// The lines of one side that are kept for evaluation. Throws ConfigError when none are.
 [[nodiscard]] std::vector<std::string> held_out_lines(const Recipe& recipe, bool target);
 
-/// The lines of source and target side by side, from one TSV file: text and pair_text. Throws ConfigError
-/// when they are in two files.
-[[nodiscard]] data::SourcePtr open_pairs(const Recipe& recipe, data::Split split);
+/// The lines of source and target side by side, or documents of several, from one TSV file: text and
+/// pair_text. Throws ConfigError when they are in two files.
+[[nodiscard]] data::SourcePtr open_pairs(const Recipe& recipe, data::Split split,
+                                         std::int64_t lines_per_document = 1);
 
 /// A file of pairs of a stage: a path of the recipe, or what a mine_negatives stage wrote. Its name in
 /// mixtures is the file's without ending, or the stage's.

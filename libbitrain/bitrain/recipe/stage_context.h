@@ -60,5 +60,7 @@ void run_stage(const LanguageAdaptersStage& options, StageContext& context);
 void run_stage(const LateInteractionStage& options, StageContext& context);
 void run_stage(const MineNegativesStage& options, StageContext& context);
 void run_stage(const CrossEncoderStage& options, StageContext& context);
+void run_stage(const ContextPredictionStage& options, StageContext& context);
+void run_stage(const DocumentEncoderStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

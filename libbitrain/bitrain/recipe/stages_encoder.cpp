@@ -6,6 +6,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/models/bert/config.h>
+#include <bitrain/recipe/calibration.h>
 #include <bitrain/recipe/encoder_stage.h>
 #include <bitrain/recipe/training.h>
 #include <bitrain/vocab/apply.h>
@@ -28,7 +29,11 @@ io::Json fertility_json(const text::Tokenizer& tokenizer, const std::vector<std:
 
 void run_stage(const EvaluateEncoderStage& options, StageContext& context) {
   const hub::OpenedSentenceEncoder opened = open_stage_encoder(context, context.stage.from);
-  context.result.update(HeldOutPairs(context, options.retrieval).score(*opened.model, *opened.tokenizer));
+  HeldOutPairs held_out(context, options.retrieval);
+  const HeldOutPairs::Sides sides = held_out.embed(*opened.model, *opened.tokenizer);
+  context.result.update(held_out.score(sides));
+  if (!options.calibrate.empty())
+    score_calibrated(options, context, *opened.model, *opened.tokenizer, held_out, sides);
 }
 
 void run_stage(const ExtendEncoderStage& options, StageContext& context) {

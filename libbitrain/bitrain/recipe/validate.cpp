@@ -132,6 +132,12 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
     for (const PairFileOptions& file : cross->files) names.push_back(name_of(file));
     check_weights(recipe, document, key + ".loader", cross->loader.mixture, names, problems);
   }
+  if (const auto* context = std::get_if<ContextPredictionStage>(&stage.options))
+    check_weights(recipe, document, key + ".loader", context->loader.mixture, {"source", "target"}, problems);
+  const auto* documents = std::get_if<DocumentEncoderStage>(&stage.options);
+  if (documents != nullptr && recipe.source.path != recipe.target.path)
+    problems.add(mark_of(recipe, document, "target.path"), "target.path",
+                 "pairs of documents need source and target in one TSV file");
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);

@@ -28,10 +28,18 @@ using Json = nlohmann::ordered_json;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr const char* kTrainable = "trainable.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kExtra = "extra.safetensors";
 constexpr const char* kState = "trainer_state.json";
 constexpr const char* kManifest = "manifest.json";
 /// What a resume reads, and therefore checks in full.
 constexpr std::array<const char*, 3> kResumeFiles = {kTrainable, kOptimizer, kState};
+
+/// Those files, and the one that not every run has.
+std::vector<const char*> resume_files(bool extra) {
+  std::vector<const char*> names(kResumeFiles.begin(), kResumeFiles.end());
+  if (extra) names.push_back(kExtra);
+  return names;
+}
 
 /// The step in a name like "checkpoint-12", or nothing.
 std::optional<std::int64_t> step_of(const std::string& name) {
@@ -55,7 +63,8 @@ Json make_manifest(const fs::path& directory) {
       files[fs::relative(entry.path(), directory).generic_string()] = {{"size", entry.file_size()}};
     }
   }
-  for (const char* name : kResumeFiles) files[name]["crc32c"] = file_crc(directory / name);
+  for (const char* name : resume_files(fs::exists(directory / kExtra)))
+    files[name]["crc32c"] = file_crc(directory / name);
   return {{"format", "bitrain checkpoint"}, {"version", 1}, {"files", files}};
 }
 
@@ -99,6 +108,7 @@ fs::path CheckpointStore::save(std::int64_t step, const Contents& contents) {
     const fs::path aside = folder.path();
     io::write_safetensors(aside / kTrainable, contents.trainable);
     io::write_safetensors(aside / kOptimizer, contents.optimizer);
+    if (!contents.extra.empty()) io::write_safetensors(aside / kExtra, contents.extra);
     io::write_json(aside / kState, *contents.state);
     if (contents.save_weights) contents.save_weights(aside.string());
     io::write_json(aside / kManifest, make_manifest(aside));
@@ -155,13 +165,15 @@ struct CheckpointReader::Files {
   Json state;
   io::SafetensorsFile trainable;
   io::SafetensorsFile optimizer;
+  std::optional<io::SafetensorsFile> extra;
 };
 
 CheckpointReader::CheckpointReader(const fs::path& directory) {
   const std::string damage = find_damage(directory);
   if (!damage.empty()) throw FormatError(directory.string(), ": not a complete checkpoint: ", damage);
   const Json manifest = io::read_json(directory / kManifest);
-  for (const char* name : kResumeFiles) {
+  const bool extra = manifest.at("files").contains(kExtra);
+  for (const char* name : resume_files(extra)) {
     const Json& entry = manifest.at("files").at(name);
     if (!entry.contains("crc32c") || entry.at("crc32c") != file_crc(directory / name)) {
       throw FormatError(
@@ -172,7 +184,8 @@ CheckpointReader::CheckpointReader(const fs::path& directory) {
   }
   files_ = std::make_unique<Files>(Files{directory, io::read_json(directory / kState),
                                          io::SafetensorsFile::open(directory / kTrainable),
-                                         io::SafetensorsFile::open(directory / kOptimizer)});
+                                         io::SafetensorsFile::open(directory / kOptimizer), std::nullopt});
+  if (extra) files_->extra = io::SafetensorsFile::open(directory / kExtra);
 }
 
 CheckpointReader::~CheckpointReader() = default;
@@ -211,6 +224,11 @@ void CheckpointReader::restore(const std::vector<optim::Parameter>& parameters) 
 std::optional<at::Tensor> CheckpointReader::optimizer_tensor(const std::string& name) const {
   if (!files_->optimizer.contains(name)) return std::nullopt;
   return files_->optimizer.tensor(name);
+}
+
+std::optional<at::Tensor> CheckpointReader::extra_tensor(const std::string& name) const {
+  if (!files_->extra || !files_->extra->contains(name)) return std::nullopt;
+  return files_->extra->tensor(name);
 }
 
 }  // namespace bitrain::train

@@ -17,6 +17,7 @@
 ///
 ///   trainable.safetensors   every trained tensor under its name, in its own dtype
 ///   optimizer.safetensors   AdamW's state (optim::AdamW::state)
+///   extra.safetensors       what else a run goes on from (TrainParts::extra_state), where there is any
 ///   trainer_state.json      Hugging Face's keys (global_step, log_history, ...) and, under "bitrain", the
 ///                           counters a run resumes from
 ///   manifest.json           sizes and CRC-32C of the files above, written last: the mark of completeness
@@ -35,6 +36,7 @@ class CheckpointStore {
   struct Contents {
     optim::NamedTensors trainable;
     optim::NamedTensors optimizer;
+    optim::NamedTensors extra;                             ///< Written where it is not empty.
     const nlohmann::ordered_json* state = nullptr;         ///< trainer_state.json
     std::function<void(const std::string&)> save_weights;  ///< Writes more into the folder; may be empty.
   };
@@ -66,6 +68,7 @@ class CheckpointReader {
   /// missing, left over or of another shape or dtype.
   void restore(const std::vector<optim::Parameter>& parameters) const;
   [[nodiscard]] std::optional<at::Tensor> optimizer_tensor(const std::string& name) const;
+  [[nodiscard]] std::optional<at::Tensor> extra_tensor(const std::string& name) const;
 
   ~CheckpointReader();
   CheckpointReader(const CheckpointReader&) = delete;

@@ -131,6 +131,8 @@ void Trainer::Run::resume() {
   }
   optimizer.load_state([&](const std::string& name) { return checkpoint.optimizer_tensor(name); });
   checkpoint.restore(optimizer.parameters());
+  if (parts.extra_state)
+    parts.extra_state->load([&](const std::string& name) { return checkpoint.extra_tensor(name); });
   parts.source.seek(saved.cursor);
   state = std::move(saved);
   guard.set_state(state.guard);
@@ -192,6 +194,7 @@ void Trainer::Run::save() {
     contents.trainable.emplace_back(parameter.name, parameter.tensor.detach());
   }
   contents.optimizer = optimizer.state();
+  if (parts.extra_state) contents.extra = parts.extra_state->save();
   contents.state = &json;
   contents.save_weights = parts.save_weights;
   const std::filesystem::path path = checkpoints.save(state.step, contents);

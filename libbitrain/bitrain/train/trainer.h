@@ -13,6 +13,7 @@
 #include <bitrain/base/loss_sum.h>
 #include <bitrain/nn/module.h>
 #include <bitrain/objectives/embedding_loss.h>
+#include <bitrain/optim/adamw.h>
 #include <bitrain/optim/param_groups.h>
 #include <bitrain/train/callbacks.h>
 #include <bitrain/train/options.h>
@@ -31,6 +32,14 @@ struct StepSource {
   std::int64_t tokens_per_step = 0;    ///< About; only max_tokens needs it.
 };
 
+/// Tensors beside weights and optimizer that a run goes on from: running statistics, a memory bank. They are
+/// part of every checkpoint.
+struct ExtraState {
+  std::function<optim::NamedTensors()> save;
+  /// Takes what `save` gave; `lookup` finds a tensor by its name, or nothing.
+  std::function<void(const std::function<std::optional<at::Tensor>(const std::string&)>& lookup)> load;
+};
+
 /// The parts of a run. What is optional may be left empty.
 struct TrainParts {
   std::vector<optim::Parameter> parameters;  ///< What to train: adapters::trainable_parameters(model).
@@ -39,6 +48,7 @@ struct TrainParts {
   /// In place of `loss`: one that looks across all micro-batches of a step, as contrastive ones do.
   std::optional<objectives::EmbeddingLoss> embedding_loss;
   StepSource source;
+  std::optional<ExtraState> extra_state;
   /// Optional: figures by language on held-out text. Called without gradients.
   std::function<LanguageFigures(std::int64_t step)> evaluate;
   /// Optional: writes a Hugging Face model or PEFT adapter into a checkpoint's folder.

@@ -60,14 +60,15 @@ class Embeddings : public nn::Module {
     register_child("LayerNorm", norm_);
   }
 
-  [[nodiscard]] at::Tensor forward(const Batch& batch, const nn::ForwardContext& context) const {
-    const at::TensorOptions ids = batch.input_ids.options();
+  [[nodiscard]] at::Tensor forward(const at::Tensor& embedded, const Batch& batch,
+                                   const nn::ForwardContext& context) const {
+    const at::TensorOptions ids = batch.position_ids.options();
     const std::int64_t first = config_.first_position();
     at::Tensor table = positions_.forward(at::arange(first, first + batch.longest_segment(), ids), context);
     if (!batch.token_type_ids.defined()) table = table + types_.forward(at::zeros({1}, ids), context);
     at::Tensor places = nn::embedding(table, batch.position_ids);
     if (batch.token_type_ids.defined()) places = places + types_.forward(batch.token_type_ids, context);
-    return dropout_(norm_.forward(words.forward(batch.input_ids, context), places).second, context);
+    return dropout_(norm_.forward(embedded, places).second, context);
   }
 
   nn::Embedding words;
@@ -307,7 +308,18 @@ class Bert : public EncoderModel {
     register_child("pooler", *pooler_);
   }
 
-  ModelOutput forward(const Batch& batch, const nn::ForwardContext& context) override;
+  ModelOutput forward(const Batch& batch, const nn::ForwardContext& context) override {
+    check_length(batch);
+    return run(embeddings_.words.forward(batch.input_ids, context), batch, context);
+  }
+  ModelOutput forward_embeddings(const at::Tensor& words, const Batch& batch,
+                                 const nn::ForwardContext& context) override {
+    if (words.dim() != 2 || words.size(0) != batch.tokens() || words.size(1) != config_.hidden_size)
+      throw StateError("word embeddings must be [", batch.tokens(), ", ", config_.hidden_size, "], not ",
+                       words.sizes());
+    check_length(batch);
+    return run(words, batch, context);
+  }
   [[nodiscard]] at::Tensor pooled(const at::Tensor& hidden, const Batch& batch,
                                   const nn::ForwardContext& context) const override {
     if (!pooler_) throw StateError("this encoder has no pooler");
@@ -328,6 +340,8 @@ class Bert : public EncoderModel {
 
  private:
   void check_length(const Batch& batch) const;
+  [[nodiscard]] ModelOutput run(const at::Tensor& words, const Batch& batch,
+                                const nn::ForwardContext& context) const;
 
   BertConfig config_;
   LanguageRouter router_;
@@ -346,12 +360,11 @@ void Bert::check_length(const Batch& batch) const {
   }
 }
 
-ModelOutput Bert::forward(const Batch& batch, const nn::ForwardContext& context) {
-  check_length(batch);
+ModelOutput Bert::run(const at::Tensor& words, const Batch& batch, const nn::ForwardContext& context) const {
   const Tokens tokens{batch.boundaries,
                       config_.has_language_adapters() ? router_.route(batch) : LanguageRows{}};
   ModelOutput output;
-  at::Tensor hidden = embeddings_.forward(batch, context);
+  at::Tensor hidden = embeddings_.forward(words, batch, context);
   if (context.all_hidden) output.all_hidden.push_back(hidden);
   for (const auto& layer : encoder_.layers.get()) {
     if (context.recompute) {
