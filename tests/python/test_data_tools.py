@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tools" / "data"))
 
 import freedict  # noqa: E402
+import generated_nli  # noqa: E402
 import libreoffice_help  # noqa: E402
 
 
@@ -155,3 +157,61 @@ def test_test_words_do_not_depend_on_case():
     words = [f"word{i}" for i in range(200)]
     assert all(freedict.is_test(word) == freedict.is_test(word.upper()) for word in words)
     assert 20 < sum(map(freedict.is_test, words)) < 60
+
+
+def scene(**slots):
+    return generated_nli.Scene(**{"agent": "woman", "deed": ("read", 0), **slots})
+
+
+def test_similarity_counts_slots_that_are_shared():
+    full = scene(attribute="old", place="garden", time="night")
+    assert generated_nli.similarity(full, full) == 5
+    assert generated_nli.similarity(full, scene(attribute="old", place="park", time="night")) == 4.7  # both green
+    assert generated_nli.similarity(full, scene(attribute="young", place="garden")) == 4.3  # opposite; not said
+    assert generated_nli.similarity(full, scene(agent="man", deed=("read", 1), place="beach", time="noon")) == 2.0
+    assert generated_nli.similarity(scene(), scene(agent="boy", deed=("eat", 0))) == 1.5
+
+
+def test_scenes_are_said_in_the_grammar_of_each_language():
+    class First(random.Random):
+        def choice(self, options):
+            return options[0]
+
+        def random(self):
+            return 0.0  # The time comes first.
+
+    said = scene(attribute="old", place="garden", time="morning", deed=("clean", None))
+    assert generated_nli.say(said, "en", First()) == "In the morning, the old woman is cleaning up in the garden."
+    assert generated_nli.say(said, "es", First()) == "Por la mañana, la mujer vieja limpia en el jardín."
+    assert generated_nli.say(said, "de", First()) == "Am Morgen macht die alte Frau im Garten sauber."
+    assert generated_nli.say(scene(agent=None), "de", First()) == "Jemand liest ein Buch."
+
+
+def test_generated_test_sentences_are_never_trained_on_and_the_seed_decides():
+    files = generated_nli.generate(1, 300, 200, 200)
+    assert files == generated_nli.generate(1, 300, 200, 200)
+    assert files != generated_nli.generate(2, 300, 200, 200)
+    for language in generated_nli.LANGUAGES:
+        trained = set()
+        for row in files[f"{language}.nli"]:
+            texts = [row["query"], row["positive"], *row["negatives"]]
+            assert len(set(texts)) == 3
+            trained.update(texts)
+        trained.update(row[side] for row in files[f"{language}.sts.train"] for side in ("text", "pair"))
+        tested = files[f"{language}.sts.test"]
+        assert not trained & {row[side] for row in tested for side in ("text", "pair")}
+        assert all(row["text"] != row["pair"] and 0 <= row["score"] <= 5 for row in tested)
+        assert len({row["score"] for row in tested}) > 10
+    assert files["en-de.sts.test"][7]["text"] == files["en.sts.test"][7]["text"]
+    assert files["en-de.sts.test"][7]["pair"] == files["de.sts.test"][7]["pair"]
+
+
+def test_generating_twice_does_nothing(tmp_path, capsys):
+    arguments = [str(tmp_path / "nli"), "--nli", "3", "--sts-train", "3", "--sts-test", "3"]
+    generated_nli.main(arguments)
+    before = sorted(path.name for path in (tmp_path / "nli").iterdir())
+    assert len(before) == 12 and "es.nli.jsonl" in before and "es-de.sts.test.jsonl" in before
+    assert len((tmp_path / "nli/es.nli.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    capsys.readouterr()
+    generated_nli.main(arguments)
+    assert "is there" in capsys.readouterr().out
