@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct Example {
   std::string pair_text;
   std::vector<Message> messages;
   std::vector<std::string> negatives;  ///< Hard negatives of `pair_text`, in its language.
+  std::optional<double> score;         ///< How like `text` and `pair_text` are, as people judged it.
   std::string language;                ///< BCP-47 code, for example "es". Of the response in a conversation.
   std::string pair_language;           ///< Of `pair_text`.
   std::string source;                  ///< Name of the source it came from.

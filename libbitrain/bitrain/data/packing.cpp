@@ -161,6 +161,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   std::vector<std::vector<std::int32_t>> labels;
   std::vector<std::int32_t> languages;
   std::vector<std::int32_t> groups;
+  std::vector<float> scores;
   const auto add_parts = [&](const TokenSequence& sequence, std::size_t row) {
     std::int32_t begin = 0;
     for (const TokenSequence::Part& part : sequence.parts) {
@@ -168,6 +169,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
       labels.emplace_back(sequence.labels.begin() + begin, sequence.labels.begin() + part.end);
       languages.push_back(part.language);
       groups.push_back(static_cast<std::int32_t>(row));
+      if (sequence.score) scores.push_back(*sequence.score);
       begin = part.end;
     }
   };
@@ -192,6 +194,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   }
   Batch batch = make_batch(ids, labels, languages);
   batch.group_ids = std::move(groups);
+  batch.scores = std::move(scores);
   batch.first_token = first_token;
   return batch;
 }
