@@ -7,6 +7,7 @@
 #include <bitrain/eval/retrieval.h>
 #include <bitrain/eval/search.h>
 #include <bitrain/hub/sentence_transformers.h>
+#include <bitrain/recipe/search_means.h>
 #include <bitrain/recipe/stage_context.h>
 
 /// The stage evaluate_retrieval.
@@ -114,6 +115,7 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
     if (options.bm25) score(kBm25, search_by_words(set, options));
     if (dense) score(kEncoder, dense->search(set, collection));
   }
+  add_search_means(context.result);
 }
 
 }  // namespace bitrain::recipe
