@@ -110,6 +110,10 @@ class Planner {
   }
   void visit(const Stage& stage, const EvaluateEncoderStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const EvaluateRetrievalStage&) { encode(stage, 0); }
+  void visit(const Stage& stage, const EvaluateSimilarityStage&) { encode(stage, 0); }
+  void visit(const Stage& stage, const SimilarityStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
   void visit(const Stage& stage, const ExtendEncoderStage& options) { encode(stage, options.vocab.pieces); }
   void visit(const Stage& stage, const MaskedLmStage& options) {
     encode(stage, 0, &options.loader, options.train.recompute);

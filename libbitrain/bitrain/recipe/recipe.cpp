@@ -130,6 +130,24 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
                      "two are called '" + name_of(collection) + "': give them a name each");
     }
   }
+  const auto scored = [&](const std::vector<ScoredFileOptions>& files) {
+    if (files.empty()) problems.add(node.mark, key + ".files", "there are no scored pairs");
+    std::set<std::string> names;
+    for (const ScoredFileOptions& file : files)
+      if (!names.insert(name_of(file)).second)
+        problems.add(node.mark, key + ".files",
+                     "two are called '" + name_of(file) + "': give them a name each");
+  };
+  if (const auto* similarity = std::get_if<SimilarityStage>(&stage.options)) {
+    steps(similarity->train);
+    scored(similarity->files);
+    if (similarity->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
+    if (similarity->train.eval_every > 0 || similarity->train.keep_best)
+      problems.add(node.mark, key + ".train.eval_every",
+                   "nothing is evaluated on the way: put an evaluate_similarity stage behind it");
+  }
+  if (const auto* evaluate = std::get_if<EvaluateSimilarityStage>(&stage.options)) scored(evaluate->files);
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     steps(sft->train);
     if (sft->instructions.empty() && sft->files.empty())
@@ -179,7 +197,11 @@ std::vector<StageType> stage_types() {
       {"extend_encoder", "Adds pieces of the target language to the WordPiece tokenizer of an encoder.",
        ExtendEncoderStage{}},
       {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}},
-      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}}};
+      {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}},
+      {"similarity", "Trains a sentence encoder on pairs with scores: their cosines become the scores.",
+       SimilarityStage{}},
+      {"evaluate_similarity", "Correlates the cosines of pairs with scores that people gave (STS).",
+       EvaluateSimilarityStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -236,7 +258,9 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<EvaluateRetrievalStage>(stage.options) ||
            std::holds_alternative<ExtendEncoderStage>(stage.options) ||
            std::holds_alternative<ContrastiveStage>(stage.options) ||
-           std::holds_alternative<MaskedLmStage>(stage.options);
+           std::holds_alternative<MaskedLmStage>(stage.options) ||
+           std::holds_alternative<SimilarityStage>(stage.options) ||
+           std::holds_alternative<EvaluateSimilarityStage>(stage.options);
   });
 }
 
@@ -245,6 +269,10 @@ std::string name_of(const CollectionOptions& collection) {
   std::filesystem::path folder = std::filesystem::path(collection.path).lexically_normal();
   if (folder.filename().empty()) folder = folder.parent_path();  // "sets/one/".
   return folder.filename().string();
+}
+
+std::string name_of(const ScoredFileOptions& file) {
+  return file.name.empty() ? std::filesystem::path(file.path).stem().string() : file.name;
 }
 
 std::filesystem::path resolve(const Recipe& recipe, const std::string& path) {

@@ -11,12 +11,14 @@
 #include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
 #include <bitrain/recipe/options.h>
+#include <bitrain/recipe/similarity_options.h>
 
 namespace bitrain::recipe {
 
-using StageOptions = std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage,
-                                  SftStage, MergeStage, EvaluateEncoderStage, EvaluateRetrievalStage,
-                                  ExtendEncoderStage, ContrastiveStage, MaskedLmStage>;
+using StageOptions =
+    std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
+                 EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
+                 MaskedLmStage, SimilarityStage, EvaluateSimilarityStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {
@@ -94,6 +96,8 @@ struct StageType {
 
 /// What a retrieval set is called in the report.
 [[nodiscard]] std::string name_of(const CollectionOptions& collection);
+/// What scored pairs are called in mixtures and in the report.
+[[nodiscard]] std::string name_of(const ScoredFileOptions& file);
 
 /// A data path of the recipe: as it is, if absolute or there from the current folder, else from the recipe's.
 [[nodiscard]] std::filesystem::path resolve(const Recipe& recipe, const std::string& path);

@@ -53,5 +53,7 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context);
 void run_stage(const ExtendEncoderStage& options, StageContext& context);
 void run_stage(const MaskedLmStage& options, StageContext& context);
 void run_stage(const ContrastiveStage& options, StageContext& context);
+void run_stage(const SimilarityStage& options, StageContext& context);
+void run_stage(const EvaluateSimilarityStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

@@ -121,6 +121,11 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
   }
+  if (const auto* similarity = std::get_if<SimilarityStage>(&stage.options)) {
+    std::vector<std::string> names;
+    for (const ScoredFileOptions& file : similarity->files) names.push_back(name_of(file));
+    check_weights(recipe, document, key + ".loader", similarity->loader.mixture, names, problems);
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
@@ -140,6 +145,8 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
 bool reads_lines(const StageOptions& options) {
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&options)) return contrastive->pairs;
   return !std::holds_alternative<EvaluateRetrievalStage>(options) &&
+         !std::holds_alternative<SimilarityStage>(options) &&
+         !std::holds_alternative<EvaluateSimilarityStage>(options) &&
          !std::holds_alternative<MergeStage>(options);
 }
 
