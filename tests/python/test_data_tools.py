@@ -15,6 +15,7 @@ sys.path.insert(0, str(REPOSITORY / "tools" / "data"))
 import freedict  # noqa: E402
 import generated_nli  # noqa: E402
 import libreoffice_help  # noqa: E402
+import synthetic_queries  # noqa: E402
 
 
 def page(title, body):
@@ -215,3 +216,42 @@ def test_generating_twice_does_nothing(tmp_path, capsys):
     capsys.readouterr()
     generated_nli.main(arguments)
     assert "is there" in capsys.readouterr().out
+
+
+def test_synthetic_queries_are_the_salient_words_of_the_salient_segment():
+    common = ("You can also choose the option here", "También puede elegir la opción aquí")
+    names = [f"page{i}" for i in range(10)]
+    trained = [name for name in names if not libreoffice_help.is_held_out(name)]
+    pages = {
+        name: [common, (f"Subject{name} of this page is here", f"Asunto de esta {name} está aquí")] for name in names
+    }
+    asked = trained[0]
+    pages[asked][1] = ("Footnotes number footnotes of long documents", "Las notas numeran notas de documentos muy largos")
+    passages = {name: " ".join(text for text, _ in segments) for name, segments in pages.items()}
+
+    def queries(of):
+        return [row["query"] for row in synthetic_queries.queries_of(pages, of) if row["positive"] == of[asked]]
+
+    assert {row["positive"] for row in synthetic_queries.queries_of(pages, passages)} == {passages[n] for n in trained}
+    assert len(trained) < 10
+    assert "notas" in queries(passages)[0] and len(queries(passages)[0].split()) == synthetic_queries.WORDS
+    # A segment that the passage does not have (it was cut, or furniture) is nothing to ask about.
+    assert "notas" not in " ".join(queries({**passages, asked: common[0]}))
+
+
+def test_synthetic_queries_without_the_help_say_what_to_run(tmp_path):
+    with pytest.raises(SystemExit, match="libreoffice_help.sh"):
+        synthetic_queries.main([str(tmp_path / "out"), str(tmp_path)])
+
+
+def test_synthetic_queries_write_a_file_a_language(tmp_path):
+    (tmp_path / "help" / "en-en").mkdir(parents=True)
+    (tmp_path / "help" / "parallel").mkdir()
+    name = next(name for name in "abcdefgh" if not libreoffice_help.is_held_out(name))
+    text = "The pages of this document are numbered"
+    (tmp_path / "help" / "en-en" / "corpus.jsonl").write_text(json.dumps({"_id": name, "text": text}) + "\n")
+    (tmp_path / "help" / "parallel" / "en-es.tsv").write_text(f"{name}\t{text}\tLas páginas están numeradas\n")
+    for _ in range(2):
+        synthetic_queries.main([str(tmp_path / "out"), str(tmp_path / "help")])
+    rows = [json.loads(line) for line in (tmp_path / "out" / "es-en.jsonl").open()]
+    assert rows == [{"query": "Las páginas están numeradas", "positive": text}]
