@@ -10,6 +10,7 @@
 #include <bitrain/eval/bitext_mining.h>
 #include <bitrain/eval/query_fusion.h>
 #include <bitrain/eval/rcsls.h>
+#include <bitrain/eval/similarity.h>
 #include <bitrain/eval/word_vectors.h>
 
 #include "bind.h"
@@ -105,6 +106,9 @@ void bind_eval(py::module_& module) {
       "Rows [P, 2] of left [N, D] and right [M, D] that translate each other, best first, and their scores "
       "[P]. Options: margin ('absolute', 'distance', 'ratio'), strategy ('forward', 'backward', "
       "'intersection', 'max'), neighbours (4).");
+  module.def("score_similarity", &eval::score_similarity, py::arg("left"), py::arg("right"),
+             py::arg("scores"), py::call_guard<py::gil_scoped_release>(),
+             "Spearman's correlation of the cosines of rows of left and right [N, D] with scores [N].");
   module.def(
       "fuse_queries",
       [](const at::Tensor& passages, const at::Tensor& queries, const at::Tensor& owners, double weight) {

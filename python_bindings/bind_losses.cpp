@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <bitrain/losses/distillation.h>
 #include <bitrain/losses/info_nce.h>
 
 #include "bind.h"
@@ -42,6 +43,14 @@ void bind_losses(py::module_& module) {
       "differentiable once. The positive of row i is column i, or positives[i]. Candidates with the label of "
       "a "
       "query are left out, or are positives too (SupCon).");
+  module.def(
+      "cosine_regression",
+      [](const at::Tensor& a, const at::Tensor& b, const at::Tensor& target) {
+        return losses::cosine_regression(a, b, target).mean();
+      },
+      py::arg("a"), py::arg("b"), py::arg("target"),
+      "Mean of (cos(a_i, b_i) - target_i)^2 for embeddings [B, D] and targets [B] in [-1, 1]; "
+      "differentiable.");
 }
 
 }  // namespace bitrain::python

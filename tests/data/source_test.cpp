@@ -157,6 +157,30 @@ TEST_F(SourceTest, ReadsPairsWithHardNegativesFromJson) {
   EXPECT_THAT(message_of([&] { (void)open_source(text); }), HasSubstr("pair_field is for JSONL"));
 }
 
+TEST_F(SourceTest, ReadsScoredPairsFromJson) {
+  const auto scored = [&](const std::string& rows) {
+    SourceOptions o = options("scored.jsonl", rows);
+    o.pair_field = "pair";
+    o.score_field = "score";
+    return o;
+  };
+  const auto source = open_source(scored(R"({"text": "a", "pair": "b", "score": 4.5})"
+                                         "\n"
+                                         R"({"text": "c", "pair": "d", "score": 0})"
+                                         "\n"));
+  EXPECT_EQ(source->at(0).score, 4.5);
+  EXPECT_EQ(source->at(1).score, 0.0);
+  for (const char* bad : {R"({"text": "a", "pair": "b"})", R"({"text": "a", "pair": "b", "score": "5"})",
+                          R"({"text": "a", "pair": "b", "score": null})"})
+    EXPECT_THAT(message_of([&] { (void)open_source(scored(std::string(bad) + "\n")); }),
+                AllOf(HasSubstr("scored.jsonl:1"), HasSubstr("'score' is missing or not a number")))
+        << bad;
+  SourceOptions unscored = scored(R"({"text": "a", "pair": "b", "score": 1})"
+                                  "\n");
+  unscored.score_field.clear();
+  EXPECT_FALSE(open_source(unscored)->at(0).score.has_value());
+}
+
 TEST_F(SourceTest, BrokenJsonRowsNameFileAndLine) {
   const std::string good = "{\"text\": \"a\"}\n";
   for (const char* bad : {"{\"text\": ", "{\"text\": 3}", "[1]", "{\"other\": \"x\"}", "{\"prompt\": \"p\"}",
@@ -246,7 +270,7 @@ TEST_F(SourceTest, MaxRowsStopsReading) {
 }
 
 TEST(Options, EveryFieldIsListed) {
-  EXPECT_EQ(field_names<SourceOptions>().size(), 19u);
+  EXPECT_EQ(field_names<SourceOptions>().size(), 20u);
 }
 
 }  // namespace

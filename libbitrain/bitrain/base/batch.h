@@ -30,6 +30,7 @@ struct Batch {
   /// segment is a text by itself.
   std::vector<std::int32_t> document_ids;
   std::vector<float> weights;  ///< [S] loss weight of a segment; empty means 1.
+  std::vector<float> scores;   ///< [S] score of the example that a segment belongs to; empty: they have none.
   std::int64_t first_token =
       0;  ///< Position of this micro-batch's first token in the global batch of the step.
 

@@ -166,6 +166,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   std::vector<std::int32_t> languages;
   std::vector<std::int32_t> groups;
   std::vector<std::int32_t> documents;
+  std::vector<float> scores;
   const auto add_parts = [&](const TokenSequence& sequence, std::size_t row) {
     std::int32_t begin = 0;
     for (const TokenSequence::Part& part : sequence.parts) {
@@ -174,6 +175,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
       languages.push_back(part.language);
       groups.push_back(static_cast<std::int32_t>(row));
       if (part.document >= 0) documents.push_back(part.document);
+      if (sequence.score) scores.push_back(*sequence.score);
       begin = part.end;
     }
   };
@@ -199,6 +201,7 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   Batch batch = make_batch(ids, labels, languages);
   batch.group_ids = std::move(groups);
   batch.document_ids = std::move(documents);
+  batch.scores = std::move(scores);
   batch.first_token = first_token;
   return batch;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct TokenSequence {
   /// The texts of an example that has several (query, positive, negatives), end to end in `ids`; empty: one
   /// text. Only Packing::kWhole keeps them.
   std::vector<Part> parts;
+  std::optional<float> score;  ///< Of an example of several texts: what its embeddings are to say.
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
   [[nodiscard]] bool empty() const { return ids.empty(); }

@@ -62,6 +62,11 @@ void read_json_pair(const io::Json& row, const SourceOptions& options, const std
                     Example& example) {
   example.pair_text = string_at(row, options.pair_field, where);
   example.pair_language = options.pair_language;
+  if (!options.score_field.empty()) {
+    if (!row.contains(options.score_field) || !row.at(options.score_field).is_number())
+      throw DataError(where, ": '", options.score_field, "' is missing or not a number");
+    example.score = row.at(options.score_field).get<double>();
+  }
   if (!row.contains(options.negatives_field)) return;
   const io::Json& negatives = row.at(options.negatives_field);
   const io::Json list = negatives.is_array() ? negatives : io::Json::array({negatives});

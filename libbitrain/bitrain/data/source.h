@@ -45,6 +45,7 @@ struct SourceOptions {
   std::string text_field = "text";
   std::string pair_field;
   std::string negatives_field = "negatives";
+  std::string score_field;
   std::string prompt_field = "prompt";
   std::string response_field = "response";
   std::string messages_field = "messages";
@@ -72,6 +73,8 @@ void visit_fields(Visitor& v, SourceOptions& o) {
           "JSONL: key of the translation or passage beside the text; empty: there is none.");
   v.field("negatives_field", o.negatives_field, any(),
           "JSONL: key of the hard negatives of a pair, a list or one text; rows may lack it.");
+  v.field("score_field", o.score_field, any(),
+          "JSONL: key of the number that says how like text and pair are; empty: there is none.");
   v.field("prompt_field", o.prompt_field, any(), "JSONL: key of the prompt of a prompt and response.");
   v.field("response_field", o.response_field, any(), "JSONL: key of the response.");
   v.field("messages_field", o.messages_field, any(),

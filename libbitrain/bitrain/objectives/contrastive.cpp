@@ -131,6 +131,7 @@ Batch select_segments(const Batch& batch, const std::vector<std::int64_t>& wante
     if (!batch.group_ids.empty()) chosen.group_ids.push_back(batch.group_ids[s]);
     if (!batch.document_ids.empty()) chosen.document_ids.push_back(batch.document_ids[s]);
     if (!batch.weights.empty()) chosen.weights.push_back(batch.weights[s]);
+    if (!batch.scores.empty()) chosen.scores.push_back(batch.scores[s]);
   }
   chosen.input_ids = rows_at(batch.input_ids, tokens);
   chosen.labels = rows_at(batch.labels, tokens);

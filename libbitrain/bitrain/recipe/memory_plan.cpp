@@ -114,6 +114,8 @@ class Planner {
   void visit(const Stage& stage, const EvaluateLexiconStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const MineNegativesStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const CrossEncoderStage& options) {
+  void visit(const Stage& stage, const EvaluateSimilarityStage&) { encode(stage, 0); }
+  void visit(const Stage& stage, const SimilarityStage& options) {
     encode(stage, 0, &options.loader, options.train.recompute);
   }
   void visit(const Stage& stage, const ExtendEncoderStage& options) { encode(stage, options.vocab.pieces); }

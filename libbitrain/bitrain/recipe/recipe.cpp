@@ -177,6 +177,24 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
     if (cross->loader.packing != "whole")
       problems.add(node.mark, key + ".loader.packing", "queries and candidates need packing whole");
   }
+  const auto scored = [&](const std::vector<ScoredFileOptions>& files) {
+    if (files.empty()) problems.add(node.mark, key + ".files", "there are no scored pairs");
+    std::set<std::string> names;
+    for (const ScoredFileOptions& file : files)
+      if (!names.insert(name_of(file)).second)
+        problems.add(node.mark, key + ".files",
+                     "two are called '" + name_of(file) + "': give them a name each");
+  };
+  if (const auto* similarity = std::get_if<SimilarityStage>(&stage.options)) {
+    steps(similarity->train);
+    scored(similarity->files);
+    if (similarity->loader.packing != "whole")
+      problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
+    if (similarity->train.eval_every > 0 || similarity->train.keep_best)
+      problems.add(node.mark, key + ".train.eval_every",
+                   "nothing is evaluated on the way: put an evaluate_similarity stage behind it");
+  }
+  if (const auto* evaluate = std::get_if<EvaluateSimilarityStage>(&stage.options)) scored(evaluate->files);
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     steps(sft->train);
     if (sft->instructions.empty() && sft->files.empty())
@@ -279,6 +297,10 @@ std::vector<StageType> stage_types() {
        ContextPredictionStage{}},
       {"document_encoder", "Trains an encoder of documents over one of sentences, on pairs of documents.",
        DocumentEncoderStage{}}};
+      {"similarity", "Trains a sentence encoder on pairs with scores: their cosines become the scores.",
+       SimilarityStage{}},
+      {"evaluate_similarity", "Correlates the cosines of pairs with scores that people gave (STS).",
+       EvaluateSimilarityStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -343,6 +365,8 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<CrossEncoderStage>(stage.options);
            std::holds_alternative<ContextPredictionStage>(stage.options) ||
            std::holds_alternative<DocumentEncoderStage>(stage.options);
+           std::holds_alternative<SimilarityStage>(stage.options) ||
+           std::holds_alternative<EvaluateSimilarityStage>(stage.options);
   });
 }
 
@@ -351,6 +375,10 @@ std::string name_of(const CollectionOptions& collection) {
   std::filesystem::path folder = std::filesystem::path(collection.path).lexically_normal();
   if (folder.filename().empty()) folder = folder.parent_path();  // "sets/one/".
   return folder.filename().string();
+}
+
+std::string name_of(const ScoredFileOptions& file) {
+  return file.name.empty() ? std::filesystem::path(file.path).stem().string() : file.name;
 }
 
 std::filesystem::path resolve(const Recipe& recipe, const std::string& path) {

@@ -14,6 +14,7 @@
 #include <bitrain/recipe/late_interaction_options.h>
 #include <bitrain/recipe/options.h>
 #include <bitrain/recipe/word_options.h>
+#include <bitrain/recipe/similarity_options.h>
 
 namespace bitrain::recipe {
 
@@ -24,6 +25,7 @@ using StageOptions =
                  MaskedLmStage, LanguageAdaptersStage, LateInteractionStage>;
                  MaskedLmStage, MineNegativesStage, CrossEncoderStage>;
                  MaskedLmStage, ContextPredictionStage, DocumentEncoderStage>;
+                 MaskedLmStage, SimilarityStage, EvaluateSimilarityStage>;
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {
@@ -101,6 +103,8 @@ struct StageType {
 
 /// What a retrieval set is called in the report.
 [[nodiscard]] std::string name_of(const CollectionOptions& collection);
+/// What scored pairs are called in mixtures and in the report.
+[[nodiscard]] std::string name_of(const ScoredFileOptions& file);
 
 /// A data path of the recipe: as it is, if absolute or there from the current folder, else from the recipe's.
 [[nodiscard]] std::filesystem::path resolve(const Recipe& recipe, const std::string& path);

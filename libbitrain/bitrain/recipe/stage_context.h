@@ -62,5 +62,7 @@ void run_stage(const MineNegativesStage& options, StageContext& context);
 void run_stage(const CrossEncoderStage& options, StageContext& context);
 void run_stage(const ContextPredictionStage& options, StageContext& context);
 void run_stage(const DocumentEncoderStage& options, StageContext& context);
+void run_stage(const SimilarityStage& options, StageContext& context);
+void run_stage(const EvaluateSimilarityStage& options, StageContext& context);
 
 }  // namespace bitrain::recipe

@@ -138,6 +138,11 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   if (documents != nullptr && recipe.source.path != recipe.target.path)
     problems.add(mark_of(recipe, document, "target.path"), "target.path",
                  "pairs of documents need source and target in one TSV file");
+  if (const auto* similarity = std::get_if<SimilarityStage>(&stage.options)) {
+    std::vector<std::string> names;
+    for (const ScoredFileOptions& file : similarity->files) names.push_back(name_of(file));
+    check_weights(recipe, document, key + ".loader", similarity->loader.mixture, names, problems);
+  }
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
@@ -164,6 +169,9 @@ bool reads_lines(const StageOptions& options) {
          !std::holds_alternative<LateInteractionStage>(options);
          !std::holds_alternative<MineNegativesStage>(options) &&
          !std::holds_alternative<CrossEncoderStage>(options) && !std::holds_alternative<MergeStage>(options);
+         !std::holds_alternative<SimilarityStage>(options) &&
+         !std::holds_alternative<EvaluateSimilarityStage>(options) &&
+         !std::holds_alternative<MergeStage>(options);
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
