@@ -237,12 +237,11 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
   return result;
 }
 
-void save_sentence_encoder(const fs::path& directory, models::SentenceEncoder& model,
-                           const text::Tokenizer* tokenizer, const SentenceSettings& settings,
-                           const SaveOptions& options) {
-  io::AtomicDirectory folder(directory);
-  write_encoder(folder.path(), model.encoder(), tokenizer, options);
-  ModuleWriter modules(folder.path());
+void write_sentence_encoder(const fs::path& directory, models::SentenceEncoder& model,
+                            const text::Tokenizer* tokenizer, const SentenceSettings& settings,
+                            const SaveOptions& options) {
+  write_encoder(directory, model.encoder(), tokenizer, options);
+  ModuleWriter modules(directory);
   modules.add("models.Transformer");
   io::write_json(modules.add("models.Pooling") / "config.json", pooling_json(model, settings));
   for (const auto& dense : model.dense())
@@ -250,27 +249,6 @@ void save_sentence_encoder(const fs::path& directory, models::SentenceEncoder& m
   if (model.options().normalize)
     io::write_json(modules.add("models.Normalize") / "config.json", Json::object());
   modules.finish();
-  io::write_json(folder.path() / "sentence_bert_config.json",
-void write_sentence_encoder(const fs::path& directory, models::SentenceEncoder& model,
-                            const text::Tokenizer* tokenizer, const SentenceSettings& settings,
-                            const SaveOptions& options) {
-  write_encoder(directory, model.encoder(), tokenizer, options);
-  Json modules = Json::array();
-  const auto add = [&](const std::string& type) {
-    const std::size_t index = modules.size();
-    const std::string path = index == 0 ? "" : std::to_string(index) + "_" + type;
-    modules.push_back({{"idx", index},
-                       {"name", std::to_string(index)},
-                       {"path", path},
-                       {"type", "sentence_transformers.models." + type}});
-    fs::create_directories(directory / path);
-    return directory / path;
-  };
-  add("Transformer");
-  io::write_json(add("Pooling") / "config.json", pooling_json(model, settings));
-  for (const auto& dense : model.dense()) write_dense(add("Dense"), *dense, options);
-  if (model.options().normalize) io::write_json(add("Normalize") / "config.json", Json::object());
-  io::write_json(directory / "modules.json", modules);
   io::write_json(directory / "sentence_bert_config.json",
                  {{"max_seq_length", settings.max_seq_length}, {"do_lower_case", settings.do_lower_case}});
   io::write_json(directory / "config_sentence_transformers.json", settings_json(settings));

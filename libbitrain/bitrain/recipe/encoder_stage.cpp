@@ -111,23 +111,16 @@ io::Json HeldOutPairs::score(models::SentenceEncoder& model, const text::Tokeniz
 
 HeldOutPairs::Sides HeldOutPairs::embed(models::SentenceEncoder& model,
                                         const text::Tokenizer& tokenizer) const {
-  return {embed(model, tokenizer, texts_, false), embed(model, tokenizer, translations_, true)};
+  return {embed(model, tokenizer, texts_, false), embed(model, tokenizer, translations_, true),
+          model.margins()};
 }
 
 io::Json HeldOutPairs::score(const Sides& sides) {
   const at::NoGradGuard no_grad;
   io::Json json;
   json["pairs"] = texts_.size();
-  json["retrieval"][source + "-" + target] = {{"accuracy_at_1", scores.forward_accuracy},
-                                              {"mrr_at_10", scores.forward_mrr}};
-  json["retrieval"][target + "-" + source] = {{"accuracy_at_1", scores.backward_accuracy},
-                                              {"mrr_at_10", scores.backward_mrr}};
-  const std::vector<double>& before = base_cosines(model.margins());
-  const std::vector<double> now = cosines(left);
-  if (varies(before) && varies(now)) json["agreement"][source] = eval::spearman(before, now);
-  if (options_.matrix > 0) json["similarities"] = picture(left, right, options_.matrix);
   json["retrieval"] = pair_scores_json(context_.recipe, eval::score_pairs(sides.source, sides.target));
-  const std::vector<double>& before = base_cosines();
+  const std::vector<double>& before = base_cosines(sides.margins);
   const std::vector<double> now = cosines(sides.source);
   if (varies(before) && varies(now))
     json["agreement"][context_.recipe.source.language] = eval::spearman(before, now);
@@ -148,7 +141,6 @@ const std::vector<double>& HeldOutPairs::base_cosines(const models::PoolingMargi
   if (base_cosines_.empty() && !context_.recipe.base.empty()) {
     const hub::OpenedSentenceEncoder base = open_stage_encoder(context_, "base");
     base.model->set_margins(margins);
-    base_cosines_ = cosines(embed(*base.model, *base.tokenizer, texts_, options_.text_prompt, 0));
     base_cosines_ = cosines(embed(*base.model, *base.tokenizer, texts_, false));
   }
   return base_cosines_;

@@ -43,19 +43,17 @@ class HeldOutPairs {
   struct Sides {
     at::Tensor source;
     at::Tensor target;
+    models::PoolingMargins margins;  ///< What pooling left out.
   };
   [[nodiscard]] Sides embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer) const;
   /// The score of these.
   [[nodiscard]] io::Json score(const Sides& sides);
   /// Texts of one side, encoded as the held-out lines are.
   [[nodiscard]] at::Tensor embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer,
-                                 const std::vector<std::string>& texts, const std::string& prompt,
-                                 std::int32_t language) const;
-  [[nodiscard]] const std::vector<double>& base_cosines(const models::PoolingMargins& margins);
                                  const std::vector<std::string>& texts, bool target) const;
 
  private:
-  [[nodiscard]] const std::vector<double>& base_cosines();
+  [[nodiscard]] const std::vector<double>& base_cosines(const models::PoolingMargins& margins);
 
   const StageContext& context_;
   RetrievalOptions options_;

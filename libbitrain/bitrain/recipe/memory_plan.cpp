@@ -114,6 +114,8 @@ class Planner {
   void visit(const Stage& stage, const EvaluateLexiconStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const MineNegativesStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const CrossEncoderStage& options) {
+    encode(stage, 0, &options.loader, options.train.recompute);
+  }
   void visit(const Stage& stage, const EvaluateSimilarityStage&) { encode(stage, 0); }
   void visit(const Stage& stage, const SimilarityStage& options) {
     encode(stage, 0, &options.loader, options.train.recompute);
@@ -138,6 +140,7 @@ class Planner {
     plan(stage,
          *models::make_bert(encoders_[stage.name], at::TensorOptions().dtype(dtype_).device(at::kMeta)),
          /*trains=*/false, 0);
+  }
   void visit(const Stage& stage, const ContextPredictionStage& options) {
     encode(stage, 0, &options.loader, options.train.recompute);
   }

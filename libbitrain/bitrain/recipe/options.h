@@ -22,9 +22,9 @@
 #include <bitrain/objectives/contrastive.h>
 #include <bitrain/objectives/masked_lm.h>
 #include <bitrain/objectives/sft.h>
+#include <bitrain/recipe/document_options.h>
 #include <bitrain/recipe/pair_files.h>
 #include <bitrain/recipe/reranking_options.h>
-#include <bitrain/recipe/document_options.h>
 #include <bitrain/recipe/retrieval_options.h>
 #include <bitrain/text/spm_trainer.h>
 #include <bitrain/train/options.h>

@@ -1,11 +1,11 @@
 #include <bitrain/recipe/recipe.h>
 
 #include <algorithm>
-#include <set>
 
 #include <bitrain/base/error.h>
 #include <bitrain/recipe/decode.h>
 #include <bitrain/recipe/references.h>
+#include <bitrain/recipe/stage_rules.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -60,27 +60,6 @@ bool trains_a_base(const Stage& stage) {
 /// Whether it does without the model of another stage.
 bool needs_no_input(const Stage& stage) {
   return stage.type == "tokenizer" || stage.type == "align_words";
-/// Mined files and rerankers must come of stages that write them. That the stages are there is checked
-/// already.
-void check_kinds(const Stage& stage, const std::vector<Stage>& before, const Node& node, Problems& problems) {
-  const auto check = [&](const std::string& key, const std::string& name, const std::string& type) {
-    for (const Stage& other : before)
-      if (other.name == name && other.type != type)
-        problems.add(node.mark, "stages." + stage.name + "." + key,
-                     "'" + name + "' is no stage of type " + type);
-    if (name == "base")
-      problems.add(node.mark, "stages." + stage.name + "." + key, "base is no stage of type " + type);
-  };
-  const auto check_files = [&](const std::vector<PairFileOptions>& files) {
-    for (const PairFileOptions& file : files) check("files", file.stage, "mine_negatives");
-  };
-  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options))
-    check_files(contrastive->files);
-  if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) check_files(cross->files);
-  if (const auto* mine = std::get_if<MineNegativesStage>(&stage.options))
-    check("pairs", mine->pairs.stage, "mine_negatives");
-  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options))
-    check("rerank", search->rerank, "cross_encoder");
 }
 
 /// Checks who reads from whom, and fills in the stage before where nothing is said.
@@ -120,137 +99,6 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
   recipe.stages = std::move(kept);
 }
 
-/// Of files of pairs: each has a path or a stage.
-void check_pair_files(const std::vector<PairFileOptions>& files, const std::string& key, const Node& node,
-                      Problems& problems) {
-  for (const PairFileOptions& file : files)
-    if (file.path.empty() == file.stage.empty())
-      problems.add(node.mark, key, "each has either a path or a stage that wrote it");
-}
-
-/// Rules between fields, which no single field can check.
-void check_stage(const Stage& stage, const Node& node, Problems& problems) {
-  const std::string key = "stages." + stage.name;
-  const auto steps = [&](const train::TrainOptions& train) {
-    if (train.max_steps == 0 && train.max_tokens == 0)
-      problems.add(node.mark, key + ".train.max_steps", "set max_steps or max_tokens");
-  };
-  if (const auto* pretrain = std::get_if<PretrainStage>(&stage.options)) steps(pretrain->train);
-  if (const auto* cpt = std::get_if<CptStage>(&stage.options)) {
-    steps(cpt->train);
-    if (cpt->lora.target_modules.empty() && cpt->lora.modules_to_save.empty() &&
-        cpt->lora.trainable_token_indices.empty())
-      problems.add(node.mark, key + ".lora.target_modules",
-                   "nothing would be trained: name modules, or all-linear");
-  }
-  if (const auto* masked = std::get_if<MaskedLmStage>(&stage.options)) {
-    steps(masked->train);
-    if (!masked->texts && !masked->pairs)
-      problems.add(node.mark, key + ".texts", "there is no text: set texts or pairs to true");
-    if (masked->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "texts with hidden words need packing whole");
-  }
-  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options)) {
-    if (search->collections.empty())
-      problems.add(node.mark, key + ".collections", "there are none to search");
-    if (!search->encoder && !search->bm25)
-      problems.add(node.mark, key + ".encoder", "nothing searches: set encoder or bm25 to true");
-    std::set<std::string> names;
-    for (const CollectionOptions& collection : search->collections) {
-      if (collection.name.find('/') != std::string::npos)
-        problems.add(node.mark, key + ".collections",
-                     "'" + collection.name + "' names files too: write it without '/'");
-      if (!names.insert(name_of(collection)).second)
-        problems.add(node.mark, key + ".collections",
-                     "two are called '" + name_of(collection) + "': give them a name each");
-    }
-  }
-  if (const auto* mine = std::get_if<MineNegativesStage>(&stage.options)) {
-    check_pair_files({mine->pairs}, key + ".pairs", node, problems);
-    if (mine->mining.rank_to - mine->mining.rank_from < mine->mining.negatives)
-      problems.add(node.mark, key + ".mining.rank_to", "the ranks hold fewer candidates than negatives");
-  }
-  if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) {
-    steps(cross->train);
-    if (cross->files.empty()) problems.add(node.mark, key + ".files", "there are none to learn from");
-    check_pair_files(cross->files, key + ".files", node, problems);
-    if (cross->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "queries and candidates need packing whole");
-  }
-  const auto scored = [&](const std::vector<ScoredFileOptions>& files) {
-    if (files.empty()) problems.add(node.mark, key + ".files", "there are no scored pairs");
-    std::set<std::string> names;
-    for (const ScoredFileOptions& file : files)
-      if (!names.insert(name_of(file)).second)
-        problems.add(node.mark, key + ".files",
-                     "two are called '" + name_of(file) + "': give them a name each");
-  };
-  if (const auto* similarity = std::get_if<SimilarityStage>(&stage.options)) {
-    steps(similarity->train);
-    scored(similarity->files);
-    if (similarity->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
-    if (similarity->train.eval_every > 0 || similarity->train.keep_best)
-      problems.add(node.mark, key + ".train.eval_every",
-                   "nothing is evaluated on the way: put an evaluate_similarity stage behind it");
-  }
-  if (const auto* evaluate = std::get_if<EvaluateSimilarityStage>(&stage.options)) scored(evaluate->files);
-  if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
-    steps(sft->train);
-    if (sft->instructions.empty() && sft->files.empty())
-      problems.add(node.mark, key + ".instructions", "no conversations: set instructions or files");
-    if (sft->objective.max_length > sft->loader.sequence_length)
-      problems.add(node.mark, key + ".objective.max_length", "must not be above loader.sequence_length");
-  }
-  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) {
-    steps(contrastive->train);
-    const objectives::ContrastiveOptions& objective = contrastive->objective;
-    const bool distils = objective.distill_text > 0 || objective.distill_pair > 0;
-    if (distils && contrastive->teacher.empty())
-      problems.add(node.mark, key + ".teacher", "distillation needs one: name an earlier stage, or base");
-    if (!distils && objective.contrast == 0)
-      problems.add(node.mark, key + ".objective.contrast", "nothing to learn: every weight is 0");
-    if (contrastive->loader.rows_per_step < 2 && objective.contrast > 0)
-      problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
-    check_pair_files(contrastive->files, key + ".files", node, problems);
-    if (!contrastive->pairs && contrastive->files.empty())
-      problems.add(node.mark, key + ".files", "no pairs: set pairs to true, or name files");
-    if (contrastive->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
-  }
-  if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) {
-    if ((late->train.max_steps > 0 || late->train.max_tokens > 0) && late->files.empty())
-      problems.add(node.mark, key + ".files",
-                   "there is nothing to train on: name files, or set max_steps: 0");
-    if (late->loader.rows_per_step < 2 && late->objective.negatives == 0)
-      problems.add(node.mark, key + ".loader.rows_per_step",
-                   "one query without hard negatives has nothing to be told from: take 2 or more");
-    if (late->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "queries and documents need packing whole");
-    if (late->train.eval_every > 0)
-      problems.add(node.mark, key + ".train.eval_every",
-                   "this stage has no evaluation of its own: put evaluate_retrieval after it");
-  if (const auto* context = std::get_if<ContextPredictionStage>(&stage.options)) {
-    steps(context->train);
-    if (context->loader.rows_per_step < 2)
-      problems.add(node.mark, key + ".loader.rows_per_step",
-                   "one sentence and its context have no negatives: take 2 or more");
-    if (context->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "sentences and their contexts need packing whole");
-  }
-  if (const auto* documents = std::get_if<DocumentEncoderStage>(&stage.options)) {
-    steps(documents->train);
-    if (documents->loader.rows_per_step < 2)
-      problems.add(node.mark, key + ".loader.rows_per_step", "one pair has no negatives: take 2 or more");
-    if (documents->loader.packing != "whole")
-      problems.add(node.mark, key + ".loader.packing", "documents need packing whole");
-    if (documents->lines_per_document > documents->model.max_sentences)
-      problems.add(
-          node.mark, key + ".lines_per_document",
-          "must not be above model.max_sentences, " + std::to_string(documents->model.max_sentences));
-  }
-}
-
 }  // namespace
 
 const Stage* Recipe::find(const std::string& stage) const {
@@ -277,6 +125,22 @@ std::vector<StageType> stage_types() {
        ExtendEncoderStage{}},
       {"contrastive", "Trains a sentence encoder on the pairs of source and target.", ContrastiveStage{}},
       {"masked_lm", "Trains an encoder to predict hidden words of texts and of pairs.", MaskedLmStage{}},
+      {"context_prediction", "Trains a sentence encoder to tell what stands near a sentence in its document.",
+       ContextPredictionStage{}},
+      {"document_encoder", "Trains an encoder of documents over one of sentences, on pairs of documents.",
+       DocumentEncoderStage{}},
+      {"similarity", "Trains a sentence encoder on pairs with scores: their cosines become the scores.",
+       SimilarityStage{}},
+      {"evaluate_similarity", "Correlates the cosines of pairs with scores that people gave (STS).",
+       EvaluateSimilarityStage{}},
+      {"language_adapters", "Gives an encoder an adapter for each language (X-MOD).",
+       LanguageAdaptersStage{}},
+      {"late_interaction", "Trains an encoder to search by the vectors of all tokens (ColBERT).",
+       LateInteractionStage{}},
+      {"mine_negatives", "Finds hard negatives for pairs, with the encoder it reads from or by words.",
+       MineNegativesStage{}},
+      {"cross_encoder", "Trains an encoder to score answers of a query above its hard negatives.",
+       CrossEncoderStage{}},
       {"evaluate_mexa",
        "Scores how far each layer of a decoder has aligned the target with the source (MEXA).",
        EvaluateMexaStage{}},
@@ -285,22 +149,6 @@ std::vector<StageType> stage_types() {
       {"align_words",
        "Brings word vectors of two languages into one space (Procrustes, RCSLS) and scores a dictionary.",
        AlignWordsStage{}}};
-      {"language_adapters", "Gives an encoder an adapter for each language (X-MOD).",
-       LanguageAdaptersStage{}},
-      {"late_interaction", "Trains an encoder to search by the vectors of all tokens (ColBERT).",
-       LateInteractionStage{}}};
-      {"mine_negatives", "Finds hard negatives for pairs, with the encoder it reads from or by words.",
-       MineNegativesStage{}},
-      {"cross_encoder", "Trains an encoder to score answers of a query above its hard negatives.",
-       CrossEncoderStage{}}};
-      {"context_prediction", "Trains a sentence encoder to tell what stands near a sentence in its document.",
-       ContextPredictionStage{}},
-      {"document_encoder", "Trains an encoder of documents over one of sentences, on pairs of documents.",
-       DocumentEncoderStage{}}};
-      {"similarity", "Trains a sentence encoder on pairs with scores: their cosines become the scores.",
-       SimilarityStage{}},
-      {"evaluate_similarity", "Correlates the cosines of pairs with scores that people gave (STS).",
-       EvaluateSimilarityStage{}}};
 }
 
 Recipe read_recipe(const Node& document, const std::filesystem::path& file, Problems& problems) {
@@ -353,20 +201,10 @@ Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::str
 
 bool works_on_encoders(const Recipe& recipe) {
   return std::any_of(recipe.stages.begin(), recipe.stages.end(), [](const Stage& stage) {
-    return std::holds_alternative<EvaluateEncoderStage>(stage.options) ||
-           std::holds_alternative<EvaluateRetrievalStage>(stage.options) ||
-           std::holds_alternative<ExtendEncoderStage>(stage.options) ||
-           std::holds_alternative<ContrastiveStage>(stage.options) ||
-           std::holds_alternative<MaskedLmStage>(stage.options) ||
-           std::holds_alternative<EvaluateLexiconStage>(stage.options);
-           std::holds_alternative<LanguageAdaptersStage>(stage.options) ||
-           std::holds_alternative<LateInteractionStage>(stage.options);
-           std::holds_alternative<MineNegativesStage>(stage.options) ||
-           std::holds_alternative<CrossEncoderStage>(stage.options);
-           std::holds_alternative<ContextPredictionStage>(stage.options) ||
-           std::holds_alternative<DocumentEncoderStage>(stage.options);
-           std::holds_alternative<SimilarityStage>(stage.options) ||
-           std::holds_alternative<EvaluateSimilarityStage>(stage.options);
+    return is_one_of<EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
+                     MaskedLmStage, ContextPredictionStage, DocumentEncoderStage, SimilarityStage,
+                     EvaluateSimilarityStage, LanguageAdaptersStage, LateInteractionStage, MineNegativesStage,
+                     CrossEncoderStage, EvaluateLexiconStage>(stage.options);
   });
 }
 

@@ -10,22 +10,26 @@
 
 #include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
-#include <bitrain/recipe/mexa_options.h>
 #include <bitrain/recipe/late_interaction_options.h>
+#include <bitrain/recipe/mexa_options.h>
 #include <bitrain/recipe/options.h>
-#include <bitrain/recipe/word_options.h>
 #include <bitrain/recipe/similarity_options.h>
+#include <bitrain/recipe/word_options.h>
 
 namespace bitrain::recipe {
 
 using StageOptions =
     std::variant<TokenizerStage, PretrainStage, EvaluateStage, ExtendStage, CptStage, SftStage, MergeStage,
                  EvaluateEncoderStage, EvaluateRetrievalStage, ExtendEncoderStage, ContrastiveStage,
-                 MaskedLmStage, EvaluateMexaStage, EvaluateLexiconStage, AlignWordsStage>;
-                 MaskedLmStage, LanguageAdaptersStage, LateInteractionStage>;
-                 MaskedLmStage, MineNegativesStage, CrossEncoderStage>;
-                 MaskedLmStage, ContextPredictionStage, DocumentEncoderStage>;
-                 MaskedLmStage, SimilarityStage, EvaluateSimilarityStage>;
+                 MaskedLmStage, ContextPredictionStage, DocumentEncoderStage, SimilarityStage,
+                 EvaluateSimilarityStage, LanguageAdaptersStage, LateInteractionStage, MineNegativesStage,
+                 CrossEncoderStage, EvaluateMexaStage, EvaluateLexiconStage, AlignWordsStage>;
+
+/// Whether options are those of any of these stages.
+template <class... Stages>
+[[nodiscard]] bool is_one_of(const StageOptions& options) {
+  return (std::holds_alternative<Stages>(options) || ...);
+}
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {

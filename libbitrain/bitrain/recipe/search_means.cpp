@@ -13,7 +13,7 @@ void add_search_means(io::Json& result) {
   const auto count = static_cast<double>(sets->size());
   io::Json means = io::Json::object();
   for (const auto& [system, first] : sets->front().items()) {
-    if (!first.is_object()) continue;  // Not a system, but how many documents there are.
+    if (!first.is_object() || !first.contains("ndcg@10")) continue;  // A figure of the set, no system.
     std::map<std::string, double> sums;
     bool everywhere = true;
     for (const io::Json& set : *sets) {

@@ -91,20 +91,6 @@ data::SourcePtr open_pairs(const Recipe& recipe, data::Split split, std::int64_t
   return data::open_source(options, split);
 }
 
-std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
-                                             const std::vector<PairFileOptions>& files) {
-  std::vector<data::SourcePtr> sources;
-  for (const PairFileOptions& file : files) {
-    data::SourceOptions source = file_options(recipe, file.path);
-    source.format = "jsonl";
-    source.held_out_every = source.held_out_last = 0;
-    source.text_field = file.text_field;
-    source.pair_field = file.pair_field;
-    source.negatives_field = file.negatives_field;
-    source.language = file.language.empty() ? recipe.source.language : file.language;
-    source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
-    sources.push_back(data::open_source(source));
-  }
 std::string name_of(const PairFileOptions& file) {
   return file.stage.empty() ? std::filesystem::path(file.path).stem().string() : file.stage;
 }
@@ -123,10 +109,10 @@ data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file
   return data::open_source(source);
 }
 
-std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const ContrastiveStage& options) {
+std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
+                                             const std::vector<PairFileOptions>& files) {
   std::vector<data::SourcePtr> sources;
-  if (options.pairs) sources.push_back(open_pairs(recipe, data::Split::kTrain));
-  for (const PairFileOptions& file : options.files) sources.push_back(open_pair_file(recipe, file));
+  for (const PairFileOptions& file : files) sources.push_back(open_pair_file(recipe, file));
   return sources;
 }
 

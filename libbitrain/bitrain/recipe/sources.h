@@ -42,15 +42,13 @@ struct StageData {
 /// A file of pairs of a stage: a path of the recipe, or what a mine_negatives stage wrote. Its name in
 /// mixtures is the file's without ending, or the stage's.
 [[nodiscard]] data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file);
+[[nodiscard]] std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
+                                                           const std::vector<PairFileOptions>& files);
 [[nodiscard]] std::string name_of(const PairFileOptions& file);
 
 /// All pairs that a contrastive stage trains on.
 [[nodiscard]] std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe,
                                                                const ContrastiveStage& options);
-
-/// Files of pairs, each a source of its own.
-[[nodiscard]] std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
-                                                           const std::vector<PairFileOptions>& files);
 
 /// The conversations of an sft stage.
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,

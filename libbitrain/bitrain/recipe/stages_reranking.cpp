@@ -122,8 +122,7 @@ void run_stage(const CrossEncoderStage& options, StageContext& context) {
   adapters::train_all(model);
   adapters::freeze(model, options.freeze);
 
-  std::vector<data::SourcePtr> sources;
-  for (const PairFileOptions& file : options.files) sources.push_back(open_pair_file(recipe, file));
+  const std::vector<data::SourcePtr> sources = open_pair_files(recipe, options.files);
   const std::vector<std::string> languages = data::languages_of(sources);
   model.encoder().set_languages(languages);
   objectives::ListwiseOptions objective_options = options.objective;

@@ -125,8 +125,9 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   }
   if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) {
     std::vector<std::string> names;
-    for (const PairFileOptions& file : late->files) names.push_back(fs::path(file.path).stem().string());
+    for (const PairFileOptions& file : late->files) names.push_back(name_of(file));
     check_weights(recipe, document, key + ".loader", late->loader.mixture, names, problems);
+  }
   if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const PairFileOptions& file : cross->files) names.push_back(name_of(file));
@@ -161,17 +162,9 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
 /// Whether a stage cannot do without lines of source and target.
 bool reads_lines(const StageOptions& options) {
   if (const auto* contrastive = std::get_if<ContrastiveStage>(&options)) return contrastive->pairs;
-  return !std::holds_alternative<EvaluateRetrievalStage>(options) &&
-         !std::holds_alternative<EvaluateLexiconStage>(options) &&
-         !std::holds_alternative<AlignWordsStage>(options) && !std::holds_alternative<MergeStage>(options);
-         !std::holds_alternative<MergeStage>(options) &&
-         !std::holds_alternative<LanguageAdaptersStage>(options) &&
-         !std::holds_alternative<LateInteractionStage>(options);
-         !std::holds_alternative<MineNegativesStage>(options) &&
-         !std::holds_alternative<CrossEncoderStage>(options) && !std::holds_alternative<MergeStage>(options);
-         !std::holds_alternative<SimilarityStage>(options) &&
-         !std::holds_alternative<EvaluateSimilarityStage>(options) &&
-         !std::holds_alternative<MergeStage>(options);
+  return !is_one_of<MergeStage, EvaluateRetrievalStage, SimilarityStage, EvaluateSimilarityStage,
+                    LanguageAdaptersStage, LateInteractionStage, MineNegativesStage, CrossEncoderStage,
+                    EvaluateLexiconStage, AlignWordsStage>(options);
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {

@@ -128,8 +128,7 @@ std::vector<SearchFigures> SummaryView::searches() const {
     for (const auto& [set, systems] : sets->items()) {
       if (!systems.is_object()) continue;
       std::vector<SearchFigures>& known = systems_of(set);
-      for (const char* system : {"bm25", "encoder", "late_interaction"}) {
-      for (const char* system : {"bm25", "encoder", "reranked"}) {
+      for (const char* system : {"bm25", "encoder", "late_interaction", "reranked"}) {
         const Json* figures = find_at(systems, system);
         if (figures == nullptr) continue;
         const bool words = std::string(system) == "bm25";
