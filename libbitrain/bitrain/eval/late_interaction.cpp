@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -12,10 +11,10 @@
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/round.h>
 
-#include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/eval/best_rows.h>
+#include <bitrain/eval/length_batches.h>
 
 namespace bitrain::eval {
 namespace {
@@ -37,38 +36,20 @@ std::int64_t block_end(const std::vector<T>& boundaries, std::int64_t first, std
   return end;
 }
 
-/// Runs the model over texts of like length together; `take` gets each one's place and its vectors [n, D].
+/// Runs the model over texts; `take` gets each one's place and its vectors [n, D].
 void encode_all(models::LateInteractionEncoder& model, const std::vector<Ids>& ids,
                 const LateEncodeOptions& options,
                 const std::function<void(std::int64_t, const at::Tensor&)>& take) {
   const at::NoGradGuard no_grad;
   const at::Device device = model.encoder().input_embeddings().weight.device();
-  std::vector<std::size_t> order(ids.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return ids[a].size() > ids[b].size(); });
-  for (std::size_t begin = 0; begin < order.size();) {
-    std::vector<Ids> rows;
-    std::vector<Ids> labels;
-    std::int64_t tokens = 0;
-    std::size_t end = begin;
-    for (; end < order.size(); ++end) {
-      const Ids& row = ids[order[end]];
-      tokens += static_cast<std::int64_t>(row.size());
-      if (end > begin && tokens > options.tokens_per_batch) break;
-      rows.push_back(row);
-      labels.emplace_back(row.size(), static_cast<std::int32_t>(kIgnoreIndex));
-    }
-    const std::vector<std::int32_t> languages(options.language < 0 ? 0 : rows.size(), options.language);
-    const Batch batch = make_batch(rows, labels, languages);
-    const at::Tensor vectors = model.forward(batch.to(device), {}).to(at::kCPU, at::kFloat);
-    for (std::size_t i = begin; i < end; ++i) {
-      const std::int32_t first = batch.boundaries[i - begin];
-      take(static_cast<std::int64_t>(order[i]),
-           vectors.narrow(0, first, batch.boundaries[i - begin + 1] - first));
-    }
-    begin = end;
-  }
+  run_by_length(ids, options.tokens_per_batch, options.language,
+                [&](const std::vector<std::int64_t>& chosen, const Batch& batch) {
+                  const at::Tensor vectors = model.forward(batch.to(device), {}).to(at::kCPU, at::kFloat);
+                  for (std::size_t i = 0; i < chosen.size(); ++i) {
+                    const std::int32_t first = batch.boundaries[i];
+                    take(chosen[i], vectors.narrow(0, first, batch.boundaries[i + 1] - first));
+                  }
+                });
 }
 
 /// Documents by ids; throws for one of which no token counts.

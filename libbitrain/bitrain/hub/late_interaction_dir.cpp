@@ -51,8 +51,8 @@ std::vector<ModuleEntry> read_late_modules(const fs::path& directory) {
                       "an encoder one");
   if (find_module(modules, "MultiVectorMask") == nullptr)
     throw FormatError(where, ": the modules ", names_of(modules),
-                      " have no MultiVectorMask; open folders of PyLate with sentence-transformers' "
-                      "MultiVectorEncoder and save them again");
+                      " have no MultiVectorMask: PyLate's own folders, whose markers are tokens, are not "
+                      "supported");
   if (find_module(modules, "Normalize") == nullptr || modules.size() != 4 || modules[1].type != "Dense")
     throw UnsupportedError(where, ": the modules ", names_of(modules),
                            " are not supported in this order; there is: Transformer, Dense, MultiVectorMask, "
