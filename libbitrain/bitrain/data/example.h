@@ -22,18 +22,12 @@ struct Example {
   std::vector<Message> messages;
   std::vector<std::string> negatives;       ///< Hard negatives of `pair_text`, in its language.
   std::vector<std::string> text_negatives;  ///< Hard negatives of `text`, in its language.
-  std::string language;       ///< BCP-47 code, for example "es". Of the response in a conversation.
-  std::string pair_language;  ///< Of `pair_text`.
-  std::string source;         ///< Name of the source it came from.
-  std::int64_t id = 0;        ///< Row in that source, from 0: stable, for held-out splits and reports.
-  std::int64_t clone = 0;     ///< Ids are shifted by this many vocabularies (cloned languages).
-  std::vector<std::string> negatives;  ///< Hard negatives of `pair_text`, in its language.
-  std::optional<double> score;         ///< How like `text` and `pair_text` are, as people judged it.
-  std::string language;                ///< BCP-47 code, for example "es". Of the response in a conversation.
-  std::string pair_language;           ///< Of `pair_text`.
-  std::string source;                  ///< Name of the source it came from.
-  std::int64_t id = 0;     ///< Row in that source, from 0: stable, for held-out splits and reports.
-  std::int64_t clone = 0;  ///< Ids are shifted by this many vocabularies (cloned languages).
+  std::string language;         ///< BCP-47 code, for example "es". Of the response in a conversation.
+  std::string pair_language;    ///< Of `pair_text`.
+  std::string source;           ///< Name of the source it came from.
+  std::int64_t id = 0;          ///< Row in that source, from 0: stable, for held-out splits and reports.
+  std::int64_t clone = 0;       ///< Ids are shifted by this many vocabularies (cloned languages).
+  std::optional<double> score;  ///< How like `text` and `pair_text` are, as people judged it.
 
   [[nodiscard]] bool empty() const { return text.empty() && pair_text.empty() && messages.empty(); }
 };

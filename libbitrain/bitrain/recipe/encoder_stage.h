@@ -43,7 +43,7 @@ class HeldOutPairs {
   struct Sides {
     at::Tensor source;
     at::Tensor target;
-    models::PoolingMargins margins;  ///< What pooling left out.
+    models::PoolingMargins margins = {};  ///< What pooling left out.
   };
   [[nodiscard]] Sides embed(models::SentenceEncoder& model, const text::Tokenizer& tokenizer) const;
   /// The score of these.
