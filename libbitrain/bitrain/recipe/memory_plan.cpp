@@ -129,7 +129,8 @@ class Planner {
   }
 
   void visit(const Stage& stage, const LateInteractionStage& options) {
-    encode(stage, 0, &options.loader, options.train.recompute);
+    const bool trains = options.train.max_steps > 0 || options.train.max_tokens > 0;
+    encode(stage, 0, trains ? &options.loader : nullptr, options.train.recompute);
   }
   void visit(const Stage& stage, const LanguageAdaptersStage& options) {
     const auto found = encoders_.find(stage.from);
