@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
@@ -56,12 +57,12 @@ class DenseSearch {
   }
 
   [[nodiscard]] eval::RetrievalRun search(const eval::RetrievalSet& set,
-                                          const CollectionOptions& collection) const {
+                                          const CollectionOptions& collection) {
     const std::string& language = collection.language.empty() ? recipe_.target.language : collection.language;
     const std::string& query_language =
         collection.query_language.empty() ? recipe_.source.language : collection.query_language;
-    const at::Tensor documents = embed(set.corpus, options_.document_prompt, language);
-    const at::Tensor queries = embed(set.queries, options_.query_prompt, query_language);
+    const at::Tensor& documents = embed_documents(texts_of(set.corpus), language);
+    const at::Tensor queries = embed(texts_of(set.queries), options_.query_prompt, query_language);
     eval::SearchOptions search;
     search.k = options_.depth;
     search.similarity = options_.similarity;
@@ -79,20 +80,33 @@ class DenseSearch {
   }
 
  private:
-  [[nodiscard]] at::Tensor embed(const std::vector<eval::Document>& documents, const std::string& prompt,
+  /// Sets of several query languages have one corpus: what was embedded last is not embedded again.
+  const at::Tensor& embed_documents(std::vector<std::string> texts, const std::string& language) {
+    if (!documents_.defined() || texts != document_texts_ || language != document_language_) {
+      documents_ = embed(texts, options_.document_prompt, language);
+      document_texts_ = std::move(texts);
+      document_language_ = language;
+    }
+    return documents_;
+  }
+
+  [[nodiscard]] at::Tensor embed(const std::vector<std::string>& texts, const std::string& prompt,
                                  const std::string& language) const {
     eval::EncodeOptions encode;
     encode.max_length = std::min(options_.max_length, opened_.model->encoder().max_tokens());
     encode.prompt = prompt;
     encode.language = static_cast<std::int32_t>(std::find(languages_.begin(), languages_.end(), language) -
                                                 languages_.begin());
-    return eval::encode_texts(*opened_.model, *opened_.tokenizer, texts_of(documents), encode);
+    return eval::encode_texts(*opened_.model, *opened_.tokenizer, texts, encode);
   }
 
   const EvaluateRetrievalStage& options_;
   const Recipe& recipe_;
   std::vector<std::string> languages_;
   hub::OpenedSentenceEncoder opened_;
+  std::vector<std::string> document_texts_;
+  std::string document_language_;
+  at::Tensor documents_;
 };
 
 }  // namespace
