@@ -164,13 +164,15 @@ def scene(**slots):
     return generated_nli.Scene(**{"agent": "woman", "deed": ("read", 0), **slots})
 
 
-def test_similarity_counts_slots_that_are_shared():
+def test_similarity_is_five_less_what_slots_cost():
     full = scene(attribute="old", place="garden", time="night")
     assert generated_nli.similarity(full, full) == 5
-    assert generated_nli.similarity(full, scene(attribute="old", place="park", time="night")) == 4.7  # both green
-    assert generated_nli.similarity(full, scene(attribute="young", place="garden")) == 4.3  # opposite; not said
-    assert generated_nli.similarity(full, scene(agent="man", deed=("read", 1), place="beach", time="noon")) == 2.0
-    assert generated_nli.similarity(scene(), scene(agent="boy", deed=("eat", 0))) == 1.5
+    assert generated_nli.similarity(full, scene(attribute="old", place="garden")) == 4.75  # not said
+    assert generated_nli.similarity(full, scene(attribute="old", place="park", time="night")) == 4.375  # both green
+    assert generated_nli.similarity(full, scene(attribute="young", place="garden", time="night")) == 3.75
+    assert generated_nli.similarity(full, scene(attribute="rich", place="garden", time="night")) == 4.375
+    assert generated_nli.similarity(scene(), scene(agent="man", deed=("read", 1))) == 3.125  # alike both
+    assert generated_nli.similarity(full, scene(agent="actor", deed=("eat", 0), place="beach", time="noon")) == 0
 
 
 def test_scenes_are_said_in_the_grammar_of_each_language():
@@ -203,6 +205,7 @@ def test_generated_test_sentences_are_never_trained_on_and_the_seed_decides():
         assert not trained & {row[side] for row in tested for side in ("text", "pair")}
         assert all(row["text"] != row["pair"] and 0 <= row["score"] <= 5 for row in tested)
         assert len({row["score"] for row in tested}) > 10
+    assert generated_nli.contradicting(scene(place="beach"), random.Random(1)) != scene(place="beach")
     assert files["en-de.sts.test"][7]["text"] == files["en.sts.test"][7]["text"]
     assert files["en-de.sts.test"][7]["pair"] == files["de.sts.test"][7]["pair"]
 

@@ -210,6 +210,25 @@ TEST_F(EncoderRun, StagesThatReadLinesNeedThem) {
               HasSubstr("stages.align.teacher: no earlier stage is called 'nobody'"));
 }
 
+TEST_F(EncoderRun, SetsOfOneCorpusAndOfOthersKeepTheirOwnFigures) {
+  write_collection(directory_.path() / "set");
+  eval::RetrievalSet other = eval::read_beir(directory_.path() / "set");
+  for (eval::Document& document : other.corpus) document.text = "nada";
+  other.corpus.front().text = "vio perro";
+  eval::write_beir(directory_.path() / "other", other);
+  const auto path = [&](const char* name) { return (directory_.path() / name).string(); };
+  const RunResult result = run_with(
+      {"stages={search: {recipe: evaluate_retrieval, from: base, collections: [{path: " + path("set") +
+       "}, {path: " + path("other") + "}, {path: " + path("set") + ", name: again}]}}"});
+  const io::Json& stage = result.summary["stages"]["search"];
+  const io::Json& search = stage["search"];
+  EXPECT_EQ(search["set"], search["again"]);
+  EXPECT_NE(search["set"]["encoder"], search["other"]["encoder"]);
+  const auto figure = [&](const char* set) { return search[set]["encoder"]["ndcg@10"].get<double>(); };
+  EXPECT_NEAR(stage["mean"]["encoder"]["ndcg@10"].get<double>(), (2 * figure("set") + figure("other")) / 3,
+              1e-12);
+}
+
 TEST_F(EncoderRun, ProblemsOfRetrievalSetsAreNamed) {
   const auto problems = [&](const std::string& options) {
     return problems_with({"stages={search: {recipe: evaluate_retrieval, from: base, " + options + "}}"});

@@ -120,8 +120,6 @@ TEST_F(SimilarityRun, LearnsScores) {
   EXPECT_NEAR(stages["after"]["mean"]["spearman"].get<double>(), after, 1e-12);
   EXPECT_EQ(stages["after"]["tables"][0]["rows"].size(), 3U);
   EXPECT_EQ(stages["sts"]["steps"], 60);
-  EXPECT_LT(stages["sts"]["curve"]["loss"].back().get<double>(),
-            0.5 * stages["sts"]["curve"]["loss"].front().get<double>());
   EXPECT_TRUE(result.summary["claims"][0]["held"].get<bool>());
   EXPECT_NO_THROW((void)hub::open_sentence_encoder(directory_.path() / "run" / "2-sts"));
 }

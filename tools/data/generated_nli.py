@@ -1,9 +1,10 @@
 """Makes sentence pairs for natural-language inference and semantic similarity in English, Spanish and German.
 
 A small grammar says scenes: who (with an attribute) does what, where and when. A premise entails what leaves something
-out or names it more broadly, and is contradicted by another activity, place or attribute. The similarity of two scenes,
-0 to 5, is what they share, slot by slot. The same scenes are said in every language, each time in other words or another
-order. Whoever and whatever stand together in a test sentence never do in training. Everything follows from the seed.
+out or names it more broadly, and is contradicted by what is otherwise in one respect. The similarity of two scenes is 5
+less what each slot costs: little where one side leaves it out, more where they contradict each other. The same scenes are
+said in every language, each time in other words or another order. Whoever and whatever stand together in a test sentence
+never do in training. Everything follows from the seed.
 
     python3 tools/data/generated_nli.py [FOLDER]     default: runs/data/nli
 
@@ -154,8 +155,11 @@ DEEDS = {
     for number, said in enumerate(deeds)
 }
 
-# What a slot counts when two sentences share it; together 5.
-WEIGHTS = {"agent": 1.5, "deed": 2.0, "attribute": 0.5, "place": 0.6, "time": 0.4}
+SLOTS = {"agent": AGENTS, "deed": DEEDS, "attribute": ATTRIBUTES, "place": PLACES, "time": TIMES}
+
+# What it costs the similarity that two sentences contradict each other in a slot; half, where they are merely alike.
+COSTS = {"agent": 1.75, "deed": 2.0, "attribute": 1.25, "place": 1.25, "time": 1.0}
+OMITTED = 0.25  # That one of them does not say it.
 
 
 @dataclass(frozen=True)
@@ -214,11 +218,8 @@ def say(scene, language, rng):
 def draw_scene(rng, test):
     while True:
         scene = Scene(
-            rng.choice(list(AGENTS)),
-            rng.choice(list(DEEDS)),
-            rng.choice([None, *ATTRIBUTES]),
-            rng.choice([None, *PLACES]),
-            rng.choice([None, *TIMES]),
+            *(rng.choice(list(SLOTS[slot])) for slot in ("agent", "deed")),
+            *(rng.choice([None, *SLOTS[slot]]) for slot in ("attribute", "place", "time")),
         )
         if is_test(scene.agent, scene.deed) == test:
             return scene
@@ -234,45 +235,61 @@ def entailed(scene, rng):
     return replace(scene, **changes)
 
 
-def contradicting(scene, rng):
-    """The same with another activity, or with another place or attribute where it has one."""
-    ways = ["deed", "deed"] + [slot for slot in ("attribute", "place") if getattr(scene, slot)]
-    way = rng.choice(ways)
-    if way == "attribute":
-        return replace(scene, attribute=ATTRIBUTES[scene.attribute][0])
-    if way == "place":
-        return replace(scene, place=rng.choice([place for place in PLACES if place != scene.place]))
-    deeds = [deed for deed in DEEDS if deed[0] != scene.deed[0] and not is_test(scene.agent, deed)]
-    return replace(scene, deed=rng.choice(deeds))
-
-
-def group_of(slot, value):
+def alike(slot, x, y):
+    """Whether two values that differ are of one group; attributes are, unless they are opposites."""
+    if slot == "attribute":
+        return ATTRIBUTES[x][0] != y
     if slot == "deed":
-        return value[0]
-    return {"agent": AGENTS, "place": PLACES, "time": TIMES}[slot][value][0] if slot != "attribute" else None
+        return x[0] == y[0]
+    return SLOTS[slot][x][0] == SLOTS[slot][y][0]
+
+
+def other_value(slot, value, rng, like):
+    """A value that contradicts `value`, or is only alike; None where there is none."""
+    fitting = [other for other in SLOTS[slot] if other != value and alike(slot, value, other) == like]
+    return rng.choice(fitting) if fitting else None
+
+
+def contradicting(scene, rng):
+    """The same, but otherwise in one slot that it says."""
+    while True:
+        slot = rng.choice([slot for slot in COSTS if getattr(scene, slot)])
+        changed = replace(scene, **{slot: other_value(slot, getattr(scene, slot), rng, False)})
+        if not is_test(changed.agent, changed.deed):
+            return changed
 
 
 def similarity(a, b):
-    """0 to 5: slots that are the same count in full, those that are alike or said by one side only by half."""
-    score = 0.0
-    for slot, weight in WEIGHTS.items():
+    """0 to 5."""
+    cost = 0.0
+    for slot, most in COSTS.items():
         x, y = getattr(a, slot), getattr(b, slot)
         if x == y:
-            score += weight
-        elif x is None or y is None or (slot != "attribute" and group_of(slot, x) == group_of(slot, y)):
-            score += weight / 2
-    return round(score, 2)
+            continue
+        if x is None or y is None:
+            cost += OMITTED
+        else:
+            cost += most / 2 if alike(slot, x, y) else most
+    return max(0.0, round(5 - cost, 3))
 
 
 def draw_similar(scene, rng, test):
-    """A scene that shares some slots with another."""
+    """A scene that differs from another in some slots: left out, alike or contradicting."""
     while True:
-        other = draw_scene(rng, test)
-        share = rng.random()
-        kept = {slot: getattr(scene, slot) for slot in WEIGHTS if rng.random() < share}
-        mixed = replace(other, **kept)
-        if is_test(mixed.agent, mixed.deed) == test:
-            return mixed
+        share = rng.choice([0.1, 0.4, 0.7, 1.0])
+        changed = scene
+        for slot in COSTS:
+            value = getattr(scene, slot)
+            if value is None or rng.random() > share:
+                continue
+            way = rng.choice(["omit", "alike", "contradict"])
+            if way != "omit":
+                other = other_value(slot, value, rng, way == "alike")
+                changed = replace(changed, **{slot: other or value})
+            elif slot not in ("agent", "deed"):
+                changed = replace(changed, **{slot: None})
+        if is_test(changed.agent, changed.deed) == test:
+            return changed
 
 
 def distinct(say_one, other):

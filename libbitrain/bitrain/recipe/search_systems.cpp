@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
@@ -65,10 +66,8 @@ class DenseSearch : public ModelSearch {
   }
 
   [[nodiscard]] std::vector<SystemRun> search(const eval::RetrievalSet& set,
-                                              const CollectionOptions& collection,
-                                              io::Json& about) const override {
-    const at::Tensor documents =
-        embed(texts_of(set.corpus), options_.document_prompt, languages_.of_documents(collection));
+                                              const CollectionOptions& collection, io::Json& about) override {
+    const at::Tensor documents = embed_documents(texts_of(set.corpus), collection);
     const at::Tensor queries = embed_queries(texts_of(set.queries), collection);
     std::vector<SystemRun> runs;
     runs.push_back({"encoder", find(set, queries, documents)});
@@ -85,6 +84,17 @@ class DenseSearch : public ModelSearch {
   }
 
  private:
+  /// Sets of several query languages have one corpus: what was embedded last is not embedded again.
+  [[nodiscard]] at::Tensor embed_documents(std::vector<std::string> texts,
+                                           const CollectionOptions& collection) {
+    const std::int32_t language = languages_.of_documents(collection);
+    if (!documents_.defined() || texts != document_texts_ || language != document_language_) {
+      documents_ = embed(texts, options_.document_prompt, language);
+      document_texts_ = std::move(texts);
+      document_language_ = language;
+    }
+    return documents_;
+  }
   [[nodiscard]] at::Tensor embed_queries(const std::vector<std::string>& texts,
                                          const CollectionOptions& collection) const {
     return embed(texts, options_.query_prompt, languages_.of_queries(collection));
@@ -109,6 +119,9 @@ class DenseSearch : public ModelSearch {
   const Recipe& recipe_;
   SearchLanguages languages_;
   hub::OpenedSentenceEncoder opened_;
+  std::vector<std::string> document_texts_;
+  std::int32_t document_language_ = -1;
+  at::Tensor documents_;
 };
 
 /// By the vectors of all tokens.
@@ -123,8 +136,7 @@ class LateSearch : public ModelSearch {
   }
 
   [[nodiscard]] std::vector<SystemRun> search(const eval::RetrievalSet& set,
-                                              const CollectionOptions& collection,
-                                              io::Json& about) const override {
+                                              const CollectionOptions& collection, io::Json& about) override {
     if (!collection.generated_queries.empty())
       throw ConfigError("generated_queries of ", name_of(collection),
                         ": documents of late interaction cannot carry them; search with a sentence encoder");

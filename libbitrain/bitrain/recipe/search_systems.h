@@ -45,7 +45,7 @@ class ModelSearch {
   /// The model's own search first, then variants of it. `about` takes figures besides the hits.
   [[nodiscard]] virtual std::vector<SystemRun> search(const eval::RetrievalSet& set,
                                                       const CollectionOptions& collection,
-                                                      io::Json& about) const = 0;
+                                                      io::Json& about) = 0;
 };
 
 /// By late interaction where the folder is one for it, else by embeddings; these also with documents that
