@@ -231,7 +231,8 @@ TEST(Contrastive, EncodesATextItsPairAndNegatives) {
 
 TEST(Contrastive, LeavesOutNegativesThatAreNone) {
   const Contrastive objective(bytes(), {"en", "es"});
-  EXPECT_THAT(objective.encode(pair("ab", "x", {"x", "yz", "ab", "yz"})).ids, ElementsAre('a', 'b', 'x', 'y', 'z'));
+  EXPECT_THAT(objective.encode(pair("ab", "x", {"x", "yz", "", "ab", "yz"})).ids,
+              ElementsAre('a', 'b', 'x', 'y', 'z'));
 }
 
 TEST(Contrastive, PassesOverPairsWithNothingToLearn) {
