@@ -190,6 +190,7 @@ Retriever dense_retriever(const MineArguments& arguments, const eval::MiningSet&
   eval::EncodeOptions options;
   options.max_length = opened->settings.max_seq_length;
   options.prompt = arguments.pair_prompt;
+  options.include_prompt = opened->settings.include_prompt;
   Meter meter("texts embedded", 0, static_cast<std::int64_t>(set.texts.size()));
   options.progress = [&](std::int64_t done) {
     stop_when_interrupted();
