@@ -112,6 +112,8 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
     steps(masked->train);
     if (!masked->texts && !masked->pairs)
       problems.add(node.mark, key + ".texts", "there is no text: set texts or pairs to true");
+    if (masked->next_sentence && !masked->texts)
+      problems.add(node.mark, key + ".next_sentence", "reads texts: set texts to true");
     if (masked->loader.packing != "whole")
       problems.add(node.mark, key + ".loader.packing", "texts with hidden words need packing whole");
   }
@@ -151,6 +153,8 @@ void check_stage(const Stage& stage, const Node& node, Problems& problems) {
       problems.add(node.mark, key + ".files", "no pairs: set pairs to true, or name files");
     if (contrastive->loader.packing != "whole")
       problems.add(node.mark, key + ".loader.packing", "pairs need packing whole");
+    if (trains_adapters(*contrastive) && !contrastive->freeze.empty())
+      problems.add(node.mark, key + ".freeze", "with lora all other weights are frozen anyway");
   }
 }
 
@@ -238,6 +242,12 @@ bool works_on_encoders(const Recipe& recipe) {
            std::holds_alternative<ContrastiveStage>(stage.options) ||
            std::holds_alternative<MaskedLmStage>(stage.options);
   });
+}
+
+bool trains_adapters(const ContrastiveStage& options) {
+  const adapters::LoraOptions& lora = options.lora;
+  return !lora.target_modules.empty() || !lora.modules_to_save.empty() ||
+         !lora.trainable_token_indices.empty();
 }
 
 std::string name_of(const CollectionOptions& collection) {

@@ -5,6 +5,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/data/next_sentence.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -102,6 +103,24 @@ std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const Con
     source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
     sources.push_back(data::open_source(source));
   }
+  return sources;
+}
+
+data::SourcePtr open_next_sentences(const Recipe& recipe, const MaskedLmStage& options, bool target,
+                                    data::Split split) {
+  return data::next_sentence_source(open_side(recipe, target, split, options.lines_per_document),
+                                    static_cast<std::uint64_t>(recipe.seed));
+}
+
+std::vector<data::SourcePtr> open_masked_texts(const Recipe& recipe, const MaskedLmStage& options) {
+  constexpr data::Split kTrain = data::Split::kTrain;
+  std::vector<data::SourcePtr> sources;
+  for (const bool target : {false, true}) {
+    if (!options.texts) break;
+    sources.push_back(options.next_sentence ? open_next_sentences(recipe, options, target, kTrain)
+                                            : open_side(recipe, target, kTrain));
+  }
+  if (options.pairs) sources.push_back(open_pairs(recipe, kTrain));
   return sources;
 }
 
