@@ -5,24 +5,31 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <bitrain/adapters/attach.h>
+#include <bitrain/adapters/merge.h>
+#include <bitrain/adapters/parameters.h>
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
 #include <bitrain/eval/encode.h>
 #include <bitrain/eval/rerank.h>
 #include <bitrain/hub/encoder_dir.h>
+#include <bitrain/hub/peft.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/objectives/masked_lm.h>
 
 #include "bind.h"
+#include "options.h"
 
 namespace bitrain::python {
 namespace {
 
 using Rows = std::vector<std::vector<std::int32_t>>;
 
-/// An encoder with what its sentence-transformers folder said.
+/// An encoder with what its sentence-transformers folder said, and the options of its adapter where it has
+/// one.
 struct Encoder {
   hub::OpenedSentenceEncoder opened;
+  adapters::LoraOptions lora = {};
 
   [[nodiscard]] models::SentenceEncoder& get() const { return *opened.model; }
 };
@@ -139,7 +146,7 @@ void bind_masked_lm(py::module_& module) {
         return hub::open_masked_lm(directory, options);
       },
       py::arg("directory"), py::arg("dtype") = py::none(), py::arg("tokenizer") = false,
-      "Opens a folder of a masked language model (bert, roberta, xlm-roberta, camembert, xmod).");
+      "Opens a folder of a masked language model (bert, distilbert, roberta, xlm-roberta, camembert, xmod).");
   module.def(
       "save_masked_lm",
       [](hub::OpenedMaskedLm& model, const std::filesystem::path& directory, const py::object& dtype) {
@@ -218,20 +225,50 @@ void bind_class(py::module_& module) {
       .def(
           "embed",
           [](Encoder& model, const std::vector<std::string>& texts, std::int64_t max_length,
-             const std::string& prompt, std::int64_t tokens_per_batch) {
+             const std::optional<std::string>& prompt, std::int64_t tokens_per_batch,
+             const std::optional<std::string>& prompt_name) {
             if (model.opened.tokenizer == nullptr)
               throw StateError("this encoder was opened without its tokenizer: open it with tokenizer=True");
             eval::EncodeOptions options;
             options.max_length = max_length > 0 ? max_length : model.opened.settings.max_seq_length;
-            options.prompt = prompt;
+            options.prompt = prompt ? *prompt : hub::prompt_of(model.opened.settings, prompt_name);
+            options.include_prompt = model.opened.settings.include_prompt;
             options.tokens_per_batch = tokens_per_batch;
             py::gil_scoped_release release;
             return eval::encode_texts(model.get(), *model.opened.tokenizer, texts, options);
           },
-          py::arg("texts"), py::arg("max_length") = 0, py::arg("prompt") = "",
-          py::arg("tokens_per_batch") = 4096,
+          py::arg("texts"), py::arg("max_length") = 0, py::arg("prompt") = py::none(),
+          py::arg("tokens_per_batch") = 4096, py::arg("prompt_name") = py::none(),
           "Embeddings [texts, dimension] of texts, float32. `max_length` in tokens; 0: the folder's "
-          "max_seq_length.")
+          "max_seq_length. Before each text stands `prompt`, else the folder's prompt of that name, else its "
+          "default one, if it has one.")
+      .def(
+          "attach_lora",
+          [](Encoder& model, const py::dict& options, std::uint64_t seed) {
+            adapters::LoraOptions lora;
+            read_options(options, lora, "attach_lora");
+            const adapters::AttachReport report = adapters::attach(model.get().encoder(), lora, seed);
+            model.lora = lora;
+            return report.trainable_parameters;
+          },
+          py::arg("options"), py::arg("seed") = 0,
+          "Freezes the encoder and attaches LoRA; `options` has PEFT's names. Returns the trained elements.")
+      .def(
+          "merge",
+          [](Encoder& model) {
+            py::gil_scoped_release release;
+            adapters::merge(model.get().encoder());
+          },
+          "Folds adapters into the weights.")
+      .def(
+          "trainable_parameters",
+          [](Encoder& model) {
+            py::dict named;
+            for (const auto& parameter : adapters::trainable_parameters(model.get().encoder()))
+              named[py::str(parameter.name)] = parameter.tensor;
+            return named;
+          },
+          "The trained tensors of the encoder by name, not copied.")
       .def(
           "tensors", [](Encoder& model) { return tensors_of(model.get()); },
           "The dense weights by name, not copied.")
@@ -255,11 +292,24 @@ void bind_encoder(py::module_& module) {
         options.dtype = dtype_named(dtype);
         options.tokenizer = tokenizer;
         py::gil_scoped_release release;
-        return Encoder{hub::open_sentence_encoder(directory, options)};
+        return Encoder{hub::open_sentence_encoder(directory, options), {}};
       },
       py::arg("directory"), py::arg("dtype") = py::none(), py::arg("tokenizer") = false,
-      "Opens a folder of sentence-transformers, or of an encoder (bert, roberta, xlm-roberta, camembert, "
-      "xmod).");
+      "Opens a folder of sentence-transformers, or of an encoder (bert, distilbert, roberta, xlm-roberta, "
+      "camembert, xmod).");
+  module.def(
+      "load_adapter",
+      [](Encoder& model, const std::filesystem::path& directory) {
+        model.lora = hub::load_adapter(directory, model.get().encoder());
+      },
+      py::arg("model"), py::arg("directory"), "Attaches the adapter of a PEFT folder to an encoder.");
+  module.def(
+      "save_adapter",
+      [](Encoder& model, const std::filesystem::path& directory, const std::string& base) {
+        hub::save_adapter(directory, model.get().encoder(), model.lora, base);
+      },
+      py::arg("model"), py::arg("directory"), py::arg("base") = "",
+      "Writes the adapter of an encoder as a PEFT folder, for AutoModel.");
   module.def(
       "save_encoder",
       [](Encoder& model, const std::filesystem::path& directory, const py::object& dtype) {

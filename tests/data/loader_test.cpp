@@ -323,6 +323,15 @@ TEST(Inspect, MarksWhatIsSupervised) {
   EXPECT_EQ(text,
             "segment 0 · es · 4 tokens · 2 supervised\n<s> a b [c] [-></s>]\n"
             "segment 1 · en · 2 tokens · 1 supervised\nx [\\n]\n");
+  InspectOptions masked;
+  masked.in_place = true;
+  EXPECT_EQ(render_batch(make_batch({{'a', 258, 'c', 'd'}}, {{kIgnoreIndex, 'b', 'c', kIgnoreIndex}}, {0}),
+                         tokenizer, {"en"}, masked),
+            "segment 0 · en · 4 tokens · 2 supervised\na [" + tokenizer.id_to_piece(258) + "->b] [c] d\n");
+  Batch pair = make_batch({{'a'}, {'b'}}, {{kIgnoreIndex}, {kIgnoreIndex}}, {0, 1});
+  pair.group_ids = {7, 7};
+  EXPECT_EQ(render_batch(pair, tokenizer, {"en", "es"}),
+            "segment 0 · en · 1 tokens · example 7\na\nsegment 1 · es · 1 tokens · example 7\nb\n");
   InspectOptions some;
   some.max_segments = 1;
   some.color = true;

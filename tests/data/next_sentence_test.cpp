@@ -68,6 +68,36 @@ TEST(NextSentencePairs, AreAFunctionOfSeedAndSample) {
   EXPECT_LT(equal, 10);
 }
 
+TEST(NextSentenceSource, GivesSentencesOfDocumentsAndSaysWhetherTheyFollow) {
+  std::vector<Example> documents(3);
+  documents[0].text = "a1\na2\na3";
+  documents[1].text = "One sentence. Another one.";
+  documents[2].text = "c1";
+  const SourcePtr source = next_sentence_source(make_source("texts", "en", documents), 3);
+  EXPECT_EQ(source->name(), "texts");
+  ASSERT_EQ(source->size(), 3);
+  int follow = 0;
+  for (std::int64_t i = 0; i < 3; ++i) {
+    const Example pair = source->at(i);
+    EXPECT_EQ(pair.language, "en");
+    EXPECT_EQ(pair.pair_language, "en");
+    ASSERT_TRUE(pair.follows.has_value());
+    const std::string joined = pair.text + "|" + pair.pair_text;
+    const bool next = joined == "a1|a2" || joined == "a2|a3" || joined == "One sentence.|Another one.";
+    EXPECT_EQ(*pair.follows, next) << joined;
+    follow += next;
+  }
+  EXPECT_EQ(source->at(1).pair_text, source->at(1).pair_text) << "the same each time";
+  EXPECT_THROW((void)source->at(3), StateError);
+  documents.resize(1);
+  try {
+    (void)next_sentence_source(make_source("texts", "en", documents), 3);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("source 'texts'"));
+  }
+}
+
 TEST(NextSentencePairs, CorporaWithoutPairsAreNamed) {
   EXPECT_THAT(
       [] {

@@ -152,6 +152,17 @@ TEST_F(SourceTest, ReadsPairsWithHardNegativesFromJson) {
     broken.pair_field = "positive";
     EXPECT_THAT(message_of([&] { (void)open_source(broken); }), HasSubstr("bad.jsonl:1")) << bad;
   }
+  SourceOptions blank = options("blank.jsonl", R"({"query": "", "positive": "p"})"
+                                               "\n"
+                                               R"({"query": "q", "positive": " "})"
+                                               "\n"
+                                               R"({"query": "q", "positive": "p"})"
+                                               "\n");
+  blank.text_field = "query";
+  blank.pair_field = "positive";
+  SourceCounts counts;
+  EXPECT_EQ(open_source(blank, Split::kAll, &counts)->at(0).id, 2);
+  EXPECT_EQ(counts.blank, 2);
   SourceOptions text = options("pairs.txt", "a\n");
   text.pair_field = "positive";
   EXPECT_THAT(message_of([&] { (void)open_source(text); }), HasSubstr("pair_field is for JSONL"));

@@ -176,6 +176,10 @@ TEST(Pairs, CountBothDirections) {
   EXPECT_DOUBLE_EQ(scores.backward_mrr, (1 + 1 + 0.5) / 3);
   EXPECT_THROW((void)score_pairs(left, right.narrow(0, 0, 2)), StateError);
   EXPECT_THROW((void)score_pairs(left.narrow(0, 0, 0), right.narrow(0, 0, 0)), DataError);
+  const at::Tensor collapsed = left.narrow(0, 0, 1).expand({3, 3}).contiguous();
+  EXPECT_THAT(message_of<DataError>([&] { (void)score_pairs(left, collapsed); }),
+              HasSubstr("all 3 embeddings of a side are equal"));
+  EXPECT_DOUBLE_EQ(score_pairs(left.narrow(0, 0, 1), collapsed.narrow(0, 0, 1)).forward_accuracy, 1);
 }
 
 TEST(Spearman, SharesRanksOfEqualValues) {

@@ -62,7 +62,7 @@ void rename_weights(const fs::path& directory, const std::function<std::string(c
 }
 
 TEST(EncoderDir, EveryKindSurvivesWritingAndReading) {
-  for (const char* kind : {"bert", "roberta", "xlm-roberta", "camembert", "xmod"}) {
+  for (const char* kind : {"bert", "distilbert", "roberta", "xlm-roberta", "camembert", "xmod"}) {
     for (const bool pooler : {false, true}) {
       const TemporaryDirectory folder;
       models::BertConfig config = tiny_bert_config(kind);
@@ -187,7 +187,7 @@ std::unique_ptr<models::MaskedLanguageModel> tiny_masked_lm(const models::BertCo
 }
 
 TEST(MaskedLmDir, EveryKindSurvivesWritingAndReading) {
-  for (const char* kind : {"bert", "roberta", "xlm-roberta", "camembert", "xmod"}) {
+  for (const char* kind : {"bert", "distilbert", "roberta", "xlm-roberta", "camembert", "xmod"}) {
     for (const bool next_sentence : {false, true}) {
       if (next_sentence && std::string(kind) != "bert") continue;
       const TemporaryDirectory folder;

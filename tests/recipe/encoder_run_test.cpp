@@ -6,12 +6,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/eval/encode.h>
 #include <bitrain/eval/retrieval.h>
 #include <bitrain/hub/encoder_dir.h>
+#include <bitrain/hub/peft.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/io/json.h>
 #include <bitrain/recipe/run.h>
@@ -262,6 +264,35 @@ TEST_F(EncoderRun, FrozenWeightsStayAsTheyWere) {
       ::testing::ThrowsMessage<Error>(HasSubstr("'no_such' names no weight")));
 }
 
+TEST_F(EncoderRun, TrainsAdaptersAndMergesThem) {
+  const std::vector<std::string> options = {
+      "stages.align.lora={r: 2, lora_alpha: 8, target_modules: [query, value]}",
+      "stages.align.train.learning_rate=2e-2", "stages.align.train.max_steps=60", "dtype=bfloat16"};
+  const RunResult result = run_with(options);
+  const io::Json& align = result.summary["stages"]["align"];
+  EXPECT_EQ(align["adapted_modules"], 4);
+  EXPECT_EQ(align["trainable_parameters"], 4 * 2 * (16 + 16));
+  EXPECT_LT(align["curve"]["loss"].back().get<double>(), align["curve"]["loss"].front().get<double>() - 0.2);
+  // The folder is the float32 base with the adapter of adapter/ merged into it.
+  hub::OpenOptions exact;
+  exact.dtype = at::kFloat;
+  hub::OpenedSentenceEncoder base = hub::open_sentence_encoder(dir() / "2-extend", exact);
+  const hub::OpenedSentenceEncoder merged = hub::open_sentence_encoder(dir() / "3-align", exact);
+  const std::vector<std::string> texts = {"cat b saw dog b", "gato b vio perro b"};
+  const auto embed = [&](const hub::OpenedSentenceEncoder& opened) {
+    return eval::encode_texts(*opened.model, *opened.tokenizer, texts);
+  };
+  const at::Tensor before = embed(base);
+  const adapters::LoraOptions read = hub::load_adapter(dir() / "3-align" / "adapter", base.model->encoder());
+  EXPECT_EQ(read.r, 2);
+  EXPECT_LT((embed(base) - embed(merged)).abs().max().item<double>(), 1e-5);
+  EXPECT_GT((embed(base) - before).abs().max().item<double>(), 1e-2);
+  EXPECT_THAT(problems_with({"stages.align.lora.target_modules=[query]", "stages.align.freeze=[layer.0]"}),
+              HasSubstr("with lora all other weights are frozen anyway"));
+  EXPECT_THAT(problems_with({"stages.align.lora.target_modules=[q_proj]"}),
+              AllOf(HasSubstr("'q_proj' matches no module"), HasSubstr("query")));
+}
+
 TEST_F(EncoderRun, LearnsHiddenWordsOfTextsAndPairs) {
   const std::string stage =
       "{recipe: masked_lm, from: base, pairs: true, objective: {masking: {share: 0.3}}, loader: "
@@ -291,6 +322,93 @@ TEST_F(EncoderRun, LearnsHiddenWordsOfTextsAndPairs) {
               tlm["masked"]["es"]["masked_loss"].get<double>(), 2e-2);
   EXPECT_NEAR(whole.summary["stages"]["tlm"]["curve"]["loss"].front().get<double>(),
               tlm["curve"]["loss"].front().get<double>(), 1e-5);
+}
+
+TEST_F(EncoderRun, LearnsWhetherASentenceFollows) {
+  // Documents of two lines, of which only the second has the second verb: what begins like a first line
+  // follows on none, so three of four pairs can be told by that alone.
+  std::ofstream documents(directory_.path() / "documents.tsv");
+  for (int i = 0; i < 200; ++i) {
+    const std::string word = {static_cast<char>('a' + i % 26), static_cast<char>('a' + i / 26)};
+    documents << "ax " << word << "\tuno " << word << "\nthen " << word << " ran\tdespues " << word
+              << " corre\n";
+  }
+  documents.close();
+  const std::string file = (directory_.path() / "documents.tsv").string();
+  const std::string stage =
+      "{recipe: masked_lm, from: base, next_sentence: true, lines_per_document: 2, loader: {rows_per_step: "
+      "32}, "
+      "train: {max_steps: 60, learning_rate: 1e-2, eval_every: 60, schedule: {warmup_steps: 4}}}";
+  const std::vector<std::string> options = {
+      "stages={nsp: " + stage + "}", "source={path: " + file + ", format: tsv, column: 1, language: en}",
+      "target={path: " + file + ", format: tsv, column: 2, language: es}"};
+  std::vector<std::string> last = options;
+  last.emplace_back("held_out={last: 120}");
+  const RunResult result = run_with(last);
+  for (const char* language : {"en", "es"}) {
+    const io::Json& nsp = result.summary["stages"]["nsp"];
+    EXPECT_NEAR(nsp["before"][language]["next_sentence_accuracy"].get<double>(), 0.5, 0.2) << language;
+    EXPECT_GT(nsp["masked"][language]["next_sentence_accuracy"].get<double>(), 0.65) << language;
+  }
+  const hub::OpenedMaskedLm written = hub::open_masked_lm(dir() / "1-nsp");
+  EXPECT_TRUE(written.model->has_next_sentence());
+  EXPECT_THAT(problems_with(options), HasSubstr("leaves no line beside its next"));
+  EXPECT_THAT(
+      problems_with({"stages={nsp: {recipe: masked_lm, from: base, next_sentence: true, texts: false, "
+                     "pairs: true, train: {max_steps: 1}}}"}),
+      HasSubstr("reads texts: set texts to true"));
+}
+
+TEST_F(EncoderRun, ShowsTheFirstStepOfItsStages) {
+  const Recipe recipe = load_recipe(
+      directory_.path() / "recipe.yaml",
+      with_folders({"stages={align: {recipe: contrastive, teacher: base, objective: {distill_text: 1}, "
+                    "loader: {rows_per_step: "
+                    "3}, train: {max_steps: 1}}, tlm: {recipe: masked_lm, from: base, pairs: true, texts: "
+                    "false, objective: "
+                    "{masking: {share: 0.3}}, loader: {rows_per_step: 2}, train: {max_steps: 1}}}"}));
+  const std::string pairs = inspect_stage(recipe, "align", {});
+  for (const char* part : {"segment 0 · en", "example 0", "segment 5 · es", "example 2", "[CLS] c ##a ##t",
+                           "[SEP]", "g ##a ##t ##o"})
+    EXPECT_THAT(pairs, HasSubstr(part));
+  EXPECT_THAT(pairs, ::testing::Not(HasSubstr("segment 6"))) << "what the teacher reads is its own";
+  const std::string masked = inspect_stage(recipe, "tlm", {});
+  for (const char* part : {"segment 1", "supervised", "[[MASK]->", "[SEP] g"})
+    EXPECT_THAT(masked, HasSubstr(part));
+  EXPECT_THAT(masked, ::testing::Not(HasSubstr("segment 2")));
+}
+
+TEST_F(EncoderRun, PairFilesWithEmptyOrEqualSides) {
+  const auto write = [&](const std::string& rows) { std::ofstream(directory_.path() / "odd.jsonl") << rows; };
+  const std::vector<std::string> options = {
+      "stages.align.files=[{path: " + (directory_.path() / "odd.jsonl").string() + "}]",
+      "stages.align.pairs=false",
+      "stages.align.train.max_steps=3",
+      "stages.align.train.eval_every=0",
+      "stages.align.loader.rows_per_step=4",
+      "stages.align.loader.micro_batch_rows=0",
+      "stages.align.train.schedule.warmup_steps=0"};
+  std::string rows =
+      "{\"query\": \"a\", \"positive\": \"\"}\n{\"query\": \" \", \"positive\": \"b\"}\n"
+      "{\"query\": \"same\", \"positive\": \"same\"}\n";
+  write(rows);  // Nothing is left.
+  EXPECT_THAT([&] { (void)run_with(options); }, ::testing::ThrowsMessage<Error>(HasSubstr("odd")));
+  for (char c = 'a'; c < 'k'; ++c)
+    rows += std::string("{\"query\": \"cat ") + c + "\", \"positive\": \"gato " + c +
+            "\", \"negatives\": [\"\", \"gato " + c + "\"]}\n";
+  write(rows);
+  EXPECT_EQ(run_with(options).summary["stages"]["align"]["steps"], 3);
+}
+
+TEST_F(EncoderRun, LanguagesWithoutAnAdapterAreNamedBeforeTheRun) {
+  models::BertConfig config = testing::tiny_bert_config("xmod");
+  config.vocab_size = text::open_hf_tokenizer(base())->vocab_size();
+  const auto tokenizer = text::open_hf_tokenizer(base());
+  hub::save_encoder(base(), *testing::tiny_bert(at::kFloat, config), tokenizer.get());
+  EXPECT_EQ(problems_with({}), "none");
+  EXPECT_THAT(
+      problems_with({"target.language=ko"}),
+      AllOf(HasSubstr("base"), HasSubstr("language 'ko' has no adapter; there are: en_XX, es_XX, sw_KE")));
 }
 
 TEST_F(EncoderRun, AFreshModelForgetsAndProblemsOfMaskedStagesAreNamed) {

@@ -25,7 +25,7 @@ inline models::BertConfig tiny_bert_config(const std::string& model_type = "bert
   config.max_position_embeddings = 34;
   config.hidden_dropout_prob = 0.1;
   config.initializer_range = 0.3;  // Large, so that every part moves the hidden states.
-  config.pad_token_id = model_type == "bert" ? 0 : 1;
+  config.pad_token_id = model_type == "bert" || model_type == "distilbert" ? 0 : 1;
   config.languages = {"en_XX", "es_XX", "sw_KE"};
   return config;
 }

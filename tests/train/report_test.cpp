@@ -201,11 +201,12 @@ TEST(Report, ShowsHiddenWordsByLanguage) {
       "before": {"en": {"masked_loss": 9.1, "masked_accuracy": 0.01}},
       "evaluations": [{"step": 5, "masked": {"hi": {"masked_loss": 5, "masked_accuracy": 0.2}}}],
       "masked": {"en": {"masked_loss": 3.25, "masked_accuracy": 0.305, "translated_loss": 1.5,
-        "translated_accuracy": 0.707}, "broken": 4}}}})");
+        "translated_accuracy": 0.707, "next_sentence_accuracy": 0.812}, "broken": 4}}}})");
   const std::string html = render_report(summary);
   EXPECT_THAT(html, HasSubstr("<h2>Hidden words</h2>"));
   EXPECT_THAT(html, HasSubstr("<td>tlm, before</td><td>English</td><td>9.100</td><td>1.0 %</td>"));
   EXPECT_THAT(html, HasSubstr("<td>English, translated</td><td>1.500</td><td>70.7 %</td>"));
+  EXPECT_THAT(html, HasSubstr("<td>English, next sentences</td><td>–</td><td>81.2 %</td>"));
   EXPECT_THAT(html, HasSubstr("tlm: hidden words predicted"));
   summary["stages"]["tlm"]["evaluations"][0]["masked"] = 3;
   EXPECT_THAT(render_report(summary), HasSubstr("</html>"));

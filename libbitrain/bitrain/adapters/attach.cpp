@@ -17,7 +17,9 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/base/strings.h>
-#include <bitrain/models/llama/config.h>
+#include <bitrain/models/language_model.h>
+#include <bitrain/nn/embedding.h>
+#include <bitrain/nn/linear.h>
 
 namespace bitrain::adapters {
 
@@ -44,9 +46,10 @@ struct Candidate {
   bool is_head = false;
 };
 
-std::vector<Candidate> candidates(models::LanguageModel& model) {
+std::vector<Candidate> candidates(nn::Module& model) {
   std::vector<Candidate> found;
-  const nn::Linear* head = &model.output_head();
+  auto* language_model = dynamic_cast<models::LanguageModel*>(&model);
+  const nn::Linear* head = language_model != nullptr ? &language_model->output_head() : nullptr;
   model.visit_modules([&](const std::string& path, nn::Module& module) {
     if (auto* linear = dynamic_cast<nn::Linear*>(&module)) {
       found.push_back({path, linear, nullptr, linear == head});
@@ -113,8 +116,12 @@ bool saved_in_full(const std::vector<std::string>& names, const std::string& pat
 
 class Attacher {
  public:
-  Attacher(models::LanguageModel& model, const LoraOptions& options, std::uint64_t seed)
-      : model_(model), options_(options), seed_(seed), modules_(candidates(model)) {}
+  Attacher(nn::Module& model, const LoraOptions& options, std::uint64_t seed)
+      : model_(model),
+        language_model_(dynamic_cast<models::LanguageModel*>(&model)),
+        options_(options),
+        seed_(seed),
+        modules_(candidates(model)) {}
 
   AttachReport run() {
     check_options();
@@ -158,7 +165,9 @@ class Attacher {
     for (const auto& [entry, rank] : options_.rank_pattern) check_pattern("rank_pattern", entry, matches_end);
     for (const auto& [entry, alpha] : options_.alpha_pattern)
       check_pattern("alpha_pattern", entry, matches_end);
-    const std::int64_t layers = model_.config().num_hidden_layers;
+    std::int64_t layers = 0;
+    for (const Candidate& module : modules_)
+      layers = std::max(layers, layer_of(module.path).value_or(-1) + 1);
     for (const std::int64_t layer : options_.layers_to_transform)
       if (layer < 0 || layer >= layers)
         throw ConfigError("layers_to_transform: there is no layer ", layer, "; the model has ", layers);
@@ -282,7 +291,7 @@ class Attacher {
         throw ConfigError("modules_to_save: ", module.path,
                           " is in 4 bits and cannot be trained in full; take it out of modules_to_save");
       }
-      if (module.is_head && model_.tied()) {
+      if (module.is_head && tied()) {
         throw ConfigError("modules_to_save: ", module.path, " is tied to the embedding; name ",
                           embedding_path(), " to train both");
       }
@@ -373,14 +382,17 @@ class Attacher {
     report_.trained_rows.push_back(module.path);
     report_.trainable_parameters += rows.numel();
     // One table, one set of rows: what the embedding trains the tied head reads, and the reverse.
-    if (!model_.tied()) return;
-    auto& other =
-        module.linear ? model_.input_embeddings().trainable_rows : model_.output_head().trainable_rows;
+    if (!tied()) return;
+    auto& other = module.linear ? language_model_->input_embeddings().trainable_rows
+                                : language_model_->output_head().trainable_rows;
     if (other) throw ConfigError("trainable_token_indices: embedding and head are tied; name one of them");
     other = trained;
   }
 
-  models::LanguageModel& model_;
+  [[nodiscard]] bool tied() const { return language_model_ != nullptr && language_model_->tied(); }
+
+  nn::Module& model_;
+  models::LanguageModel* language_model_;  ///< The same model, where it is one.
   const LoraOptions& options_;
   std::uint64_t seed_;
   std::vector<Candidate> modules_;
@@ -399,18 +411,18 @@ bool matches(const std::string& entry, const std::string& path) {
   }
 }
 
-AttachReport attach(models::LanguageModel& model, const LoraOptions& options, std::uint64_t seed) {
+AttachReport attach(nn::Module& model, const LoraOptions& options, std::uint64_t seed) {
   return Attacher(model, options, seed).run();
 }
 
-void detach(models::LanguageModel& model) {
+void detach(nn::Module& model) {
   for (const Candidate& module : candidates(model)) {
     (module.linear ? module.linear->adapters : module.embedding->adapters).clear();
     (module.linear ? module.linear->trainable_rows : module.embedding->trainable_rows).reset();
   }
 }
 
-void enable_adapters(models::LanguageModel& model, bool enabled) {
+void enable_adapters(nn::Module& model, bool enabled) {
   for (const Candidate& module : candidates(model))
     for (nn::LowRank& adapter : module.linear ? module.linear->adapters : module.embedding->adapters)
       adapter.enabled = enabled;

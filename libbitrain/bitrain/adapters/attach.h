@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <bitrain/adapters/lora.h>
-#include <bitrain/models/language_model.h>
+#include <bitrain/nn/module.h>
 
 namespace bitrain::adapters {
 
@@ -23,20 +23,20 @@ struct AttachReport {
   std::int64_t trainable_parameters = 0;     ///< Elements, all kinds.
 };
 
-/// Freezes the model and gives it fresh adapters (float32, on the model's device) as `options` says. With
-/// tied embeddings, trained rows serve the embedding and the head. Every weight is a function of (seed,
-/// path), so it does not depend on what else is adapted.
+/// Freezes the model, a language model or an encoder, and gives it fresh adapters (float32, on the model's
+/// device) as `options` says. With tied embeddings, trained rows serve the embedding and the head. Every
+/// weight is a function of (seed, path), so it does not depend on what else is adapted.
 ///
 /// Throws ConfigError when a pattern matches no module that can be adapted (the message lists those there
 /// are), when nothing would be trained, when a row is outside its table or listed for a module that also has
 /// an adapter, when modules_to_save names a 4-bit module; StateError when the model has adapters already.
-AttachReport attach(models::LanguageModel& model, const LoraOptions& options, std::uint64_t seed);
+AttachReport attach(nn::Module& model, const LoraOptions& options, std::uint64_t seed);
 
 /// Removes adapters and trained rows; the base is left as it was.
-void detach(models::LanguageModel& model);
+void detach(nn::Module& model);
 
 /// Switches all adapters on or off, for a reference model that shares the base. Trained rows stay.
-void enable_adapters(models::LanguageModel& model, bool enabled);
+void enable_adapters(nn::Module& model, bool enabled);
 
 /// Whether `entry` of target_modules, exclude_modules or a pattern map names `path`. Plain names (letters,
 /// digits, `_`, `-`, `.`) match a path or the end of one after a dot; anything else is a regular expression

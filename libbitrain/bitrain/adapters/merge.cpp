@@ -88,30 +88,34 @@ bool must_untie(models::LanguageModel& model) {
 
 }  // namespace
 
-void merge(models::LanguageModel& model, const MergeOptions& options) {
+void merge(nn::Module& model, const MergeOptions& options) {
   static_cast<void>(parse_dtype(options.dtype));
   const at::NoGradGuard no_grad;
-  nn::Embedding& embedding = model.input_embeddings();
-  nn::Linear& head = model.output_head();
-  const bool untie = must_untie(model);
+  auto* language_model = dynamic_cast<models::LanguageModel*>(&model);
+  const bool untie = language_model != nullptr && must_untie(*language_model);
   if (untie) {
-    model.config().tie_word_embeddings = false;
-    head.shares_weight = false;
+    language_model->config().tie_word_embeddings = false;
+    language_model->output_head().shares_weight = false;
   }
   std::vector<std::function<void()>> tasks;
   model.visit_modules([&](const std::string&, nn::Module& module) {
     auto* linear = dynamic_cast<nn::Linear*>(&module);
+    auto* embedding = dynamic_cast<nn::Embedding*>(&module);
     if (linear && !linear->shares_weight)
       tasks.emplace_back([linear, &options] { merge_linear(*linear, options); });
-  });
-  tasks.emplace_back([&embedding] {
-    if (changes(embedding)) embedding.weight = embedding.merged_weight(embedding.weight.scalar_type());
+    if (embedding && changes(*embedding))
+      tasks.emplace_back(
+          [embedding] { embedding->weight = embedding->merged_weight(embedding->weight.scalar_type()); });
   });
   run_parallel(tasks);
-  if (untie && head.weight.is_same(embedding.weight)) head.weight = head.weight.clone();
+  if (untie) {
+    nn::Linear& head = language_model->output_head();
+    if (head.weight.is_same(language_model->input_embeddings().weight)) head.weight = head.weight.clone();
+  }
   detach(model);
   freeze(model);
-  static_cast<void>(model.output_head());  // A head that is still tied takes the merged embedding.
+  // A head that is still tied takes the merged embedding.
+  if (language_model != nullptr) static_cast<void>(language_model->output_head());
 }
 
 LogitDifference compare_logits(const at::Tensor& before, const at::Tensor& after) {

@@ -28,7 +28,7 @@ void visit_fields(Visitor& v, MergeOptions& o) {
 /// the original 16-bit weights. Dense weights keep their dtype. Where the two sides of a tied embedding come
 /// to differ, the head gets its own weight and config().tie_word_embeddings becomes false. Afterwards the
 /// model has no adapters and nothing requires grad. Deterministic; parallel over modules.
-void merge(models::LanguageModel& model, const MergeOptions& options = {});
+void merge(nn::Module& model, const MergeOptions& options = {});
 
 /// How far two sets of logits are apart.
 struct LogitDifference {

@@ -24,6 +24,7 @@ struct Example {
   std::vector<std::string> text_negatives;  ///< Hard negatives of `text`, in its language.
   std::string language;         ///< BCP-47 code, for example "es". Of the response in a conversation.
   std::string pair_language;    ///< Of `pair_text`.
+  std::optional<bool> follows;  ///< For next sentences: `pair_text` follows on `text`, or does not.
   std::string source;           ///< Name of the source it came from.
   std::int64_t id = 0;          ///< Row in that source, from 0: stable, for held-out splits and reports.
   std::int64_t clone = 0;       ///< Ids are shifted by this many vocabularies (cloned languages).

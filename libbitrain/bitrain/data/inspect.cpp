@@ -55,9 +55,36 @@ class Renderer {
     const std::int32_t end = batch_.boundaries[static_cast<std::size_t>(segment) + 1];
     const std::int64_t supervised =
         std::count_if(labels + begin, labels + end, [](std::int64_t label) { return label != kIgnoreIndex; });
-    paint(kBold, c10::str("segment ", segment, " · ", language_of(segment), " · ", end - begin, " tokens · ",
-                          supervised, " supervised"));
+    std::string heading =
+        c10::str("segment ", segment, " · ", language_of(segment), " · ", end - begin, " tokens · ");
+    heading += batch_.group_ids.empty()
+                   ? c10::str(supervised, " supervised")
+                   : c10::str("example ", batch_.group_ids[static_cast<std::size_t>(segment)]);
+    paint(kBold, heading);
     out_ += "\n";
+    if (options_.in_place)
+      render_in_place(begin, end, ids, labels);
+    else
+      render_shifted(begin, end, ids, labels);
+    if (out_.back() == ' ') out_.pop_back();
+    out_ += "\n";
+  }
+
+  void render_in_place(std::int32_t begin, std::int32_t end, const std::int64_t* ids,
+                       const std::int64_t* labels) {
+    for (std::int32_t i = begin; i < end; ++i) {
+      if (labels[i] == kIgnoreIndex)
+        paint(kGrey, piece_of(ids[i]));
+      else if (labels[i] == ids[i])
+        paint(kGreen, "[" + piece_of(ids[i]) + "]");
+      else
+        paint(kGreen, "[" + piece_of(ids[i]) + "->" + piece_of(labels[i]) + "]");
+      out_ += " ";
+    }
+  }
+
+  void render_shifted(std::int32_t begin, std::int32_t end, const std::int64_t* ids,
+                      const std::int64_t* labels) {
     for (std::int32_t i = begin; i < end; ++i) {
       const bool learnt = i > begin && labels[i - 1] != kIgnoreIndex;
       if (learnt && labels[i - 1] != ids[i]) {  // labels of another text: say so rather than hide it
@@ -71,8 +98,6 @@ class Renderer {
       out_ += " ";
     }
     if (labels[end - 1] != kIgnoreIndex) paint(kGreen, "[->" + piece_of(labels[end - 1]) + "]");
-    if (out_.back() == ' ') out_.pop_back();
-    out_ += "\n";
   }
 
   std::string language_of(std::int64_t segment) const {

@@ -1,9 +1,11 @@
 #include <bitrain/data/next_sentence.h>
 
 #include <algorithm>
+#include <utility>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
+#include <bitrain/data/sentence_windows.h>
 
 namespace bitrain::data {
 namespace {
@@ -13,6 +15,45 @@ SentencePlace place_of(const std::vector<std::int64_t>& ends, std::int64_t index
   const auto document = std::upper_bound(ends.begin(), ends.end(), index) - ends.begin();
   return {document, index - (document == 0 ? 0 : ends[static_cast<std::size_t>(document) - 1])};
 }
+
+class NextSentenceSource : public Source {
+ public:
+  NextSentenceSource(SourcePtr documents, std::uint64_t seed)
+      : documents_(std::move(documents)), pairs_(counts(*documents_), seed) {}
+
+  const std::string& name() const override { return documents_->name(); }
+  std::vector<std::string> languages() const override { return documents_->languages(); }
+  std::int64_t size() const override { return pairs_.size(); }
+
+  Example at(std::int64_t index) const override {
+    if (index < 0 || index >= size())
+      throw StateError("source '", name(), "' has ", size(), " pairs; asked for number ", index);
+    const SentencePair pair = pairs_.at(index);
+    Example example;
+    const Example first = documents_->at(pair.first.document);
+    example.text = sentence(first, pair.first);
+    example.pair_text = sentence(pair.follows ? first : documents_->at(pair.second.document), pair.second);
+    example.language = example.pair_language = first.language;
+    example.source = first.source;
+    example.id = first.id;
+    example.follows = pair.follows;
+    return example;
+  }
+
+ private:
+  static std::string sentence(const Example& document, const SentencePlace& place) {
+    return split_sentences(document.text).at(static_cast<std::size_t>(place.sentence));
+  }
+  static std::vector<std::int64_t> counts(const Source& documents) {
+    std::vector<std::int64_t> sentences;
+    for (std::int64_t i = 0; i < documents.size(); ++i)
+      sentences.push_back(static_cast<std::int64_t>(split_sentences(documents.at(i).text).size()));
+    return sentences;
+  }
+
+  SourcePtr documents_;
+  NextSentencePairs pairs_;
+};
 
 }  // namespace
 
@@ -53,6 +94,16 @@ SentencePair NextSentencePairs::at(std::int64_t sample) const {
   if (other >= begin) other += own;
   pair.second = place_of(ends_, other);
   return pair;
+}
+
+SourcePtr next_sentence_source(SourcePtr documents, std::uint64_t seed) {
+  const std::string name = documents->name();
+  try {
+    return std::make_shared<NextSentenceSource>(std::move(documents), seed);
+  } catch (Error& error) {
+    error.add_context("source '" + name + "'");
+    throw;
+  }
 }
 
 }  // namespace bitrain::data

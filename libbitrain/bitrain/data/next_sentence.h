@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <bitrain/data/source.h>
+
 namespace bitrain::data {
 
 /// Where a sentence stands; both count from 0.
@@ -39,5 +41,10 @@ class NextSentencePairs {
   std::uint64_t order_key_;
   std::uint64_t pair_key_;
 };
+
+/// Such pairs of the sentences (split_sentences) of `documents`, with the name and language of that source:
+/// Example::text, pair_text and follows. Whether a pair follows, and with what, is the same in every epoch.
+/// Throws DataError, naming the source, as NextSentencePairs.
+[[nodiscard]] SourcePtr next_sentence_source(SourcePtr documents, std::uint64_t seed);
 
 }  // namespace bitrain::data

@@ -201,14 +201,9 @@ class FileSource : public Source {
         ++counts.blank;
         return false;
       }
-      check_row(line, number);
-      if (format_ == Format::kTsv &&
-          (is_blank(text_of(line)) ||
-           (options_.pair_column && is_blank(column_of(line, *options_.pair_column))))) {
-        ++counts.blank;
-        return false;
-      }
-      return true;
+      if (check_row(line, number)) return true;
+      ++counts.blank;
+      return false;
     } catch (const Error&) {
       if (!options_.skip_invalid) throw;
       ++counts.invalid;
@@ -216,7 +211,8 @@ class FileSource : public Source {
     }
   }
 
-  void check_row(std::string_view line, std::int64_t number) const {
+  /// Whether a good row has text, and a pair text on both sides. Throws for a bad one.
+  bool check_row(std::string_view line, std::int64_t number) const {
     if (const std::size_t bad = find_invalid_utf8(line); bad != std::string_view::npos) {
       throw DataError(place(number), ": byte ", bad + 1,
                       " is not UTF-8; convert the file, or set skip_invalid to leave such rows out");
@@ -227,10 +223,16 @@ class FileSource : public Source {
         throw DataError(place(number), ": has ", there, " column", there == 1 ? "" : "s", ", column ", needed,
                         " is asked for; mend the row, or set skip_invalid to leave such rows out");
       }
-    } else if (format_ == Format::kJsonl) {
-      Example scratch;
-      read_json_row(line, options_, place(number), scratch);
+      return !is_blank(text_of(line)) &&
+             !(options_.pair_column && is_blank(column_of(line, *options_.pair_column)));
     }
+    if (format_ == Format::kJsonl) {
+      Example row;
+      read_json_row(line, options_, place(number), row);
+      const bool pair = !options_.pair_field.empty() && row.messages.empty();
+      return !pair || !(is_blank(row.text) || is_blank(row.pair_text));
+    }
+    return true;
   }
 
   bool is_held_out(std::int64_t row) const {

@@ -95,7 +95,7 @@ void visit_fields(Visitor& v, SourceOptions& o) {
 struct SourceCounts {
   std::int64_t rows = 0;      ///< Lines looked at.
   std::int64_t invalid = 0;   ///< Skipped by skip_invalid.
-  std::int64_t blank = 0;     ///< Empty, or with an empty cell.
+  std::int64_t blank = 0;     ///< Empty, or with an empty cell or side of a pair.
   std::int64_t held_out = 0;  ///< Valid rows kept for evaluation, whichever split was asked for.
   std::int64_t documents = 0;
   std::int64_t bytes = 0;  ///< Of the rows in this split.

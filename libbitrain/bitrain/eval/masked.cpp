@@ -38,6 +38,27 @@ void score_batch(models::MaskedLanguageModel& model, const objectives::MaskedBat
   }
 }
 
+/// Calls visit(batch) with the examples that have words, masked the same every time.
+template <class Visit>
+void for_each_batch(models::MaskedLanguageModel& model, const objectives::MaskedLm& objective,
+                    const std::vector<data::Example>& examples, const Visit& visit) {
+  const at::Device device = model.output_head().weight.device();
+  std::vector<objectives::FramedText> texts;
+  for (const data::Example& example : examples) {
+    objectives::FramedText text = objective.encode(example, example.follows);
+    if (!text.empty()) texts.push_back(std::move(text));
+  }
+  if (texts.empty()) throw DataError("score_masked: there is no text with words");
+  for (std::size_t begin = 0; begin < texts.size(); begin += kTextsPerBatch) {
+    const std::size_t end = std::min(begin + kTextsPerBatch, texts.size());
+    std::vector<std::int64_t> samples;  // Below 0: training counts from 0.
+    for (std::size_t i = begin; i < end; ++i) samples.push_back(-1 - static_cast<std::int64_t>(i));
+    const std::vector<objectives::FramedText> some(texts.begin() + static_cast<std::ptrdiff_t>(begin),
+                                                   texts.begin() + static_cast<std::ptrdiff_t>(end));
+    visit(objective.collate(some, samples).to(device));
+  }
+}
+
 }  // namespace
 
 std::map<std::string, MaskedScore> score_masked(models::MaskedLanguageModel& model,
@@ -45,24 +66,30 @@ std::map<std::string, MaskedScore> score_masked(models::MaskedLanguageModel& mod
                                                 const std::vector<std::string>& languages,
                                                 const std::vector<data::Example>& examples) {
   const at::NoGradGuard no_grad;
-  const at::Device device = model.output_head().weight.device();
-  std::vector<objectives::FramedText> texts;
-  for (const data::Example& example : examples) {
-    objectives::FramedText text = objective.encode(example);
-    if (!text.empty()) texts.push_back(std::move(text));
-  }
-  if (texts.empty()) throw DataError("score_masked: there is no text with words");
   std::map<std::string, MaskedScore> scores;
-  for (std::size_t begin = 0; begin < texts.size(); begin += kTextsPerBatch) {
-    const std::size_t end = std::min(begin + kTextsPerBatch, texts.size());
-    std::vector<std::int64_t> samples;  // Below 0: training counts from 0.
-    for (std::size_t i = begin; i < end; ++i) samples.push_back(-1 - static_cast<std::int64_t>(i));
-    const std::vector<objectives::FramedText> some(texts.begin() + static_cast<std::ptrdiff_t>(begin),
-                                                   texts.begin() + static_cast<std::ptrdiff_t>(end));
-    score_batch(model, objective.collate(some, samples).to(device), languages, scores);
-  }
+  for_each_batch(model, objective, examples,
+                 [&](const objectives::MaskedBatch& batch) { score_batch(model, batch, languages, scores); });
   for (auto& [language, score] : scores) score.loss_per_token /= static_cast<double>(score.tokens);
   return scores;
+}
+
+double next_sentence_accuracy(models::MaskedLanguageModel& model, const objectives::MaskedLm& objective,
+                              const std::vector<data::Example>& examples) {
+  const at::NoGradGuard no_grad;
+  std::int64_t pairs = 0;
+  std::int64_t right = 0;
+  for_each_batch(model, objective, examples, [&](const objectives::MaskedBatch& batch) {
+    const at::Tensor hidden = model.forward(batch.tokens, {}).hidden;
+    const at::Tensor said =
+        at::argmax(model.next_sentence_logits(hidden, batch.tokens, {}), -1).cpu().contiguous();
+    for (std::size_t s = 0; s < batch.next_sentence.size(); ++s) {
+      if (batch.next_sentence[s] == kIgnoreIndex) continue;
+      ++pairs;
+      right += said.const_data_ptr<std::int64_t>()[s] == batch.next_sentence[s] ? 1 : 0;
+    }
+  });
+  if (pairs == 0) throw DataError("next_sentence_accuracy: there is no pair of sentences");
+  return static_cast<double>(right) / static_cast<double>(pairs);
 }
 
 }  // namespace bitrain::eval

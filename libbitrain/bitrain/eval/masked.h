@@ -27,4 +27,10 @@ struct MaskedScore {
                                                               const std::vector<std::string>& languages,
                                                               const std::vector<data::Example>& examples);
 
+/// Of the pairs of Example::follows, the share whose second text the model rightly takes for the next one, or
+/// for another's; with words hidden as score_masked hides them. Throws DataError when there are none.
+[[nodiscard]] double next_sentence_accuracy(models::MaskedLanguageModel& model,
+                                            const objectives::MaskedLm& objective,
+                                            const std::vector<data::Example>& examples);
+
 }  // namespace bitrain::eval

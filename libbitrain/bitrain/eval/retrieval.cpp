@@ -318,6 +318,10 @@ PairScores score_pairs(const at::Tensor& left, const at::Tensor& right, const Se
   if (left.dim() != 2 || right.dim() != 2 || left.size(0) != right.size(0))
     throw StateError("pairs: ", left.sizes(), " and ", right.sizes(), " are not as many on both sides");
   if (left.size(0) == 0) throw DataError("pairs: there are none");
+  for (const at::Tensor& side : {left, right})
+    if (side.size(0) > 1 && side.eq(side.narrow(0, 0, 1)).all().item<bool>())
+      throw DataError("pairs: all ", side.size(0),
+                      " embeddings of a side are equal: the model tells no text from another");
   constexpr std::int64_t kCutoff = 10;
   SearchOptions search_options = options;
   search_options.k = kCutoff;

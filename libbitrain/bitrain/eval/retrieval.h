@@ -93,7 +93,8 @@ struct PairScores {
   double forward_mrr = 0;        ///< Within the first 10.
   double backward_mrr = 0;
 };
-/// Tatoeba-style retrieval over [N, D] and [N, D]. Throws as search.
+/// Tatoeba-style retrieval over [N, D] and [N, D]. Throws as search, and DataError for no pairs, or a side
+/// whose embeddings are all equal.
 [[nodiscard]] PairScores score_pairs(const at::Tensor& left, const at::Tensor& right,
                                      const SearchOptions& options = {});
 

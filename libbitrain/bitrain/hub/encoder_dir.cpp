@@ -24,7 +24,7 @@ namespace {
 /// What stands before the names of the bare model in this file: nothing, or the name that models with a head
 /// give it.
 std::string prefix_in(const io::TensorSource& source, const models::BertConfig& config) {
-  const std::string prefix = config.model_type == "bert" ? "bert." : "roberta.";
+  const std::string prefix = std::string(config.base_name()) + ".";
   const auto& names = source.names();
   const bool used = std::any_of(names.begin(), names.end(),
                                 [&](const std::string& name) { return starts_with(name, prefix); });
@@ -114,8 +114,8 @@ WeightNames names_with_heads(const io::TensorSource& source, bool next_sentence)
     return output_bias && !source.contains(name) && source.contains(decoder) ? decoder : inner(name);
   };
   names.harmless = [inner = names.harmless, next_sentence](const std::string& name) {
-    const bool repeated =
-        starts_with(name, "cls.predictions.decoder.") || starts_with(name, "lm_head.decoder.");
+    const bool repeated = starts_with(name, "cls.predictions.decoder.") ||
+                          starts_with(name, "lm_head.decoder.") || name == "vocab_projector.weight";
     const bool pooler = starts_with(name, "bert.pooler.") || starts_with(name, "roberta.pooler.");
     return inner(name) || repeated || (pooler && !next_sentence);
   };

@@ -15,10 +15,10 @@ struct OpenedEncoder {
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< Null when not asked for.
 };
 
-/// Opens a Hugging Face folder of an encoder: config.json (bert, roberta, xlm-roberta, camembert, xmod),
-/// safetensors and the tokenizer. The weights may be those of the bare model or lie below "bert." or
-/// "roberta." beside the head of a task, which is left aside; norms may have TensorFlow's names (gamma,
-/// beta). A pooler is opened where the file has one. Weights are copied. Throws as open_model.
+/// Opens a Hugging Face folder of an encoder: config.json (bert, distilbert, roberta, xlm-roberta, camembert,
+/// xmod), safetensors and the tokenizer. The weights may be those of the bare model or lie below "bert.",
+/// "distilbert." or "roberta." beside the head of a task, which is left aside; norms may have TensorFlow's
+/// names (gamma, beta). A pooler is opened where the file has one. Weights are copied. Throws as open_model.
 [[nodiscard]] OpenedEncoder open_encoder(const std::filesystem::path& directory,
                                          const OpenOptions& options = {});
 
@@ -37,10 +37,10 @@ struct OpenedMaskedLm {
 };
 
 /// Opens such a folder with the heads of pre-training (BertForMaskedLM, BertForPreTraining,
-/// RobertaForMaskedLM and its kin). The head for next sentences is opened where the file has one; else a
-/// pooler is left aside. options.quantize packs the encoder. Throws as open_encoder, FormatError for a folder
-/// without the heads: open_encoder, models::MaskedLanguageModel and initialise_heads give it fresh ones;
-/// UnsupportedError for heads that are not tied to the word embedding.
+/// DistilBertForMaskedLM, RobertaForMaskedLM and its kin). The head for next sentences is opened where the
+/// file has one; else a pooler is left aside. options.quantize packs the encoder. Throws as open_encoder,
+/// FormatError for a folder without the heads: open_encoder, models::MaskedLanguageModel and initialise_heads
+/// give it fresh ones; UnsupportedError for heads that are not tied to the word embedding.
 [[nodiscard]] OpenedMaskedLm open_masked_lm(const std::filesystem::path& directory,
                                             const OpenOptions& options = {});
 

@@ -16,7 +16,9 @@
 #include <bitrain/base/strings.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/safetensors.h>
-#include <bitrain/models/llama/config.h>
+#include <bitrain/models/language_model.h>
+#include <bitrain/nn/embedding.h>
+#include <bitrain/nn/linear.h>
 
 namespace bitrain::hub {
 namespace fs = std::filesystem;
@@ -143,7 +145,7 @@ at::Tensor by_id(const at::Tensor& rows, const std::string& path, const LoraOpti
 /// some of them replace weights of the base.
 class Filler {
  public:
-  Filler(models::LanguageModel& model, const io::SafetensorsFile& file, const LoraOptions& options)
+  Filler(nn::Module& model, const io::SafetensorsFile& file, const LoraOptions& options)
       : model_(model), file_(file), options_(options) {}
 
   void fill() {
@@ -202,11 +204,21 @@ class Filler {
       throw ConfigError(file_.where(), ": ", key, " is ", stored.sizes(), ", but on this base it would be ",
                         target.sizes(),
                         ": the adapter belongs to a base of another shape or vocabulary (this one has ",
-                        model_.config().vocab_size, " rows)");
+                        vocabulary_rows(), " rows)");
     copies_.emplace_back(target, stored);
   }
 
-  models::LanguageModel& model_;
+  /// Of the first embedding, which is that of words.
+  [[nodiscard]] std::int64_t vocabulary_rows() const {
+    std::int64_t rows = 0;
+    model_.visit_modules([&](const std::string&, nn::Module& module) {
+      const auto* embedding = dynamic_cast<nn::Embedding*>(&module);
+      if (rows == 0 && embedding != nullptr) rows = embedding->num_embeddings();
+    });
+    return rows;
+  }
+
+  nn::Module& model_;
   const io::SafetensorsFile& file_;
   const LoraOptions& options_;
   std::set<std::string> used_;
@@ -228,7 +240,7 @@ bool peft_reads(const std::vector<std::string>& entries) {
 
 /// Options that mean the same to PEFT: where a list is more than it reads, the adapted modules by their
 /// paths.
-LoraOptions for_peft(LoraOptions options, models::LanguageModel& model) {
+LoraOptions for_peft(LoraOptions options, nn::Module& model) {
   if (peft_reads(options.target_modules) && peft_reads(options.exclude_modules)) return options;
   options.target_modules = model.module_paths([](const nn::Module& module) {
     const auto* linear = dynamic_cast<const nn::Linear*>(&module);
@@ -242,7 +254,7 @@ LoraOptions for_peft(LoraOptions options, models::LanguageModel& model) {
 
 }  // namespace
 
-Json adapter_config(const LoraOptions& o, const std::string& base_name) {
+Json adapter_config(const LoraOptions& o, const std::string& base_name, const std::string& task_type) {
   Json rows = nullptr;
   for (const auto& [module, ids] : o.trainable_token_indices) {  // In the order of the saved rows.
     const std::set<std::int64_t> sorted(ids.begin(), ids.end());
@@ -278,7 +290,7 @@ Json adapter_config(const LoraOptions& o, const std::string& base_name) {
       {"rank_pattern", o.rank_pattern.empty() ? Json::object() : Json(o.rank_pattern)},
       {"revision", nullptr},
       {"target_modules", targets(o.target_modules)},
-      {"task_type", "CAUSAL_LM"},
+      {"task_type", task_type},
       {"trainable_token_indices", rows},
       {"use_dora", false},
       {"use_rslora", o.use_rslora}};
@@ -311,19 +323,22 @@ LoraOptions parse_adapter_config(const Json& json, const std::string& where) {
   return options;
 }
 
-void save_adapter(const fs::path& directory, models::LanguageModel& model, const LoraOptions& options,
+void save_adapter(const fs::path& directory, nn::Module& model, const LoraOptions& options,
                   const std::string& base_name) {
   io::NamedTensors tensors;
   for (const optim::Parameter& parameter : adapters::trainable_parameters(model))
     tensors.emplace_back(kPrefix + parameter.name, parameter.tensor.detach());
   if (tensors.empty()) throw StateError("there is no adapter to save: nothing in the model is trained");
   io::AtomicDirectory folder(directory);
-  io::write_json(folder.path() / "adapter_config.json", adapter_config(for_peft(options, model), base_name));
+  const bool generates = dynamic_cast<models::LanguageModel*>(&model) != nullptr;
+  io::write_json(
+      folder.path() / "adapter_config.json",
+      adapter_config(for_peft(options, model), base_name, generates ? "CAUSAL_LM" : "FEATURE_EXTRACTION"));
   io::write_safetensors(folder.path() / "adapter_model.safetensors", tensors);
   folder.commit();
 }
 
-LoraOptions load_adapter(const fs::path& directory, models::LanguageModel& model) {
+LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
   const fs::path config_path = directory / "adapter_config.json";
   std::error_code ignored;
   if (!fs::exists(config_path, ignored))

@@ -16,6 +16,7 @@
 #include <bitrain/io/directory.h>
 #include <bitrain/models/bert/config.h>
 #include <bitrain/models/config_reader.h>
+#include <bitrain/text/hf_tokenizer.h>
 
 namespace bitrain::hub {
 namespace fs = std::filesystem;
@@ -114,6 +115,21 @@ std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden
   return modes;
 }
 
+/// A normalisation has no settings but what it works on; old ones have no file.
+void check_normalize(const fs::path& directory) {
+  const fs::path path = directory / "config.json";
+  if (!directory.has_filename() || !fs::exists(path)) return;
+  const Json json = io::read_json(path);
+  const ConfigReader reader(json, path.string());
+  for (const char* key : {"module_input_name", "module_output_name"}) {
+    std::string name = "sentence_embedding";
+    reader.read(key, name);
+    if (name != "sentence_embedding")
+      throw UnsupportedError(path.string(), ": ", key, " '", name,
+                             "' is not supported; there is sentence_embedding");
+  }
+}
+
 /// sentence_bert_config.json, or under the names that other families once had; null where there is none.
 Json read_transformer_settings(const fs::path& directory, std::string& where) {
   for (const char* family :
@@ -157,6 +173,14 @@ void read_transformer(const fs::path& directory, std::int64_t longest, SentenceS
     throw UnsupportedError(where, ": transformer_task '", task,
                            "' is not supported; there is feature-extraction");
   }
+}
+
+std::shared_ptr<const text::Tokenizer> lower_cased(const text::Tokenizer& tokenizer,
+                                                   const fs::path& directory) {
+  if (const auto* known = dynamic_cast<const text::HfTokenizer*>(&tokenizer)) return known->lower_cased();
+  throw UnsupportedError(directory.string(),
+                         ": do_lower_case is not supported for a tokenizer.model; write a tokenizer.json "
+                         "that lower-cases, or lower-case the texts");
 }
 
 void read_settings(const fs::path& directory, SentenceSettings& settings) {
@@ -204,6 +228,17 @@ Json settings_json(const SentenceSettings& settings) {
 
 }  // namespace
 
+std::string prompt_of(const SentenceSettings& settings, const std::optional<std::string>& name) {
+  const std::optional<std::string>& wanted = name ? name : settings.default_prompt_name;
+  if (!wanted) return "";
+  if (const auto found = settings.prompts.find(*wanted); found != settings.prompts.end())
+    return found->second;
+  std::vector<std::string> names;
+  for (const auto& [known, text] : settings.prompts) names.push_back(known);
+  throw ConfigError("there is no prompt '", *wanted, "'", did_you_mean(*wanted, names),
+                    names.empty() ? "; the model has none" : "; there are: " + join(names, ", "));
+}
+
 OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const OpenOptions& options) {
   const at::NoGradGuard no_grad;
   OpenedSentenceEncoder result;
@@ -215,6 +250,8 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
   OpenedEncoder opened = open_encoder(root, options);
   result.tokenizer = std::move(opened.tokenizer);
   read_transformer(root, opened.model->max_tokens(), result.settings);
+  if (result.settings.do_lower_case && result.tokenizer)
+    result.tokenizer = lower_cased(*result.tokenizer, root);
   read_settings(directory, result.settings);
 
   models::EmbeddingOptions embedding;
@@ -224,8 +261,10 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
       embedding.pooling = read_pooling(module.directory, opened.model->config().hidden_size, result.settings);
     else if (module.type == "Dense")
       dense.push_back(read_dense(module.directory, "sentence_embedding", options));
-    else if (module.type == "Normalize")
+    else if (module.type == "Normalize") {
+      check_normalize(module.directory);
       embedding.normalize = true;
+    }
   }
   try {
     result.model = std::make_unique<models::SentenceEncoder>(std::move(opened.model), std::move(embedding),

@@ -1,5 +1,6 @@
 #include <bitrain/models/masked_language_model.h>
 
+#include <map>
 #include <string>
 #include <utility>
 
@@ -8,13 +9,27 @@
 #include <ATen/ops/zeros.h>
 
 #include <bitrain/base/error.h>
-#include <bitrain/models/bert/config.h>
+#include <bitrain/models/bert/model.h>
 #include <bitrain/models/initialise.h>
 
 namespace bitrain::models {
 namespace {
 
 constexpr std::int64_t kNextSentenceClasses = 2;
+
+/// Hugging Face's names of the parts of the head.
+struct HeadNames {
+  const char* dense;
+  const char* norm;
+  const char* output;
+};
+
+HeadNames head_names(const BertConfig& config) {
+  if (config.model_type == "bert")
+    return {"cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"};
+  if (config.is_distilbert()) return {"vocab_transform", "vocab_layer_norm", "vocab_projector"};
+  return {"lm_head.dense", "lm_head.layer_norm", "lm_head"};
+}
 
 /// The heads of a model under their own names.
 class Heads : public nn::Module {
@@ -35,16 +50,18 @@ MaskedLanguageModel::MaskedLanguageModel(std::unique_ptr<EncoderModel> encoder, 
             encoder_->input_embeddings().weight.options()),
       output_head_(encoder_->config().hidden_size, encoder_->config().vocab_size, true,
                    encoder_->input_embeddings().weight.options()) {
-  const bool bert = encoder_->config().model_type == "bert";
-  if (next_sentence && (!bert || !encoder_->has_pooler())) {
+  const BertConfig& config = encoder_->config();
+  if (next_sentence && (config.model_type != "bert" || !encoder_->has_pooler())) {
     throw ConfigError("next-sentence prediction needs a BERT with a pooler; this encoder is ",
-                      encoder_->config().model_type, encoder_->has_pooler() ? "" : " without one");
+                      config.model_type, encoder_->has_pooler() ? "" : " without one");
   }
-  activation_ = bert ? activation_of(encoder_->config()) : nn::Activation::kGelu;  // As transformers has it.
-  register_child(bert ? "bert" : "roberta", *encoder_);
-  register_child(bert ? "cls.predictions.transform.dense" : "lm_head.dense", dense_);
-  register_child(bert ? "cls.predictions.transform.LayerNorm" : "lm_head.layer_norm", norm_);
-  register_child(bert ? "cls.predictions" : "lm_head", output_head_);
+  const bool own = config.model_type == "bert" || config.is_distilbert();
+  activation_ = own ? activation_of(config) : nn::Activation::kGelu;  // As transformers has it.
+  const HeadNames names = head_names(config);
+  register_child(config.base_name(), *encoder_);
+  register_child(names.dense, dense_);
+  register_child(names.norm, norm_);
+  register_child(names.output, output_head_);
   if (next_sentence) {
     next_sentence_ = std::make_unique<nn::Linear>(encoder_->config().hidden_size, kNextSentenceClasses, true,
                                                   encoder_->input_embeddings().weight.options());
@@ -78,6 +95,21 @@ void MaskedLanguageModel::tie() {
     const bool trained = bias.requires_grad();
     bias = at::cat({bias, at::zeros({missing}, bias.options())}).set_requires_grad(trained);
   }
+}
+
+std::unique_ptr<MaskedLanguageModel> with_next_sentence(MaskedLanguageModel& model, std::uint64_t seed) {
+  auto encoder = make_bert(model.encoder().config(), model.encoder().input_embeddings().weight.options(),
+                           /*pooler=*/true);
+  initialise(*encoder, seed);
+  auto wider = std::make_unique<MaskedLanguageModel>(std::move(encoder), /*next_sentence=*/true);
+  initialise_heads(*wider, seed);
+  std::map<std::string, at::Tensor> known;
+  model.visit_tensors([&](const std::string& name, at::Tensor& tensor) { known[name] = tensor; });
+  wider->visit_tensors([&](const std::string& name, at::Tensor& tensor) {
+    if (const auto found = known.find(name); found != known.end()) tensor = found->second;
+  });
+  static_cast<void>(wider->output_head());  // Takes the embedding that came with the others.
+  return wider;
 }
 
 void initialise_heads(MaskedLanguageModel& model, std::uint64_t seed) {

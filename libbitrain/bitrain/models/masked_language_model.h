@@ -10,10 +10,11 @@
 
 namespace bitrain::models {
 
-/// An encoder with the heads it is pre-trained with. Names are Hugging Face's: the encoder below "bert" or
-/// "roberta"; of BERT cls.predictions.transform.{dense,LayerNorm}, cls.predictions.bias and, for next
-/// sentences, cls.seq_relationship; of RoBERTa and its kin lm_head.{dense,layer_norm,bias}. Predictions are
-/// made by the rows of the word embedding, tied, with a bias.
+/// An encoder with the heads it is pre-trained with. Names are Hugging Face's: the encoder below "bert",
+/// "distilbert" or "roberta"; of BERT cls.predictions.transform.{dense,LayerNorm}, cls.predictions.bias and,
+/// for next sentences, cls.seq_relationship; of DistilBERT vocab_{transform,layer_norm,projector}; of RoBERTa
+/// and its kin lm_head.{dense,layer_norm,bias}. Predictions are made by the rows of the word embedding, tied,
+/// with a bias.
 class MaskedLanguageModel : public nn::Module {
  public:
   /// Heads are allocated as the word embedding is, not filled: load them or call initialise_heads. Throws
@@ -49,6 +50,11 @@ class MaskedLanguageModel : public nn::Module {
   nn::Linear output_head_;
   std::unique_ptr<nn::Linear> next_sentence_;
 };
+
+/// The model with a head for next sentences, and a pooler where it has none, both fresh. The weights that it
+/// has are taken over. Throws ConfigError as the constructor.
+[[nodiscard]] std::unique_ptr<MaskedLanguageModel> with_next_sentence(MaskedLanguageModel& model,
+                                                                      std::uint64_t seed);
 
 /// Fills the heads as Hugging Face does, at the config's initializer_range; the encoder stays as it is.
 void initialise_heads(MaskedLanguageModel& model, std::uint64_t seed);

@@ -179,7 +179,7 @@ data::TokenSequence Contrastive::encode(const data::Example& example) const {
   data::TokenSequence sequence;
   append(sequence, framed(*tokenizer_, text), first);
   append(sequence, framed(*tokenizer_, options_.pair_prompt + example.pair_text), second);
-  std::set<std::string> known = {example.text, example.pair_text};
+  std::set<std::string> known = {"", example.text, example.pair_text};
   for (const std::string& negative : example.negatives)
     if (known.insert(negative).second)  // A positive must not be its own negative.
       append(sequence, framed(*tokenizer_, options_.pair_prompt + negative), second);

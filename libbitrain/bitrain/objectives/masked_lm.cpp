@@ -221,11 +221,12 @@ FramedText MaskedLm::encode(const data::Example& example, std::optional<bool> fo
 }
 
 data::TokenSequence MaskedLm::sequence(const data::Example& example) const {
-  const FramedText framed = encode(example);
+  const FramedText framed = encode(example, example.follows);
   data::TokenSequence sequence;
   if (framed.empty()) return sequence;
   sequence.ids = framed.ids;
   sequence.labels.assign(framed.ids.size(), static_cast<std::int32_t>(kIgnoreIndex));
+  if (framed.follows) sequence.labels.front() = *framed.follows ? 0 : 1;
   if (framed.second > 0)
     sequence.parts.push_back({static_cast<std::int32_t>(framed.second), framed.languages.front()});
   sequence.parts.push_back({static_cast<std::int32_t>(framed.ids.size()), framed.languages.back()});
@@ -238,11 +239,17 @@ std::vector<FramedText> MaskedLm::framed_texts(const Batch& batch) const {
   if (batch.group_ids.size() != segments || batch.language_ids.size() != segments)
     throw StateError("masked_lm: a batch must say which text and language each segment is of: packing whole");
   const at::Tensor ids = batch.input_ids.cpu();
+  const at::Tensor labels = batch.labels.cpu();
   const auto* id = ids.const_data_ptr<std::int64_t>();
+  const auto* label = labels.const_data_ptr<std::int64_t>();
   std::vector<FramedText> texts;
   for (std::size_t s = 0; s < segments; ++s) {
     const bool continues = s > 0 && batch.group_ids[s] == batch.group_ids[s - 1];
-    if (!continues) texts.emplace_back();
+    const std::int64_t first_label = label[batch.boundaries[s]];
+    if (!continues) {
+      texts.emplace_back();
+      if (first_label != kIgnoreIndex) texts.back().follows = first_label == 0;
+    }
     FramedText& text = texts.back();
     if (continues) text.second = text.ids.size();
     text.ids.insert(text.ids.end(), id + batch.boundaries[s], id + batch.boundaries[s + 1]);
@@ -255,11 +262,10 @@ std::vector<FramedText> MaskedLm::framed_texts(const Batch& batch) const {
   return texts;
 }
 
-LossSum MaskedLm::loss(models::MaskedLanguageModel& model, const Batch& batch,
-                       const nn::ForwardContext& context) const {
+MaskedBatch MaskedLm::masked(const Batch& batch, std::int64_t step) const {
   const std::vector<FramedText> texts = framed_texts(batch);
   std::vector<std::int64_t> samples;
-  std::int64_t place = (context.dropout.step << 32) + batch.first_token;
+  std::int64_t place = (step << 32) + batch.first_token;
   for (const FramedText& text : texts) {
     samples.push_back(place);
     place += static_cast<std::int64_t>(text.ids.size());
@@ -268,7 +274,12 @@ LossSum MaskedLm::loss(models::MaskedLanguageModel& model, const Batch& batch,
   for (std::size_t s = 0; s < batch.weights.size(); ++s)
     if (s == 0 || batch.group_ids[s] != batch.group_ids[s - 1])
       masked.tokens.weights.push_back(batch.weights[s]);
-  return loss(model, masked.to(batch.input_ids.device()), context);
+  return masked.to(batch.input_ids.device());
+}
+
+LossSum MaskedLm::loss(models::MaskedLanguageModel& model, const Batch& batch,
+                       const nn::ForwardContext& context) const {
+  return loss(model, masked(batch, context.dropout.step), context);
 }
 
 MaskedTokens MaskedLm::mask(const FramedText& text, std::int64_t sample) const {

@@ -82,7 +82,8 @@ class MaskedLm {
   /// UnsupportedError for a clone.
   [[nodiscard]] FramedText encode(const data::Example& example, std::optional<bool> follows = {}) const;
 
-  /// encode() for a data::Loader with packing "whole": not masked yet, a pair as two parts.
+  /// encode() for a data::Loader with packing "whole": not masked yet, a pair as two parts. Where
+  /// Example::follows is set, the label of the first token says it: 0 follows, 1 does not.
   [[nodiscard]] data::TokenSequence sequence(const data::Example& example) const;
 
   /// Masks of a text: a function of the text, the seed and `sample`, its number in the run, alone.
@@ -93,8 +94,11 @@ class MaskedLm {
   [[nodiscard]] MaskedBatch collate(const std::vector<FramedText>& texts,
                                     const std::vector<std::int64_t>& samples) const;
 
-  /// The loss of a micro-batch of such sequences. Masks are drawn anew each step: a function of the seed, of
-  /// context.dropout.step and of the place in the step, whatever the split into micro-batches.
+  /// A micro-batch of such sequences, masked for a step: a function of the seed, of `step` and of the place
+  /// in the step, whatever the split into micro-batches.
+  [[nodiscard]] MaskedBatch masked(const Batch& batch, std::int64_t step) const;
+
+  /// The loss of a micro-batch of such sequences, masked anew for context.dropout.step.
   [[nodiscard]] LossSum loss(models::MaskedLanguageModel& model, const Batch& batch,
                              const nn::ForwardContext& context) const;
 

@@ -9,6 +9,7 @@
 #include <ATen/ops/mm.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/eval/encode.h>
 #include <bitrain/eval/retrieval.h>
 #include <bitrain/nn/unit_rows.h>
@@ -63,6 +64,9 @@ hub::OpenedSentenceEncoder open_stage_encoder(const StageContext& context, const
   options.device = context.device();
   hub::OpenedSentenceEncoder opened = hub::open_sentence_encoder(context.directory_of(stage), options);
   opened.model->encoder().set_languages({context.recipe.source.language, context.recipe.target.language});
+  if (!opened.settings.include_prompt)
+    log_warn(context.stage.name,
+             ": include_prompt is false, but prompts of a recipe are pooled with the text");
   return opened;
 }
 

@@ -125,7 +125,8 @@ class Planner {
     encode(stage, 0, &options.loader, options.train.recompute);
   }
   void visit(const Stage& stage, const ContrastiveStage& options) {
-    encode(stage, 0, &options.loader, options.train.recompute);
+    encode(stage, 0, &options.loader, options.train.recompute,
+           trains_adapters(options) ? &options.lora : nullptr);
   }
 
   void visit(const Stage& stage, const LateInteractionStage& options) {
@@ -149,16 +150,19 @@ class Planner {
     encode(stage, 0, &options.loader, options.train.recompute);
   }
 
-  /// An encoder with `pieces` more; with a loader, one that is trained.
+  /// An encoder with `pieces` more; with a loader, one that is trained, or its adapters.
   void encode(const Stage& stage, std::int64_t pieces, const data::LoaderOptions* loader = nullptr,
-              bool recompute = false) {
+              bool recompute = false, const adapters::LoraOptions* lora = nullptr) {
     const auto found = encoders_.find(stage.from);
     if (found == encoders_.end()) return;
     models::BertConfig shape = found->second;
     shape.vocab_size += pieces;
     encoders_[stage.name] = shape;
     const auto model = models::make_bert(shape, at::TensorOptions().dtype(dtype_).device(at::kMeta));
-    if (loader != nullptr) adapters::train_all(*model);
+    if (lora != nullptr)
+      adapters::attach(*model, *lora, 0);
+    else if (loader != nullptr)
+      adapters::train_all(*model);
     plan(stage, *model, loader != nullptr,
          loader != nullptr ? activation_bytes(shape, *loader, recompute, at::elementSize(dtype_)) : 0);
   }

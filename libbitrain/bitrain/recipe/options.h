@@ -309,6 +309,7 @@ struct ContrastiveStage {
   objectives::ContrastiveOptions objective;
   data::LoaderOptions loader;
   train::TrainOptions train;
+  adapters::LoraOptions lora;
   std::vector<std::string> freeze;
   double dropout = -1;
   bool pool_special_tokens = true;
@@ -328,6 +329,11 @@ void visit_fields(Visitor& v, ContrastiveStage& o) {
       "Batches: rows_per_step pairs give each other negatives, micro_batch_rows of them are in memory at a "
       "time and change no result (GradCache).");
   v.field("train", o.train, any(), "Steps, rates, checkpoints.");
+  v.field(
+      "lora", o.lora, any(),
+      "Train adapters and leave the encoder as it is, where target_modules or modules_to_save name any "
+      "(query, key, value, ...). They are merged into the model that is written; adapter/ in its folder has "
+      "them by themselves, for PEFT.");
   v.field("freeze", o.freeze, any(),
           "Weights and modules that this stage leaves as they are: names, ends of names, or expressions for "
           "all of one.");
@@ -351,6 +357,8 @@ struct MaskedLmStage {
   }
   bool texts = true;
   bool pairs = false;
+  bool next_sentence = false;
+  std::int64_t lines_per_document = 0;
   bool fresh = false;
   objectives::MaskedLmOptions objective;
   data::LoaderOptions loader;
@@ -365,6 +373,11 @@ void visit_fields(Visitor& v, MaskedLmStage& o) {
   v.field("pairs", o.pairs, any(),
           "Train on the lines of both side by side (TLM): a hidden word may be read off its translation; in "
           "mixtures: pairs.");
+  v.field("next_sentence", o.next_sentence, any(),
+          "Take texts two sentences at a time and learn whether the second follows on the first, as half of "
+          "them do; the others are of another document (BERT; a pooler is needed or begins fresh).");
+  v.field("lines_per_document", o.lines_per_document, at_least(0),
+          "With next_sentence: consecutive rows that make a document; 0: text up to a blank line.");
   v.field("fresh", o.fresh, any(), "Begin from random weights, with the shape and tokenizer it reads.");
   v.field("objective", o.objective, any(), "What is hidden.");
   v.field("loader", o.loader, any(), "Mixing; rows_per_step texts or pairs are a step.");

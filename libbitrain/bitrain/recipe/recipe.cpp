@@ -208,6 +208,12 @@ bool works_on_encoders(const Recipe& recipe) {
   });
 }
 
+bool trains_adapters(const ContrastiveStage& options) {
+  const adapters::LoraOptions& lora = options.lora;
+  return !lora.target_modules.empty() || !lora.modules_to_save.empty() ||
+         !lora.trainable_token_indices.empty();
+}
+
 std::string name_of(const CollectionOptions& collection) {
   if (!collection.name.empty()) return collection.name;
   std::filesystem::path folder = std::filesystem::path(collection.path).lexically_normal();

@@ -105,6 +105,9 @@ struct StageType {
   return !recipe.source.path.empty() && !recipe.target.path.empty();
 }
 
+/// Whether a stage trains adapters in place of the model.
+[[nodiscard]] bool trains_adapters(const ContrastiveStage& options);
+
 /// What a retrieval set is called in the report.
 [[nodiscard]] std::string name_of(const CollectionOptions& collection);
 /// What scored pairs are called in mixtures and in the report.

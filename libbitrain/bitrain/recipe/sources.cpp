@@ -5,6 +5,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/data/next_sentence.h>
 #include <bitrain/recipe/run.h>
 
 namespace bitrain::recipe {
@@ -119,6 +120,24 @@ std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
 std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe, const ContrastiveStage& options) {
   std::vector<data::SourcePtr> sources = open_pair_files(recipe, options.files);
   if (options.pairs) sources.insert(sources.begin(), open_pairs(recipe, data::Split::kTrain));
+  return sources;
+}
+
+data::SourcePtr open_next_sentences(const Recipe& recipe, const MaskedLmStage& options, bool target,
+                                    data::Split split) {
+  return data::next_sentence_source(open_side(recipe, target, split, options.lines_per_document),
+                                    static_cast<std::uint64_t>(recipe.seed));
+}
+
+std::vector<data::SourcePtr> open_masked_texts(const Recipe& recipe, const MaskedLmStage& options) {
+  constexpr data::Split kTrain = data::Split::kTrain;
+  std::vector<data::SourcePtr> sources;
+  for (const bool target : {false, true}) {
+    if (!options.texts) break;
+    sources.push_back(options.next_sentence ? open_next_sentences(recipe, options, target, kTrain)
+                                            : open_side(recipe, target, kTrain));
+  }
+  if (options.pairs) sources.push_back(open_pairs(recipe, kTrain));
   return sources;
 }
 

@@ -50,6 +50,15 @@ struct StageData {
 [[nodiscard]] std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe,
                                                                const ContrastiveStage& options);
 
+/// All that a masked_lm stage reads: lines, or with next_sentence pairs of sentences, of source and of
+/// target; then lines beside their translations.
+[[nodiscard]] std::vector<data::SourcePtr> open_masked_texts(const Recipe& recipe,
+                                                             const MaskedLmStage& options);
+
+/// Pairs of sentences of one side, as next_sentence reads them.
+[[nodiscard]] data::SourcePtr open_next_sentences(const Recipe& recipe, const MaskedLmStage& options,
+                                                  bool target, data::Split split);
+
 /// The conversations of an sft stage.
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                               data::Split split);

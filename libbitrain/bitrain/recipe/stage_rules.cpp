@@ -43,6 +43,7 @@ class StageRules {
   void check(const MaskedLmStage& stage) {
     steps(stage.train);
     if (!stage.texts && !stage.pairs) add("texts", "there is no text: set texts or pairs to true");
+    if (stage.next_sentence && !stage.texts) add("next_sentence", "reads texts: set texts to true");
     whole(stage.loader, "texts with hidden words");
   }
   void check(const ContrastiveStage& stage) {
@@ -57,6 +58,8 @@ class StageRules {
     pair_files(stage.files, "files");
     if (!stage.pairs && stage.files.empty()) add("files", "no pairs: set pairs to true, or name files");
     whole(stage.loader, "pairs");
+    if (trains_adapters(stage) && !stage.freeze.empty())
+      add("freeze", "with lora all other weights are frozen anyway");
   }
   void check(const ContextPredictionStage& stage) {
     steps(stage.train);

@@ -1,9 +1,15 @@
 #include <algorithm>
+#include <map>
 #include <optional>
 
+#include <ATen/core/grad_mode.h>
+
+#include <bitrain/adapters/attach.h>
+#include <bitrain/adapters/merge.h>
 #include <bitrain/adapters/parameters.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/hub/peft.h>
 #include <bitrain/hub/sentence_transformers.h>
 #include <bitrain/models/bert/config.h>
 #include <bitrain/recipe/calibration.h>
@@ -23,6 +29,44 @@ io::Json fertility_json(const text::Tokenizer& tokenizer, const std::vector<std:
   return {{"tokens_per_word", fertility.tokens_per_word()},
           {"bytes_per_token", fertility.bytes_per_token()},
           {"continued_words", fertility.continued_share()}};
+}
+
+/// Makes trainable what the stage trains: adapters, or all weights but the frozen ones.
+void choose_weights(const ContrastiveStage& options, models::SentenceEncoder& model, StageContext& context) {
+  if (trains_adapters(options)) {
+    const adapters::AttachReport report =
+        adapters::attach(model.encoder(), options.lora, static_cast<std::uint64_t>(context.recipe.seed));
+    context.result["adapted_modules"] = report.adapted.size();
+    return;
+  }
+  adapters::train_all(model);
+  adapters::freeze(model, options.freeze);
+}
+
+/// Writes the model that the stage began with, in float32, with what was trained merged into it, so that
+/// every reader opens it; and beside it adapter/, as PEFT reads it on that model.
+void save_adapted(const fs::path& folder, const ContrastiveStage& options,
+                  hub::OpenedSentenceEncoder& trained, const StageContext& context) {
+  const fs::path base = context.directory_of(context.stage.from);
+  hub::OpenOptions open;
+  open.dtype = at::kFloat;
+  open.device = context.device();
+  open.tokenizer = false;
+  const hub::OpenedSentenceEncoder exact = hub::open_sentence_encoder(base, open);
+  models::EncoderModel& encoder = exact.model->encoder();
+  adapters::attach(encoder, options.lora, 0);
+  std::map<std::string, at::Tensor> tensors;
+  for (const optim::Parameter& parameter : adapters::trainable_parameters(trained.model->encoder()))
+    tensors[parameter.name] = parameter.tensor;
+  {
+    const at::NoGradGuard no_grad;
+    for (const optim::Parameter& parameter : adapters::trainable_parameters(encoder))
+      parameter.tensor.copy_(tensors.at(parameter.name));
+  }
+  adapters::merge(encoder);
+  save_stage_encoder(folder, *exact.model, *trained.tokenizer, trained.settings);
+  hub::save_adapter(folder / "adapter", trained.model->encoder(), options.lora,
+                    fs::absolute(base).lexically_normal().string());
 }
 
 }  // namespace
@@ -68,8 +112,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   const Recipe& recipe = context.recipe;
   hub::OpenedSentenceEncoder opened = open_stage_encoder(context, context.stage.from);
   if (options.dropout >= 0) opened.model->encoder().config().hidden_dropout_prob = options.dropout;
-  adapters::train_all(*opened.model);
-  adapters::freeze(*opened.model, options.freeze);
+  choose_weights(options, *opened.model, context);
   std::optional<hub::OpenedSentenceEncoder> teacher;
   if (!options.teacher.empty()) teacher = open_stage_encoder(context, options.teacher);
   if (!options.pool_special_tokens) {
@@ -104,7 +147,10 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   context.result["parameters"] = adapters::count_parameters(*opened.model);
   context.result["pairs_per_step"] = options.loader.rows_per_step;
   run_training(context, options.train, loader, std::move(parts), "retrieval", [&](const fs::path& folder) {
-    save_stage_encoder(folder, *opened.model, *opened.tokenizer, opened.settings);
+    if (trains_adapters(options))
+      save_adapted(folder, options, opened, context);
+    else
+      save_stage_encoder(folder, *opened.model, *opened.tokenizer, opened.settings);
   });
   if (context.signal != 0) return;
   double pairs = 0;

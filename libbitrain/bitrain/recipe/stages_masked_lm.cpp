@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <memory>
 
 #include <bitrain/adapters/parameters.h>
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 namespace {
 
 /// The model with its heads; fresh ones where the folder has none.
-hub::OpenedMaskedLm open_with_heads(const StageContext& context) {
+hub::OpenedMaskedLm open_folder(const StageContext& context) {
   const fs::path folder = context.directory_of(context.stage.from);
   const auto seed = static_cast<std::uint64_t>(context.recipe.seed);
   hub::OpenOptions options;
@@ -36,17 +37,38 @@ hub::OpenedMaskedLm open_with_heads(const StageContext& context) {
   }
 }
 
-/// Held-out lines of both sides, and as pairs where there are.
+/// As open_folder; with the head for next sentences where the stage trains it.
+hub::OpenedMaskedLm open_with_heads(const StageContext& context, const MaskedLmStage& options) {
+  const auto seed = static_cast<std::uint64_t>(context.recipe.seed);
+  hub::OpenedMaskedLm opened = open_folder(context);
+  if (options.next_sentence && !opened.model->has_next_sentence()) {
+    log_info(context.stage.name, ": the head for next sentences begins fresh");
+    opened.model = models::with_next_sentence(*opened.model, seed);
+  }
+  if (options.fresh) {
+    models::initialise(opened.model->encoder(), seed);
+    models::initialise_heads(*opened.model, seed);
+  }
+  if (options.dropout >= 0) opened.model->encoder().config().hidden_dropout_prob = options.dropout;
+  return opened;
+}
+
+/// Held-out lines of both sides, as pairs where there are, and pairs of sentences where they are trained.
 class HeldOutTexts {
  public:
-  HeldOutTexts(const Recipe& recipe, bool pairs) {
-    for (const bool target : {false, true})
-      add(*open_side(recipe, target, data::Split::kHeldOut), recipe.held_out.max_documents, alone_);
-    if (pairs) add(*open_pairs(recipe, data::Split::kHeldOut), recipe.held_out.max_documents, pairs_);
+  HeldOutTexts(const Recipe& recipe, const MaskedLmStage& options) {
+    const std::int64_t most = recipe.held_out.max_documents;
+    for (const bool target : {false, true}) {
+      add(*open_side(recipe, target, data::Split::kHeldOut), most, alone_);
+      if (options.next_sentence)
+        add(*open_next_sentences(recipe, options, target, data::Split::kHeldOut), most,
+            sentences_[target ? recipe.target.language : recipe.source.language]);
+    }
+    if (options.pairs) add(*open_pairs(recipe, data::Split::kHeldOut), most, pairs_);
   }
 
-  /// By language: "masked_loss" and "masked_accuracy" of lines by themselves, and "translated_" the same
-  /// beside the line's translation.
+  /// By language: "masked_loss" and "masked_accuracy" of lines by themselves, "translated_" the same beside
+  /// the line's translation, and "next_sentence_accuracy".
   [[nodiscard]] io::Json score(models::MaskedLanguageModel& model, const objectives::MaskedLm& objective,
                                const std::vector<std::string>& languages) const {
     io::Json json = io::Json::object();
@@ -58,6 +80,8 @@ class HeldOutTexts {
     };
     put("masked_", alone_);
     if (!pairs_.empty()) put("translated_", pairs_);
+    for (const auto& [language, pairs] : sentences_)
+      json[language]["next_sentence_accuracy"] = eval::next_sentence_accuracy(model, objective, pairs);
     return json;
   }
 
@@ -68,6 +92,7 @@ class HeldOutTexts {
 
   std::vector<data::Example> alone_;
   std::vector<data::Example> pairs_;
+  std::map<std::string, std::vector<data::Example>> sentences_;  ///< By language.
 };
 
 }  // namespace
@@ -75,20 +100,12 @@ class HeldOutTexts {
 void run_stage(const MaskedLmStage& options, StageContext& context) {
   const Recipe& recipe = context.recipe;
   const auto seed = static_cast<std::uint64_t>(recipe.seed);
-  const hub::OpenedMaskedLm opened = open_with_heads(context);
+  const hub::OpenedMaskedLm opened = open_with_heads(context, options);
   models::MaskedLanguageModel& model = *opened.model;
-  if (options.fresh) {
-    models::initialise(model.encoder(), seed);
-    models::initialise_heads(model, seed);
-  }
-  if (options.dropout >= 0) model.encoder().config().hidden_dropout_prob = options.dropout;
   adapters::train_all(model);
   adapters::freeze(model, options.freeze);
 
-  std::vector<data::SourcePtr> sources;
-  if (options.texts)
-    for (const bool target : {false, true}) sources.push_back(open_side(recipe, target, data::Split::kTrain));
-  if (options.pairs) sources.push_back(open_pairs(recipe, data::Split::kTrain));
+  const std::vector<data::SourcePtr> sources = open_masked_texts(recipe, options);
   const std::vector<std::string> languages = data::languages_of(sources);
   model.encoder().set_languages(languages);
   objectives::MaskedLmOptions objective_options = options.objective;
@@ -99,7 +116,7 @@ void run_stage(const MaskedLmStage& options, StageContext& context) {
                       [&objective](const data::Example& example) { return objective.sequence(example); },
                       {seed, train::total_steps(options.train, tokens_per_step)});
 
-  const HeldOutTexts held_out(recipe, options.pairs);
+  const HeldOutTexts held_out(recipe, options);
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);
   parts.loss = [&](const Batch& batch, const nn::ForwardContext& forward) {

@@ -4,7 +4,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/json.h>
-#include <bitrain/models/bert/config.h>
+#include <bitrain/models/bert/language_adapters.h>
 #include <bitrain/models/llama/config.h>
 #include <bitrain/recipe/references.h>
 #include <bitrain/recipe/run.h>
@@ -55,10 +55,13 @@ void check_base(const Recipe& recipe, const Node* document, Problems& problems) 
     return problems.add(mark, "base",
                         recipe.base + " is no Hugging Face model folder: it has no config.json");
   try {
-    if (works_on_encoders(recipe))
-      (void)models::bert_config_from_json(io::read_json(config), config.string());
-    else
+    if (works_on_encoders(recipe)) {
+      const models::BertConfig shape = models::bert_config_from_json(io::read_json(config), config.string());
+      if (shape.has_language_adapters())
+        models::LanguageRouter(shape).set_languages({recipe.source.language, recipe.target.language});
+    } else {
       (void)models::config_from_json(io::read_json(config), config.string());
+    }
   } catch (const Error& problem) {
     problems.add(mark, "base", problem.what());
   }
@@ -107,6 +110,9 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
     if (masked->texts) names = {"source", "target"};
     if (masked->pairs) names.emplace_back("pairs");
     check_weights(recipe, document, key + ".loader", masked->loader.mixture, names, problems);
+    if (masked->next_sentence && recipe.held_out.every > 0)
+      problems.add(mark_of(recipe, document, "held_out.every"), "held_out.every",
+                   "leaves no line beside its next, which next_sentence asks for: set held_out.last");
     if (masked->pairs && recipe.source.path != recipe.target.path)
       problems.add(mark_of(recipe, document, "target.path"), "target.path",
                    "pairs need source and target in one TSV file");
@@ -216,33 +222,6 @@ void check_inputs(const Recipe& recipe) {
   if (!recipe.file.empty()) document = load_yaml(recipe.file);
   check_all(recipe, &document, problems);
   problems.raise();
-}
-
-std::string inspect_stage(const Recipe& recipe, const std::string& name,
-                          const data::InspectOptions& options) {
-  const Stage* stage = recipe.find(name);
-  if (stage == nullptr) {
-    std::vector<std::string> names;
-    for (const Stage& known : recipe.stages) names.push_back(known.name);
-    throw ConfigError("there is no stage '", name, "'", did_you_mean(name, names), "; there are ",
-                      join(names, ", "));
-  }
-  const fs::path from = stage->from == "base" ? fs::path(recipe.base) : stage_directory(recipe, stage->from);
-  const auto tokenizer = text::open_tokenizer(from);
-  const std::optional<StageData> data = stage_data(recipe, *stage, tokenizer, data::Split::kTrain);
-  if (!data)
-    throw ConfigError("stage ", name, " is of type ", stage->type, ", whose training data it cannot show");
-  const std::int64_t tokens = data->loader.rows_per_step * data->loader.sequence_length;
-  data::LoaderOptions loader_options = data->loader;
-  loader_options.prefetch_threads = 0;
-  const objectives::Objective& objective = *data->objective;
-  data::Loader loader(loader_options, data->sources,
-                      [&objective](const data::Example& example) { return objective.encode(example); },
-                      {static_cast<std::uint64_t>(recipe.seed), train::total_steps(data->train, tokens)});
-  std::string text;
-  for (const Batch& batch : loader.next_step())
-    text += data::render_batch(batch, *tokenizer, loader.languages(), options);
-  return text + data::describe(loader.shares(), loader_options.mixture.unit) + "\n";
 }
 
 }  // namespace bitrain::recipe

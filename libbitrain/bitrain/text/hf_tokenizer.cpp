@@ -409,6 +409,21 @@ std::shared_ptr<const HfTokenizer> HfTokenizer::with_pieces(const std::vector<st
   return make_hf_tokenizer(json.dump(), state_->config, state_->name);
 }
 
+std::shared_ptr<const HfTokenizer> HfTokenizer::lower_cased() const {
+  Json json = io::parse_json(state_->bytes, state_->name);
+  const auto is = [](const Json& step, const char* type) {
+    return step.is_object() && step.value("type", "") == type;
+  };
+  const Json old = json.value("normalizer", Json());
+  Json steps = is(old, "Sequence") ? old.at("normalizers")
+               : old.is_null()     ? Json::array()
+                                   : Json::array({old});
+  if (std::none_of(steps.begin(), steps.end(), [&](const Json& step) { return is(step, "Lowercase"); }))
+    steps.insert(steps.begin(), Json::object({{"type", "Lowercase"}}));
+  json["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
+  return make_hf_tokenizer(json.dump(), state_->config, state_->name);
+}
+
 void HfTokenizer::save(const std::filesystem::path& dir) const {
   io::write_file_atomic(dir / "tokenizer.json", state_->bytes);
   Json config = state_->config.is_object() ? state_->config : Json::object();

@@ -41,6 +41,9 @@ class HfTokenizer final : public Tokenizer {
   /// This WordPiece tokenizer with more pieces, whose ids go on from vocab_size(). Throws UnsupportedError
   /// for another model, DataError for a piece that is there already.
   [[nodiscard]] std::shared_ptr<const HfTokenizer> with_pieces(const std::vector<std::string>& pieces) const;
+  /// This tokenizer with the normaliser Lowercase before its others, unless it is among them
+  /// (sentence-transformers' do_lower_case).
+  [[nodiscard]] std::shared_ptr<const HfTokenizer> lower_cased() const;
 
  private:
   struct State;

@@ -34,12 +34,18 @@ std::string masked_section(const SummaryView& view) {
                           std::isnan(accuracy) ? "–" : percent(accuracy)});
           model.clear();
         }
+        const double told = figure(*languages, language, "next_sentence_accuracy");
+        if (std::isnan(told)) continue;
+        rows.push_back(
+            {model, escape_html(language_name(language) + ", next sentences"), "–", percent(told)});
+        model.clear();
       }
     }
   }
   if (rows.size() == 1) return "";
   return "<h2>Hidden words</h2><p>Held-out lines with hidden words, by themselves and beside their "
-         "translations (translated); predicted: the share that the model names.</p>" +
+         "translations (translated); predicted: the share that the model names. Next sentences: the share of "
+         "pairs that it rightly takes to follow on each other or not, as half of them do.</p>" +
          table(rows);
 }
 

@@ -17,12 +17,30 @@ struct Family {
   const char* model_type;
   const char* architecture;
 };
-constexpr std::array<Family, 5> kFamilies = {{{"bert", "BertModel"},
+constexpr std::array<Family, 6> kFamilies = {{{"bert", "BertModel"},
+                                              {"distilbert", "DistilBertModel"},
                                               {"roberta", "RobertaModel"},
                                               {"xlm-roberta", "XLMRobertaModel"},
                                               {"camembert", "CamembertModel"},
                                               {"xmod", "XmodModel"}}};
 constexpr std::array<const char*, 4> kActivations = {"gelu", "gelu_new", "gelu_pytorch_tanh", "relu"};
+
+/// Hugging Face's keys for the shape: DistilBERT has its own.
+struct Keys {
+  const char* hidden_size = "hidden_size";
+  const char* layers = "num_hidden_layers";
+  const char* heads = "num_attention_heads";
+  const char* intermediate_size = "intermediate_size";
+  const char* activation = "hidden_act";
+  const char* dropout = "hidden_dropout_prob";
+  const char* attention_dropout = "attention_probs_dropout_prob";
+};
+constexpr Keys kDistilKeys = {"dim",        "n_layers", "n_heads",          "hidden_dim",
+                              "activation", "dropout",  "attention_dropout"};
+
+Keys keys_of(const BertConfig& config) {
+  return config.is_distilbert() ? kDistilKeys : Keys{};
+}
 
 const Family* family(const std::string& model_type) {
   const auto* found = std::find_if(kFamilies.begin(), kFamilies.end(),
@@ -124,23 +142,26 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
     throw UnsupportedError(name, ": model_type '", config.model_type,
                            "' is not supported as an encoder; there are: ", known_families());
   }
-  if (config.model_type != "bert") {
+  if (config.model_type != "bert" && !config.is_distilbert()) {
     config.pad_token_id = 1;
     config.bos_token_id = 0;
     config.eos_token_id = 2;
   }
+  const Keys keys = keys_of(config);
   reader.require("vocab_size", config.vocab_size);
-  reader.require("hidden_size", config.hidden_size);
-  reader.require("num_hidden_layers", config.num_hidden_layers);
-  reader.require("num_attention_heads", config.num_attention_heads);
-  reader.read("intermediate_size", config.intermediate_size);
-  reader.read("hidden_act", config.hidden_act);
-  reader.read("hidden_dropout_prob", config.hidden_dropout_prob);
-  reader.read("attention_probs_dropout_prob", config.attention_probs_dropout_prob);
+  reader.require(keys.hidden_size, config.hidden_size);
+  reader.require(keys.layers, config.num_hidden_layers);
+  reader.require(keys.heads, config.num_attention_heads);
+  reader.read(keys.intermediate_size, config.intermediate_size);
+  reader.read(keys.activation, config.hidden_act);
+  reader.read(keys.dropout, config.hidden_dropout_prob);
+  reader.read(keys.attention_dropout, config.attention_probs_dropout_prob);
   reader.read("max_position_embeddings", config.max_position_embeddings);
-  reader.read("type_vocab_size", config.type_vocab_size);
   reader.read("initializer_range", config.initializer_range);
-  reader.read("layer_norm_eps", config.layer_norm_eps);
+  if (!config.is_distilbert()) {
+    reader.read("type_vocab_size", config.type_vocab_size);
+    reader.read("layer_norm_eps", config.layer_norm_eps);
+  }
   reader.read("pad_token_id", config.pad_token_id);
   if (reader.find("bos_token_id")) reader.read("bos_token_id", config.bos_token_id);
   if (reader.find("eos_token_id")) reader.read("eos_token_id", config.eos_token_id);
@@ -163,7 +184,7 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
   reader.read("is_decoder", decoder);
   if (decoder) throw UnsupportedError(name, ": is_decoder: this family is supported as an encoder only");
   if (!known_activation(config.hidden_act)) {
-    throw UnsupportedError(name, ": hidden_act '", config.hidden_act,
+    throw UnsupportedError(name, ": ", keys.activation, " '", config.hidden_act,
                            "' is not supported; there are: gelu, gelu_new, gelu_pytorch_tanh, relu");
   }
   try {
@@ -176,24 +197,27 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
 }
 
 Json config_to_json(const BertConfig& config) {
+  const Keys keys = keys_of(config);
   Json json = {{"architectures", {family(config.model_type)->architecture}},
                {"model_type", config.model_type},
                {"vocab_size", config.vocab_size},
-               {"hidden_size", config.hidden_size},
-               {"num_hidden_layers", config.num_hidden_layers},
-               {"num_attention_heads", config.num_attention_heads},
-               {"intermediate_size", config.intermediate_size},
-               {"hidden_act", config.hidden_act},
-               {"hidden_dropout_prob", config.hidden_dropout_prob},
-               {"attention_probs_dropout_prob", config.attention_probs_dropout_prob},
+               {keys.hidden_size, config.hidden_size},
+               {keys.layers, config.num_hidden_layers},
+               {keys.heads, config.num_attention_heads},
+               {keys.intermediate_size, config.intermediate_size},
+               {keys.activation, config.hidden_act},
+               {keys.dropout, config.hidden_dropout_prob},
+               {keys.attention_dropout, config.attention_probs_dropout_prob},
                {"max_position_embeddings", config.max_position_embeddings},
-               {"type_vocab_size", config.type_vocab_size},
                {"initializer_range", config.initializer_range},
-               {"layer_norm_eps", config.layer_norm_eps},
-               {"position_embedding_type", "absolute"},
                {"pad_token_id", config.pad_token_id},
                {"bos_token_id", optional_json(config.bos_token_id)},
                {"eos_token_id", optional_json(config.eos_token_id)}};
+  if (!config.is_distilbert()) {
+    json["type_vocab_size"] = config.type_vocab_size;
+    json["layer_norm_eps"] = config.layer_norm_eps;
+    json["position_embedding_type"] = "absolute";
+  }
   if (config.has_language_adapters()) {
     json["pre_norm"] = config.pre_norm;
     json["adapter_reduction_factor"] = config.adapter_reduction_factor;

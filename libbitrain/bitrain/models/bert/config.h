@@ -39,13 +39,21 @@ struct BertConfig {
   std::vector<std::string> languages = {"en_XX"};
   std::optional<std::string> default_language;
 
+  [[nodiscard]] bool is_distilbert() const { return model_type == "distilbert"; }
+  /// Where the heads of a task are, what the encoder is called beside them.
+  [[nodiscard]] const char* base_name() const {
+    return model_type == "bert" ? "bert" : is_distilbert() ? "distilbert" : "roberta";
+  }
   /// Position of a segment's first token: RoBERTa and its kin count from padding_idx + 1.
-  [[nodiscard]] std::int64_t first_position() const { return model_type == "bert" ? 0 : pad_token_id + 1; }
+  [[nodiscard]] std::int64_t first_position() const {
+    return model_type == "bert" || is_distilbert() ? 0 : pad_token_id + 1;
+  }
   [[nodiscard]] bool has_language_adapters() const { return model_type == "xmod"; }
 };
 template <class Visitor>
 void visit_fields(Visitor& v, BertConfig& o) {
-  v.field("model_type", o.model_type, one_of({"bert", "roberta", "xlm-roberta", "camembert", "xmod"}),
+  v.field("model_type", o.model_type,
+          one_of({"bert", "distilbert", "roberta", "xlm-roberta", "camembert", "xmod"}),
           "Member of the BERT family.");
   v.field("vocab_size", o.vocab_size, at_least(1), "Rows of the word embedding.");
   v.field("hidden_size", o.hidden_size, at_least(1), "Width of the hidden states.");
@@ -59,7 +67,8 @@ void visit_fields(Visitor& v, BertConfig& o) {
   v.field("attention_probs_dropout_prob", o.attention_probs_dropout_prob, in_range(0, 1),
           "Recorded only: attention weights are never dropped.");
   v.field("max_position_embeddings", o.max_position_embeddings, at_least(1), "Rows of the position table.");
-  v.field("type_vocab_size", o.type_vocab_size, at_least(1), "Rows of the sentence-type table.");
+  v.field("type_vocab_size", o.type_vocab_size, at_least(1),
+          "Rows of the sentence-type table; DistilBERT has none.");
   v.field("initializer_range", o.initializer_range, above(0), "Standard deviation of fresh weights.");
   v.field("layer_norm_eps", o.layer_norm_eps, above(0), "Added to the variance in the norms.");
   v.field("pad_token_id", o.pad_token_id, at_least(0),
@@ -87,9 +96,10 @@ void check(const BertConfig& config);
 /// The function that hidden_act names.
 [[nodiscard]] nn::Activation activation_of(const BertConfig& config);
 
-/// Reads a config.json of model_type bert, roberta, xlm-roberta, camembert or xmod. `name` is the file, for
-/// errors. Throws FormatError for a missing or mistyped key, UnsupportedError for another family or for what
-/// this one does not do (relative positions, another activation, a decoder), ConfigError as check.
+/// Reads a config.json of model_type bert, distilbert (with its own keys: dim, n_layers, n_heads, ...),
+/// roberta, xlm-roberta, camembert or xmod. `name` is the file, for errors. Throws FormatError for a missing
+/// or mistyped key, UnsupportedError for another family or for what this one does not do (relative positions,
+/// another activation, a decoder), ConfigError as check.
 [[nodiscard]] BertConfig bert_config_from_json(const io::Json& json, const std::string& name = "config.json");
 
 /// What transformers reads, without the dtype, which belongs to the weights.

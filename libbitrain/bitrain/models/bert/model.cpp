@@ -51,12 +51,14 @@ class Embeddings : public nn::Module {
       : words(config.vocab_size, config.hidden_size, options),
         config_(config),
         positions_(config.max_position_embeddings, config.hidden_size, options),
-        types_(config.type_vocab_size, config.hidden_size, options),
         norm_(config.hidden_size, config.layer_norm_eps, options),
         dropout_(config, "embeddings") {
     register_child("word_embeddings", words);
     register_child("position_embeddings", positions_);
-    register_child("token_type_embeddings", types_);
+    if (!config.is_distilbert()) {
+      types_.emplace(config.type_vocab_size, config.hidden_size, options);
+      register_child("token_type_embeddings", *types_);
+    }
     register_child("LayerNorm", norm_);
   }
 
@@ -65,9 +67,10 @@ class Embeddings : public nn::Module {
     const at::TensorOptions ids = batch.position_ids.options();
     const std::int64_t first = config_.first_position();
     at::Tensor table = positions_.forward(at::arange(first, first + batch.longest_segment(), ids), context);
-    if (!batch.token_type_ids.defined()) table = table + types_.forward(at::zeros({1}, ids), context);
+    const bool typed = types_ && batch.token_type_ids.defined();
+    if (types_ && !typed) table = table + types_->forward(at::zeros({1}, ids), context);
     at::Tensor places = nn::embedding(table, batch.position_ids);
-    if (batch.token_type_ids.defined()) places = places + types_.forward(batch.token_type_ids, context);
+    if (typed) places = places + types_->forward(batch.token_type_ids, context);
     return dropout_(norm_.forward(embedded, places).second, context);
   }
 
@@ -76,7 +79,7 @@ class Embeddings : public nn::Module {
  private:
   const BertConfig& config_;
   nn::Embedding positions_;
-  nn::Embedding types_;
+  std::optional<nn::Embedding> types_;
   nn::LayerNorm norm_;
   Dropout dropout_;
 };
@@ -85,14 +88,14 @@ class Embeddings : public nn::Module {
 class SelfAttention : public nn::Module {
  public:
   SelfAttention(const BertConfig& config, at::TensorOptions options)
-      : heads_(config.num_attention_heads),
-        width_(config.hidden_size / config.num_attention_heads),
-        query_(config.hidden_size, config.hidden_size, true, options),
-        key_(config.hidden_size, config.hidden_size, true, options),
-        value_(config.hidden_size, config.hidden_size, true, options) {
-    register_child("query", query_);
-    register_child("key", key_);
-    register_child("value", value_);
+      : query(config.hidden_size, config.hidden_size, true, options),
+        key(config.hidden_size, config.hidden_size, true, options),
+        value(config.hidden_size, config.hidden_size, true, options),
+        heads_(config.num_attention_heads),
+        width_(config.hidden_size / config.num_attention_heads) {
+    register_child("query", query);
+    register_child("key", key);
+    register_child("value", value);
   }
 
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const Tokens& tokens,
@@ -101,17 +104,18 @@ class SelfAttention : public nn::Module {
       return map.forward(x, context).view({-1, heads_, width_});
     };
     const double scale = 1.0 / std::sqrt(static_cast<double>(width_));
-    return nn::packed_attention(heads(query_), heads(key_), heads(value_), tokens.boundaries, scale,
+    return nn::packed_attention(heads(query), heads(key), heads(value), tokens.boundaries, scale,
                                 /*causal=*/false)
         .view({-1, heads_ * width_});
   }
 
+  nn::Linear query;
+  nn::Linear key;
+  nn::Linear value;
+
  private:
   std::int64_t heads_;
   std::int64_t width_;
-  nn::Linear query_;
-  nn::Linear key_;
-  nn::Linear value_;
 };
 
 /// A linear map back to the hidden width, with the dropout and the norm that belong to it:
@@ -121,21 +125,21 @@ class BlockOutput : public nn::Module {
   BlockOutput(const BertConfig& config, std::int64_t in_features, const std::string& path,
               at::TensorOptions options)
       : norm(config.hidden_size, config.layer_norm_eps, options),
-        dense_(in_features, config.hidden_size, true, options),
+        dense(in_features, config.hidden_size, true, options),
         dropout_(config, path) {
-    register_child("dense", dense_);
+    register_child("dense", dense);
     register_child("LayerNorm", norm);
   }
 
   /// The branch, to be added to the residual stream.
   [[nodiscard]] at::Tensor branch(const at::Tensor& x, const nn::ForwardContext& context) const {
-    return dropout_(dense_.forward(x, context), context);
+    return dropout_(dense.forward(x, context), context);
   }
 
   nn::LayerNorm norm;
+  nn::Linear dense;
 
  private:
-  nn::Linear dense_;
   Dropout dropout_;
 };
 
@@ -143,38 +147,37 @@ class BlockOutput : public nn::Module {
 class Attention : public nn::Module {
  public:
   Attention(const BertConfig& config, const std::string& path, at::TensorOptions options)
-      : output(config, config.hidden_size, path + ".output", options), self_(config, options) {
-    register_child("self", self_);
+      : output(config, config.hidden_size, path + ".output", options), self(config, options) {
+    register_child("self", self);
     register_child("output", output);
   }
 
   [[nodiscard]] at::Tensor branch(const at::Tensor& x, const Tokens& tokens,
                                   const nn::ForwardContext& context) const {
-    return output.branch(self_.forward(x, tokens, context), context);
+    return output.branch(self.forward(x, tokens, context), context);
   }
 
   BlockOutput output;
-
- private:
-  SelfAttention self_;
+  SelfAttention self;
 };
 
 /// "intermediate".
 class Intermediate : public nn::Module {
  public:
   Intermediate(const BertConfig& config, at::TensorOptions options)
-      : activation_(activation_of(config)),
-        dense_(config.hidden_size, config.intermediate_size, true, options) {
-    register_child("dense", dense_);
+      : dense(config.hidden_size, config.intermediate_size, true, options),
+        activation_(activation_of(config)) {
+    register_child("dense", dense);
   }
 
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const nn::ForwardContext& context) const {
-    return nn::activate(dense_.forward(x, context), activation_);
+    return nn::activate(dense.forward(x, context), activation_);
   }
+
+  nn::Linear dense;
 
  private:
   nn::Activation activation_;
-  nn::Linear dense_;
 };
 
 /// "output" of a layer, with X-MOD's adapters behind it.
@@ -226,6 +229,17 @@ class Layer : public nn::Module {
         attention_(config, path + ".attention", options),
         intermediate_(config, options),
         output_(config, path + ".output", options) {
+    if (config.is_distilbert()) {  // The same parts under names of its own.
+      register_child("attention.q_lin", attention_.self.query);
+      register_child("attention.k_lin", attention_.self.key);
+      register_child("attention.v_lin", attention_.self.value);
+      register_child("attention.out_lin", attention_.output.dense);
+      register_child("sa_layer_norm", attention_.output.norm);
+      register_child("ffn.lin1", intermediate_.dense);
+      register_child("ffn.lin2", output_.dense);
+      register_child("output_layer_norm", output_.norm);
+      return;
+    }
     register_child("attention", attention_);
     register_child("intermediate", intermediate_);
     register_child("output", output_);
@@ -302,7 +316,7 @@ class Bert : public EncoderModel {
   Bert(const BertConfig& config, at::TensorOptions options, bool pooler)
       : config_(config), router_(config_), embeddings_(config_, options), encoder_(config_, options) {
     register_child("embeddings", embeddings_);
-    register_child("encoder", encoder_);
+    register_child(config_.is_distilbert() ? "transformer" : "encoder", encoder_);
     if (!pooler) return;
     pooler_.emplace(config_, options);
     register_child("pooler", *pooler_);
