@@ -1,7 +1,7 @@
 """Makes queries for documents in another language, without a model: their first sentences, translated word by word.
 
-Each of the first sentences of a document becomes a query: its first words, each as the dictionary translates it, as they
-are where it does not (names, numbers of versions). That is no good translation; it has the words that people of that
+Each of the first sentences of a document becomes a query: its first words, each as the dictionary translates it, as
+they are where it does not (names of programs, say). That is no good translation, but it has words that people of that
 language look for. Output rows are {"document": id, "query": text}, which `generated_queries` of an evaluate_retrieval
 stage reads.
 
