@@ -109,7 +109,7 @@ TEST_F(DocumentsRun, PredictsContextsCalibratesAndEncodesDocuments) {
   for (const char* language : {"en", "es"}) {
     EXPECT_GT(context["spaces"][language]["context_mrr_at_10"].get<double>(),
               context["before"]["spaces"][language]["context_mrr_at_10"].get<double>());
-    EXPECT_LT(context["spaces"][language]["uniformity"].get<double>(), -0.5);
+    EXPECT_LT(context["spaces"][language]["uniformity"].get<double>(), -0.2);
   }
   EXPECT_EQ(context["tables"][0]["rows"].size(), 2U);
   // The folder is a plain sentence encoder: the head is not in it.

@@ -175,7 +175,8 @@ TEST_F(LateInteractionRun, LanguagesWithoutAdapterAreNamed) {
 TEST_F(LateInteractionRun, IndexesThatDoNotFitAreRefused) {
   EXPECT_THAT(
       [&] {
-        (void)run_with({"stages.train.train.max_steps=1", "stages.search.index.max_gib=1e-6"});
+        (void)run_with({"stages.train.train.max_steps=1", "stages.train.train.schedule.warmup_steps=0",
+                        "stages.search.index.max_gib=1e-6"});
       },
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("above max_gib"), HasSubstr("storage int8"))));
 }
@@ -207,7 +208,7 @@ TEST_F(LateInteractionRun, ProblemsAreNamedBeforeAnythingRuns) {
   EXPECT_THAT(problems_with({"stages.train.loader.rows_per_step=1", "stages.train.objective.negatives=0"}),
               HasSubstr("nothing to be told from"));
   EXPECT_THAT(problems_with({"stages.train.train.eval_every=5"}),
-              HasSubstr("put evaluate_retrieval after it"));
+              HasSubstr("put a stage evaluate_retrieval behind it"));
   EXPECT_THAT(problems_with({"stages.train.loader.mixture.weights.source=1"}),
               HasSubstr("there is no source"));
 }

@@ -173,7 +173,8 @@ TEST_F(SimilarityRun, ProblemsAreNamedBeforeAnythingRuns) {
               HasSubstr("two are called 'x'"));
   EXPECT_THAT(problems_with({"stages.sts.loader.packing=cut"}), HasSubstr("pairs need packing whole"));
   EXPECT_THAT(problems_with({"stages.sts.train.max_steps=0"}), HasSubstr("set max_steps"));
-  EXPECT_THAT(problems_with({"stages.sts.train.eval_every=3"}), HasSubstr("evaluate_similarity stage"));
+  EXPECT_THAT(problems_with({"stages.sts.train.eval_every=3"}),
+              HasSubstr("put a stage evaluate_similarity behind it"));
   EXPECT_THAT(problems_with({"stages.sts.loader.mixture.weights.trian=1"}), HasSubstr("no source 'trian'"));
 }
 

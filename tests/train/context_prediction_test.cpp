@@ -151,7 +151,7 @@ TEST(ContextPrediction, MicroBatchesChangeNothing) {
       EXPECT_NEAR(split->sums[step].loss, whole->sums[step].loss, 1e-4) << step;
     ASSERT_EQ(split->gradients.size(), whole->gradients.size());
     for (std::size_t i = 0; i < whole->gradients.size(); ++i)
-      EXPECT_LT(testing::relative_difference(split->gradients[i], whole->gradients[i], 1e-2), 1e-4) << i;
+      EXPECT_LT(testing::relative_difference(split->gradients[i], whole->gradients[i], 1e-2), 1e-3) << i;
     expect_same_state(split->objective, whole->objective, 1e-5);
   }
 }
@@ -396,8 +396,8 @@ TEST(ContextPrediction, ARunLearnsAndDoesNotCollapse) {
   EXPECT_LT(losses::uniformity(run.objective->bank().candidates(0)), -1);
 }
 
-/// How far the means of the two languages lie apart, over the spread around them, and how many sentences have
-/// one of their own document for the nearest of their language.
+/// How far the means of the two languages lie apart behind the head, over the spread around them, and how many
+/// sentences have one of their own document for the nearest of their language there.
 struct Probe {
   double gap = 0;
   double ranking = 0;
@@ -410,7 +410,9 @@ Probe probe(ContextRun& run) {
     std::vector<std::string> sentences;
     for (int d = 0; d < 12; ++d)
       for (int s = 0; s < 4; ++s) sentences.push_back(sentence(language, d, s));
-    const at::Tensor rows = eval::encode_texts(*run.model, *bytes(), sentences);
+    const at::NoGradGuard no_grad;
+    const at::Tensor rows = run.objective->head().forward(
+        eval::encode_texts(*run.model, *bytes(), sentences), nn::BatchStatistics::kRunning, {});
     sides.push_back(rows);
     const at::Tensor nearest = rows.matmul(rows.t()).fill_diagonal_(-2).argmax(1);
     for (std::int64_t i = 0; i < 48; ++i)

@@ -1,5 +1,7 @@
 #include <memory>
 #include <optional>
+#include <utility>
+#include <vector>
 
 #include <bitrain/base/log.h>
 #include <bitrain/eval/retrieval.h>
@@ -42,7 +44,7 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
         eval::read_beir(resolve(context.recipe, collection.path), collection.split);
     log_info(context.stage.name, ": ", name, ", ", set.queries.size(), " queries, ", set.corpus.size(),
              " documents");
-    io::Json& result = context.result["search"][name];
+    io::Json result;
     result["queries"] = set.queries.size();
     result["documents"] = set.corpus.size();
     const auto score = [&](const SystemRun& found) {
@@ -57,6 +59,7 @@ void run_stage(const EvaluateRetrievalStage& options, StageContext& context) {
     if (reranker)
       score({"reranked", reranker->rerank(set, collection, runs.empty() ? words.run : runs.front().run)});
     if (runs.size() > 1) context.result["tables"].push_back(fusion_table(name, runs, result));
+    context.result["search"][name] = std::move(result);
   }
   add_search_means(context.result);
 }
