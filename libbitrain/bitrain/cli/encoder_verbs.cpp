@@ -90,10 +90,13 @@ class Meter {
   bool drawn_ = false;
 };
 
-data::SourcePtr open_pairs(const MineArguments& arguments) {
+eval::MiningPairs read_pairs(const MineArguments& arguments) {
   data::SourceOptions options = arguments.data;
   if (options.pair_column) options.pair_field.clear();
-  return data::open_source(options, options.held_out_every > 0 ? data::Split::kTrain : data::Split::kAll);
+  data::SourceCounts counts;
+  const data::SourcePtr source = data::open_source(
+      options, options.held_out_every > 0 ? data::Split::kTrain : data::Split::kAll, &counts);
+  return eval::read_mining_pairs(*source, counts, options.path);
 }
 
 std::optional<std::vector<std::string>> read_corpus(const std::string& path) {
@@ -218,7 +221,7 @@ void set_similarity(MineArguments& arguments, const hub::SentenceSettings& setti
 
 void mine_negatives(MineArguments arguments, Outcome& outcome) {
   check_arguments(arguments);
-  const eval::MiningPairs read = eval::read_mining_pairs(*open_pairs(arguments), arguments.data.path);
+  const eval::MiningPairs read = read_pairs(arguments);
   const eval::MiningSet set = eval::make_mining_set(read.pairs, read_corpus(arguments.corpus));
   std::shared_ptr<hub::OpenedSentenceEncoder> encoder;
   if (!arguments.bm25) {

@@ -28,8 +28,10 @@ MiningTally tally_of(const io::ResumableFile& out, std::int64_t wanted, const Mi
 
 }  // namespace
 
-MiningPairs read_mining_pairs(const data::Source& source, const std::string& where) {
+MiningPairs read_mining_pairs(const data::Source& source, const data::SourceCounts& counts,
+                              const std::string& where) {
   MiningPairs read;
+  read.skipped = counts.blank;
   for (std::int64_t row = 0; row < source.size(); ++row) {
     data::Example example = source.at(row);
     if (example.text.empty() || example.pair_text.empty() || example.text == example.pair_text) {

@@ -17,11 +17,13 @@ namespace bitrain::eval {
 
 struct MiningPairs {
   std::vector<MiningPair> pairs;
-  std::int64_t skipped = 0;  ///< With an empty side, or twice the same text.
+  std::int64_t skipped = 0;  ///< Rows that are empty, with an empty side, or twice the same text.
 };
 
-/// The pairs of a source. Throws DataError, naming `where`, when there are none.
-[[nodiscard]] MiningPairs read_mining_pairs(const data::Source& source, const std::string& where);
+/// The pairs of a source; `counts`: what was found when it was opened. Throws DataError, naming `where`, when
+/// there are none.
+[[nodiscard]] MiningPairs read_mining_pairs(const data::Source& source, const data::SourceCounts& counts,
+                                            const std::string& where);
 
 /// Candidates from BEIR's corpus.jsonl, the title before the text; documents without text are left out.
 /// Throws as read_documents, and DataError when none is left.

@@ -96,7 +96,8 @@ std::string name_of(const PairFileOptions& file) {
   return file.stage.empty() ? std::filesystem::path(file.path).stem().string() : file.stage;
 }
 
-data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file) {
+data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file,
+                               data::SourceCounts* counts) {
   data::SourceOptions source = file_options(
       recipe, file.stage.empty() ? file.path : (stage_directory(recipe, file.stage) / kMinedFile).string());
   source.name = name_of(file);
@@ -107,7 +108,7 @@ data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file
   source.negatives_field = file.negatives_field;
   source.language = file.language.empty() ? recipe.source.language : file.language;
   source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
-  return data::open_source(source);
+  return data::open_source(source, data::Split::kAll, counts);
 }
 
 std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,

@@ -41,7 +41,8 @@ struct StageData {
 
 /// A file of pairs of a stage: a path of the recipe, or what a mine_negatives stage wrote. Its name in
 /// mixtures is the file's without ending, or the stage's.
-[[nodiscard]] data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file);
+[[nodiscard]] data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file,
+                                             data::SourceCounts* counts = nullptr);
 [[nodiscard]] std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
                                                            const std::vector<PairFileOptions>& files);
 [[nodiscard]] std::string name_of(const PairFileOptions& file);

@@ -82,8 +82,9 @@ hub::OpenedCrossEncoder open_with_head(const StageContext& context) {
 }  // namespace
 
 void run_stage(const MineNegativesStage& options, StageContext& context) {
-  const data::SourcePtr source = open_pair_file(context.recipe, options.pairs);
-  eval::MiningPairs read = eval::read_mining_pairs(*source, source->name());
+  data::SourceCounts counts;
+  const data::SourcePtr source = open_pair_file(context.recipe, options.pairs, &counts);
+  eval::MiningPairs read = eval::read_mining_pairs(*source, counts, source->name());
   std::optional<std::vector<std::string>> corpus;
   if (!options.corpus.empty()) corpus = eval::read_mining_corpus(resolve(context.recipe, options.corpus));
   const eval::MiningSet set = eval::make_mining_set(std::move(read.pairs), corpus);
