@@ -151,7 +151,8 @@ TEST(ContextPrediction, MicroBatchesChangeNothing) {
       EXPECT_NEAR(split->sums[step].loss, whole->sums[step].loss, 1e-4) << step;
     ASSERT_EQ(split->gradients.size(), whole->gradients.size());
     for (std::size_t i = 0; i < whole->gradients.size(); ++i)
-      EXPECT_LT(testing::relative_difference(split->gradients[i], whole->gradients[i], 1e-2), 1e-3) << i;
+      EXPECT_LT(testing::relative_difference(split->gradients[i], whole->gradients[i], 1e-2), 1e-3)
+          << i;  // float32 through batch statistics: 1.2e-4 was seen.
     expect_same_state(split->objective, whole->objective, 1e-5);
   }
 }
@@ -396,8 +397,10 @@ TEST(ContextPrediction, ARunLearnsAndDoesNotCollapse) {
   EXPECT_LT(losses::uniformity(run.objective->bank().candidates(0)), -1);
 }
 
-/// How far the means of the two languages lie apart behind the head, over the spread around them, and how many
-/// sentences have one of their own document for the nearest of their language there.
+/// How far the means of the two languages lie apart behind the head, over the spread around them, and how
+/// many sentences have one of their own document for the nearest of their language there. In the encoder's
+/// own vectors the gap did not grow at this size (0.0077 with either bank): the probe says nothing of what
+/// training leaves.
 struct Probe {
   double gap = 0;
   double ranking = 0;
@@ -411,8 +414,8 @@ Probe probe(ContextRun& run) {
     for (int d = 0; d < 12; ++d)
       for (int s = 0; s < 4; ++s) sentences.push_back(sentence(language, d, s));
     const at::NoGradGuard no_grad;
-    const at::Tensor rows = run.objective->head().forward(
-        eval::encode_texts(*run.model, *bytes(), sentences), nn::BatchStatistics::kRunning, {});
+    const at::Tensor rows = run.objective->head().forward(eval::encode_texts(*run.model, *bytes(), sentences),
+                                                          nn::BatchStatistics::kRunning, {});
     sides.push_back(rows);
     const at::Tensor nearest = rows.matmul(rows.t()).fill_diagonal_(-2).argmax(1);
     for (std::int64_t i = 0; i < 48; ++i)
