@@ -11,10 +11,10 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/matmul.h>
 #include <bitrain/eval/best_rows.h>
 
 namespace bitrain::eval {
@@ -50,7 +50,7 @@ Neighbours search_cpu(const at::Tensor& queries, const at::Tensor& candidates, s
     BestRows best(block.size(0), k);
     for (std::int64_t row = 0; row < candidates.size(0); row += kCandidates) {
       const std::int64_t n = std::min(kCandidates, candidates.size(0) - row);
-      at::Tensor scores = at::mm(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
+      at::Tensor scores = product(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
       if (offsets.defined()) scores.add_(offsets.narrow(0, row, n));
       best.take(scores.contiguous(), row);
     }
@@ -70,7 +70,7 @@ Neighbours search_device(const at::Tensor& queries, const at::Tensor& candidates
     at::Tensor places;
     for (std::int64_t row = 0; row < candidates.size(0); row += 16 * kCandidates) {
       const std::int64_t n = std::min(16 * kCandidates, candidates.size(0) - row);
-      at::Tensor all = at::mm(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
+      at::Tensor all = product(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
       if (offsets.defined()) all.add_(offsets.narrow(0, row, n));
       at::Tensor ids = at::arange(row, row + n, queries.options().dtype(at::kLong)).expand_as(all);
       if (best.defined()) {

@@ -5,16 +5,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/matmul.h>
 #include <bitrain/losses/cross_entropy.h>
 #include <bitrain/nn/functional.h>
 #include <bitrain/quant/matmul_4bit.h>
@@ -156,25 +155,21 @@ class ChunkedHead {
     if (input == kNone || !gradients_[input].defined()) return;
     at::Tensor& sum = gradients_[input];
     if (first) {
-      at::mm_out(sum, a, b);
+      product_into(sum, a, b);
     } else {
-      at::addmm_out(sum, sum, a, b);
+      add_product(sum, a, b);
     }
   }
 
   void chunk(std::int64_t begin, std::int64_t rows) {
     at::Tensor logits = logits_.narrow(0, 0, rows);
     const at::Tensor hidden = hidden_.narrow(0, begin, rows);
-    if (bias_.defined()) {
-      at::addmm_out(logits, bias_, hidden, weight_.t());
-    } else {
-      at::mm_out(logits, hidden, weight_.t());
-    }
+    product_into(logits, hidden, weight_.t(), bias_);
     std::vector<at::Tensor> inner;  // scale A x, [rows, r]
     for (std::size_t i = 0; i < adapters_.size(); ++i) {
       inner.push_back(
-          at::mm(adapters_[i].x.narrow(0, begin, rows), adapters_[i].a.t()).mul_(call_.adapters[i].scale));
-      at::addmm_out(logits, logits, inner.back(), adapters_[i].b.t());
+          product(adapters_[i].x.narrow(0, begin, rows), adapters_[i].a.t()).mul_(call_.adapters[i].scale));
+      add_product(logits, inner.back(), adapters_[i].b.t());
     }
     const at::Tensor weights = call_.weights.defined() ? call_.weights.narrow(0, begin, rows) : at::Tensor();
     cross_entropy_in_place(logits, call_.labels.narrow(0, begin, rows), weights, call_.gradients,
@@ -190,7 +185,7 @@ class ChunkedHead {
     at::Tensor hidden_gradient;
     if (gradients_[kHidden].defined()) {
       hidden_gradient = gradients_[kHidden].narrow(0, begin, rows);
-      at::mm_out(hidden_gradient, slope, weight_);
+      product_into(hidden_gradient, slope, weight_);
     }
     accumulate(call_.weight, slope.t(), hidden, first);
     if (call_.bias != kNone && gradients_[call_.bias].defined()) {
@@ -203,13 +198,13 @@ class ChunkedHead {
       const Call::Adapter& place = call_.adapters[i];
       const Adapter& adapter = adapters_[i];
       accumulate(place.b, slope.t(), inner[i], first);
-      const at::Tensor inner_slope = at::mm(slope, adapter.b).mul_(place.scale);
+      const at::Tensor inner_slope = product(slope, adapter.b).mul_(place.scale);
       accumulate(place.a, inner_slope.t(), adapter.x.narrow(0, begin, rows), first);
       if (place.x != kNone && gradients_[place.x].defined()) {
         at::Tensor x_gradient = gradients_[place.x].narrow(0, begin, rows);
-        at::mm_out(x_gradient, inner_slope, adapter.a);
+        product_into(x_gradient, inner_slope, adapter.a);
       } else if (place.x == kNone && hidden_gradient.defined()) {
-        hidden_gradient.addmm_(inner_slope, adapter.a);
+        add_product(hidden_gradient, inner_slope, adapter.a);
       }
     }
   }

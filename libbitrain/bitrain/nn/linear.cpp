@@ -5,13 +5,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/core/ivalue.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_copy.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/matmul.h>
 #include <bitrain/nn/functional.h>
 #include <bitrain/quant/matmul_4bit.h>
 
@@ -43,13 +42,17 @@ struct Call : torch::CustomClassHolder {
 /// The base weight for as long as this object lives: itself, or decoded into scratch memory.
 class BaseWeight {
  public:
-  BaseWeight(const Call& call, const at::Tensor& dense, at::ScalarType dtype) {
+  /// `x` [N, in] is to be multiplied by the transpose, or [N, out] by the weight itself.
+  BaseWeight(const Call& call, const at::Tensor& dense, const at::Tensor& x) {
+    const at::ScalarType dtype = x.scalar_type();
     if (!call.quantized) {
       tensor_ = dense.scalar_type() == dtype ? dense : dense.to(dtype);
     } else if (dtype == at::kDouble) {  // For gradient checks.
       tensor_ = quant::dequantize(*call.quantized, at::kFloat).to(dtype);
     } else {
-      scratch_.emplace(*call.quantized, dtype);
+      const std::vector<std::int64_t>& shape = call.quantized->shape;
+      const bool wide = computes_wide(x, x.size(1) == shape[1] ? shape[0] : shape[1]);
+      scratch_.emplace(*call.quantized, wide ? at::kFloat : dtype);
       tensor_ = scratch_->tensor();
     }
   }
@@ -71,14 +74,14 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     const at::Tensor dense = weight.value_or(at::Tensor());
     at::Tensor y;
     {
-      const BaseWeight base(*call, dense, x.scalar_type());
-      y = bias ? at::addmm(bias->to(x.scalar_type()), x, base.get().t()) : at::mm(x, base.get().t());
+      const BaseWeight base(*call, dense, x);
+      y = product(x, base.get().t(), bias ? bias->to(x.scalar_type()) : at::Tensor());
     }
     variable_list saved{x, dense};
     for (std::size_t i = 0; i < call->adapters.size(); ++i) {
       const AdapterCall& adapter = call->adapters[i];
-      at::Tensor inner = at::mm(call->dropped(x, adapter), pairs[2 * i].t());
-      y.addmm_(inner, pairs[2 * i + 1].t(), 1, adapter.scale);
+      at::Tensor inner = product(call->dropped(x, adapter), pairs[2 * i].t());
+      add_product(y, inner, pairs[2 * i + 1].t(), adapter.scale);
       saved.insert(saved.end(), {pairs[2 * i], pairs[2 * i + 1], std::move(inner)});
     }
     context->saved_data["call"] = c10::IValue::make_capsule(call);
@@ -102,10 +105,10 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
 
     variable_list result(3);
     if (want_x) {
-      const BaseWeight base(*call, saved[1], dy.scalar_type());
-      result[0] = at::mm(dy, base.get());
+      const BaseWeight base(*call, saved[1], dy);
+      result[0] = product(dy, base.get());
     }
-    if (want_weight) result[1] = at::mm(dy.t(), x);
+    if (want_weight) result[1] = product(dy.t(), x);
     if (want_bias) result[2] = dy.sum(0);
     for (std::size_t i = 0; i < call->adapters.size(); ++i) {
       const AdapterCall& adapter = call->adapters[i];
@@ -114,14 +117,14 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
       const at::Tensor& inner = saved[4 + 3 * i];
       at::Tensor da;
       at::Tensor db;
-      const at::Tensor narrow = at::mm(dy, b).mul_(adapter.scale);
-      if (context->needs_input_grad(next++)) da = at::mm(narrow.t(), call->dropped(x, adapter));
-      if (context->needs_input_grad(next++)) db = at::mm(dy.t(), inner).mul_(adapter.scale);
+      const at::Tensor narrow = product(dy, b).mul_(adapter.scale);
+      if (context->needs_input_grad(next++)) da = product(narrow.t(), call->dropped(x, adapter));
+      if (context->needs_input_grad(next++)) db = product(dy.t(), inner).mul_(adapter.scale);
       if (want_x) {
         if (adapter.dropout > 0)  // The mask is its own transpose.
-          result[0].add_(call->dropped(at::mm(narrow, a), adapter));
+          result[0].add_(call->dropped(product(narrow, a), adapter));
         else
-          result[0].addmm_(narrow, a);
+          add_product(result[0], narrow, a);
       }
       result.push_back(std::move(da));
       result.push_back(std::move(db));
@@ -133,7 +136,8 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
 
 void add_adapters(at::Tensor& weight, const std::vector<LowRank>& adapters) {
   for (const LowRank& adapter : adapters)
-    if (adapter.enabled) weight.addmm_(adapter.b.to(at::kFloat), adapter.a.to(at::kFloat), 1, adapter.scale);
+    if (adapter.enabled)
+      add_product(weight, adapter.b.to(at::kFloat), adapter.a.to(at::kFloat), adapter.scale);
 }
 
 }  // namespace
@@ -163,7 +167,7 @@ at::Tensor Linear::forward(const at::Tensor& x, const ForwardContext& context) c
       flat, weight.defined() ? std::optional<at::Tensor>(weight) : std::nullopt,
       bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, at::TensorList(pairs), call);
   if (trainable_rows)
-    y = at::index_copy(y, 1, trainable_rows->indices, at::mm(flat, trainable_rows->rows.to(dtype).t()));
+    y = at::index_copy(y, 1, trainable_rows->indices, product(flat, trainable_rows->rows.to(dtype).t()));
   if (x.dim() == 2) return y;
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = out_features;

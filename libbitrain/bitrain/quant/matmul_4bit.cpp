@@ -8,10 +8,10 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/matmul.h>
 
 namespace bitrain::quant {
 namespace {
@@ -78,8 +78,9 @@ class Linear4bit : public torch::autograd::Function<Linear4bit> {
     saved["dtype"] = static_cast<std::int64_t>(weight.dtype);
     saved["nested_offset"] = static_cast<double>(weight.nested_offset);
     saved["transposed"] = transposed;
-    const ScratchWeight dense(weight, x.scalar_type());
-    return at::mm(x, transposed ? dense.tensor().t() : dense.tensor());
+    const bool wide = computes_wide(x, weight.shape[transposed ? 0 : 1]);
+    const ScratchWeight dense(weight, wide ? at::kFloat : x.scalar_type());
+    return product(x, transposed ? dense.tensor().t() : dense.tensor());
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
