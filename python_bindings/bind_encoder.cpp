@@ -226,7 +226,7 @@ void bind_class(py::module_& module) {
           "embed",
           [](Encoder& model, const std::vector<std::string>& texts, std::int64_t max_length,
              const std::optional<std::string>& prompt, std::int64_t tokens_per_batch,
-             const std::optional<std::string>& prompt_name) {
+             const std::optional<std::string>& prompt_name, std::int64_t truncate_dim) {
             if (model.opened.tokenizer == nullptr)
               throw StateError("this encoder was opened without its tokenizer: open it with tokenizer=True");
             eval::EncodeOptions options;
@@ -234,12 +234,15 @@ void bind_class(py::module_& module) {
             options.prompt = prompt ? *prompt : hub::prompt_of(model.opened.settings, prompt_name);
             options.include_prompt = model.opened.settings.include_prompt;
             options.tokens_per_batch = tokens_per_batch;
+            options.truncate_dim = truncate_dim;
             py::gil_scoped_release release;
             return eval::encode_texts(model.get(), *model.opened.tokenizer, texts, options);
           },
           py::arg("texts"), py::arg("max_length") = 0, py::arg("prompt") = py::none(),
           py::arg("tokens_per_batch") = 4096, py::arg("prompt_name") = py::none(),
-          "Embeddings [texts, dimension] of texts, float32. `max_length` in tokens; 0: the folder's "
+          py::arg("truncate_dim") = 0,
+          "Embeddings [texts, dimension] of texts, float32, or [texts, truncate_dim] where that is set. "
+          "`max_length` in tokens; 0: the folder's "
           "max_seq_length. Before each text stands `prompt`, else the folder's prompt of that name, else its "
           "default one, if it has one.")
       .def(

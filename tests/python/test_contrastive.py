@@ -64,6 +64,15 @@ def test_embeds_as_sentence_transformers_does():
     torch.testing.assert_close(ours, alone, atol=1e-6, rtol=0)
 
 
+def test_cuts_embeddings_as_sentence_transformers_does():
+    theirs = SentenceTransformer(str(MINILM), device="cpu", truncate_dim=100)
+    model = bitrain.open_encoder(MINILM, dtype="float32", tokenizer=True)
+    ours = model.embed(TEXTS, truncate_dim=100)
+    torch.testing.assert_close(ours, torch.from_numpy(theirs.encode(TEXTS)), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="385"):
+        model.embed(TEXTS, truncate_dim=385)
+
+
 def test_embedding_text_needs_a_tokenizer():
     with pytest.raises(RuntimeError, match="tokenizer=True"):
         bitrain.open_encoder(MINILM, dtype="float32").embed(["text"])

@@ -242,6 +242,36 @@ TEST(Contrastive, IsTheLossOfItsEmbeddings) {
   EXPECT_EQ(sum.weight, 7);
 }
 
+// Also with hard negatives, in micro-batches, and for NT-Xent.
+TEST(Contrastive, OfCutEmbeddingsIsTheSumOverWidths) {
+  const auto model = encoder(at::kDouble, 7, 0);
+  for (const char* loss : {"info_nce", "nt_xent"}) {
+    ContrastiveOptions options;
+    options.loss = loss;
+    const std::vector<Batch> batches =
+        micro_batches(Contrastive(bytes(), {"en", "es"}, options), seven_pairs(1), 3);
+    const auto sum_of = [&](const ContrastiveOptions& of, std::int64_t width) {
+      const at::NoGradGuard no_grad;
+      const Contrastive objective(bytes(), {"en", "es"}, of);
+      const objectives::EmbeddingLoss embedding_loss = objective.loss(*model, nullptr);
+      std::vector<at::Tensor> rows;
+      for (const Batch& batch : batches)
+        rows.push_back(embedding_loss.embed(batch, {}).narrow(1, 0, width).clone());
+      return embedding_loss.loss(at::cat(rows), {}, batches).sum.item<double>();
+    };
+    ContrastiveOptions cut = options;
+    cut.matryoshka = {{8, model->dimension()}, {0.5, 2}};
+    EXPECT_NEAR(sum_of(cut, model->dimension()),
+                0.5 * sum_of(options, 8) + 2 * sum_of(options, model->dimension()), 1e-9);
+    expect_same(step_of(cut, 7, seven_pairs(1), 0.3), step_of(cut, 3, seven_pairs(1), 0.3));
+    cut.matryoshka = {{8, 8}};
+    EXPECT_THROW(Contrastive(bytes(), {}, cut), ConfigError);
+    cut.matryoshka = {{model->dimension() + 1}};
+    const Contrastive too_wide(bytes(), {"en", "es"}, cut);
+    EXPECT_THROW((void)too_wide.loss(*model, nullptr), ConfigError);
+  }
+}
+
 TEST(Contrastive, OfSupConJoinsPairsThatShareATextInAnyMicroBatch) {
   const auto model = encoder(at::kDouble);
   ContrastiveOptions options;

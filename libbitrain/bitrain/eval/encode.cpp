@@ -47,18 +47,24 @@ at::Tensor encode_texts(models::SentenceEncoder& model, const text::Tokenizer& t
   const auto count = static_cast<std::int64_t>(texts.size());
   const at::Device device = model.encoder().input_embeddings().weight.device();
   const std::int64_t longest = std::min(options.max_length, model.encoder().max_tokens());
+  if (options.truncate_dim < 0 || options.truncate_dim > model.dimension())
+    throw ConfigError("truncate_dim is ", options.truncate_dim, "; embeddings have ", model.dimension(),
+                      " features");
+  const std::int64_t width = options.truncate_dim > 0 ? options.truncate_dim : model.dimension();
   const std::int64_t left_out = tokens_left_out(model, tokenizer, options);
   std::vector<std::vector<text::TokenId>> ids;
   ids.reserve(texts.size());
   for (const std::string& text : texts)
     ids.push_back(text::encode_framed(tokenizer, options.prompt + text, longest));
-  at::Tensor embeddings = at::empty({count, model.dimension()}, at::TensorOptions().dtype(at::kFloat));
+  at::Tensor embeddings = at::empty({count, width}, at::TensorOptions().dtype(at::kFloat));
   std::int64_t done = 0;
   run_by_length(ids, options.tokens_per_batch, options.language,
                 [&](const std::vector<std::int64_t>& chosen, const Batch& batch) {
                   const Batch moved = batch.to(device);
                   const at::Tensor rows =
-                      (left_out > 0 ? embed_rest(model, moved, left_out) : model.forward(moved, {})).cpu();
+                      (left_out > 0 ? embed_rest(model, moved, left_out) : model.forward(moved, {}))
+                          .narrow(1, 0, width)
+                          .cpu();
                   for (std::size_t i = 0; i < chosen.size(); ++i)
                     embeddings.select(0, chosen[i]).copy_(rows.select(0, static_cast<std::int64_t>(i)));
                   done += static_cast<std::int64_t>(chosen.size());

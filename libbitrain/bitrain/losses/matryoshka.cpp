@@ -11,18 +11,7 @@
 namespace bitrain::losses {
 namespace {
 
-void check(const std::vector<at::Tensor>& embeddings, const MatryoshkaOptions& options) {
-  const std::vector<std::int64_t>& dims = options.dims;
-  if (dims.empty()) throw ConfigError("matryoshka: dims is empty");
-  for (auto dim = dims.begin(); dim != dims.end(); ++dim) {
-    if (*dim < 1) throw ConfigError("matryoshka: dims must be at least 1, not ", *dim);
-    if (std::find(dims.begin(), dim, *dim) != dim) throw ConfigError("matryoshka: dims has ", *dim, " twice");
-  }
-  if (!options.weights.empty() && options.weights.size() != dims.size())
-    throw ConfigError("matryoshka: ", options.weights.size(), " weights for ", dims.size(), " dims");
-  for (const double weight : options.weights)
-    if (!(weight >= 0) || std::isinf(weight))
-      throw ConfigError("matryoshka: weights must be finite and at least 0, not ", weight);
+void check(const std::vector<at::Tensor>& embeddings, const std::vector<std::int64_t>& dims) {
   if (embeddings.empty()) throw StateError("matryoshka: there are no embeddings");
   const std::int64_t widest = *std::max_element(dims.begin(), dims.end());
   for (const at::Tensor& embedding : embeddings) {
@@ -34,9 +23,24 @@ void check(const std::vector<at::Tensor>& embeddings, const MatryoshkaOptions& o
 
 }  // namespace
 
+void check_widths(const MatryoshkaOptions& options) {
+  const std::vector<std::int64_t>& dims = options.dims;
+  if (dims.empty()) throw ConfigError("matryoshka: dims is empty");
+  for (auto dim = dims.begin(); dim != dims.end(); ++dim) {
+    if (*dim < 1) throw ConfigError("matryoshka: dims must be at least 1, not ", *dim);
+    if (std::find(dims.begin(), dim, *dim) != dim) throw ConfigError("matryoshka: dims has ", *dim, " twice");
+  }
+  if (!options.weights.empty() && options.weights.size() != dims.size())
+    throw ConfigError("matryoshka: ", options.weights.size(), " weights for ", dims.size(), " dims");
+  for (const double weight : options.weights)
+    if (!(weight >= 0) || std::isinf(weight))
+      throw ConfigError("matryoshka: weights must be finite and at least 0, not ", weight);
+}
+
 at::Tensor matryoshka(const EmbeddingLoss& loss, const std::vector<at::Tensor>& embeddings,
                       const MatryoshkaOptions& options) {
-  check(embeddings, options);
+  check_widths(options);
+  check(embeddings, options.dims);
   at::Tensor sum;
   for (std::size_t k = 0; k < options.dims.size(); ++k) {
     std::vector<at::Tensor> leading;

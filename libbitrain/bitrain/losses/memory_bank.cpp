@@ -14,8 +14,8 @@
 namespace bitrain::losses {
 
 LanguageMemoryBank::LanguageMemoryBank(std::int64_t languages, std::int64_t capacity, std::int64_t dim,
-                                       at::Device device)
-    : capacity_(capacity), dim_(dim), options_(at::TensorOptions().dtype(at::kFloat).device(device)) {
+                                       at::TensorOptions options)
+    : capacity_(capacity), dim_(dim), options_(options) {
   if (languages < 1 || capacity < 1 || dim < 1)
     throw ConfigError("a memory bank of ", languages, " languages, capacity ", capacity, " and width ", dim,
                       ": each must be at least 1");

@@ -16,10 +16,10 @@ namespace bitrain::losses {
 /// ever has a gradient. A language takes memory from its first embedding on.
 class LanguageMemoryBank {
  public:
-  /// Keeps the last `capacity` embeddings of width `dim` for each of `languages` languages, in float32 on
-  /// `device`. Throws ConfigError for numbers below 1.
+  /// Keeps the last `capacity` embeddings of width `dim` for each of `languages` languages, of the dtype
+  /// and on the device of `options`. Throws ConfigError for numbers below 1.
   LanguageMemoryBank(std::int64_t languages, std::int64_t capacity, std::int64_t dim,
-                     at::Device device = at::kCPU);
+                     at::TensorOptions options = at::kFloat);
 
   /// Adds embeddings [B, D] (detached), row i to language_ids[i] (Batch::language_ids); the oldest give way.
   /// Before anything is changed throws StateError for shapes that do not fit, DataError naming the row for a

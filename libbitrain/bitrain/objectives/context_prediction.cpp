@@ -38,13 +38,14 @@ std::vector<std::int32_t> languages_of(const std::vector<Batch>& micro_batches) 
 
 ContextPrediction::ContextPrediction(std::shared_ptr<const text::Tokenizer> tokenizer,
                                      std::vector<std::string> languages, std::int64_t width,
-                                     std::uint64_t seed, ContextPredictionOptions options, at::Device device)
+                                     std::uint64_t seed, ContextPredictionOptions options,
+                                     at::TensorOptions tensors)
     : tokenizer_(std::move(tokenizer)),
       languages_(std::move(languages)),
       options_(std::move(options)),
-      head_(width, width, width, at::TensorOptions().dtype(at::kFloat).device(device)),
+      head_(width, width, width, tensors),
       bank_(options_.bank == "shared" ? 1 : static_cast<std::int64_t>(languages_.size()), options_.bank_size,
-            width, device) {
+            width, tensors) {
   models::initialise(head_, 1 / std::sqrt(static_cast<double>(width)), seed);
   head_.visit_tensors([](const std::string& name, at::Tensor& tensor) {
     const bool statistics = ends_with(name, "running_mean") || ends_with(name, "running_var");

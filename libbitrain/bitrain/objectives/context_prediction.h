@@ -51,10 +51,11 @@ void visit_fields(Visitor& v, ContextPredictionOptions& o) {
 class ContextPrediction {
  public:
   /// `languages`: what Batch::language_ids mean, and the banks there are. `width`: of the encoder's
-  /// embeddings; the head keeps it. The head begins from `seed`. Throws ConfigError for no language.
+  /// embeddings; the head keeps it. The head begins from `seed`; it and
+  /// the bank are of the dtype and on the device of `tensors`. Throws ConfigError for no language.
   ContextPrediction(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> languages,
                     std::int64_t width, std::uint64_t seed, ContextPredictionOptions options = {},
-                    at::Device device = at::kCPU);
+                    at::TensorOptions tensors = at::kFloat);
 
   /// Centre (Example::text) and context (Example::pair_text) as parts. Empty when either has no tokens or
   /// both are the same. Throws DataError, naming source and row, for an example that is no pair, of two

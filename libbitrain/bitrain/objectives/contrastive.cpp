@@ -158,6 +158,7 @@ Contrastive::Contrastive(std::shared_ptr<const text::Tokenizer> tokenizer, std::
     throw ConfigError("contrastive: contrast, distill_text and distill_pair are all 0: nothing to learn");
   if (distils() && teacher_tokenizer_ == nullptr)
     throw ConfigError("contrastive: distill_text and distill_pair need a teacher");
+  if (!options_.matryoshka.dims.empty()) losses::check_widths(options_.matryoshka);
   if (!distils()) teacher_tokenizer_ = nullptr;
 }
 
@@ -192,6 +193,10 @@ EmbeddingLoss Contrastive::loss(models::SentenceEncoder& model, models::Sentence
                                 const std::shared_ptr<dist::Communicator>& group) const {
   const bool taught = distils();
   if (taught && teacher == nullptr) throw StateError("contrastive: distillation needs a teacher");
+  for (const std::int64_t dim : options_.matryoshka.dims)
+    if (dim > model.dimension())
+      throw ConfigError("matryoshka.dims: ", dim, " is no number of leading features of embeddings of ",
+                        model.dimension());
   EmbeddingLoss loss;
   loss.embed = [&model, taught](const Batch& batch, const nn::ForwardContext& context) {
     return model.forward(select_segments(batch, roles_of(batch, taught).learned()), context);
@@ -234,24 +239,29 @@ LossSum Contrastive::loss_of(const at::Tensor& embedded, const at::Tensor& taugh
     part.weight = result.weight;
   };
   if (options_.contrast > 0) {
-    const at::Tensor negatives =
-        rows.negatives.empty() && group.size() == 1 ? at::Tensor() : rows_at(embedded, rows.negatives);
-    add("contrast", contrast_of(texts, pairs, negatives, micro_batches, group) * options_.contrast);
+    std::vector<at::Tensor> sides = {texts, pairs};
+    if (!rows.negatives.empty() || group.size() > 1) sides.push_back(rows_at(embedded, rows.negatives));
+    const at::Tensor labels =
+        options_.loss == "supcon" ? shared_labels(text_keys(micro_batches, distils()), group) : at::Tensor();
+    add("contrast", contrast_of(sides, labels, group) * options_.contrast);
   }
   if (options_.distill_text > 0) add("distill", (texts - taught).square().sum() * options_.distill_text);
   if (options_.distill_pair > 0) add("distill", (pairs - taught).square().sum() * options_.distill_pair);
   return result;
 }
 
-at::Tensor Contrastive::contrast_of(const at::Tensor& texts, const at::Tensor& pairs,
-                                    const at::Tensor& negatives, const std::vector<Batch>& micro_batches,
+at::Tensor Contrastive::contrast_of(const std::vector<at::Tensor>& sides, const at::Tensor& labels,
                                     dist::Communicator& group) const {
-  if (options_.loss == "info_nce")
-    return losses::grouped_info_nce(texts, pairs, negatives, options_.symmetric, options_.info_nce, group)
-        .sum;
-  at::Tensor labels;
-  if (options_.loss == "supcon") labels = shared_labels(text_keys(micro_batches, distils()), group);
-  return losses::grouped_nt_xent(texts, pairs, negatives, labels, options_.info_nce, group).sum / 2;
+  const auto contrast = [&](const std::vector<at::Tensor>& rows) {
+    const at::Tensor negatives = rows.size() > 2 ? rows[2] : at::Tensor();
+    if (options_.loss == "info_nce")
+      return losses::grouped_info_nce(rows[0], rows[1], negatives, options_.symmetric, options_.info_nce,
+                                      group)
+          .sum;
+    return losses::grouped_nt_xent(rows[0], rows[1], negatives, labels, options_.info_nce, group).sum / 2;
+  };
+  return options_.matryoshka.dims.empty() ? contrast(sides)
+                                          : losses::matryoshka(contrast, sides, options_.matryoshka);
 }
 
 }  // namespace bitrain::objectives

@@ -9,6 +9,7 @@
 #include <bitrain/data/packing.h>
 #include <bitrain/dist/communicator.h>
 #include <bitrain/losses/info_nce.h>
+#include <bitrain/losses/matryoshka.h>
 #include <bitrain/models/sentence_encoder.h>
 #include <bitrain/objectives/embedding_loss.h>
 #include <bitrain/text/tokenizer.h>
@@ -18,6 +19,7 @@ namespace bitrain::objectives {
 struct ContrastiveOptions {
   std::string loss = "info_nce";
   losses::InfoNceOptions info_nce;
+  losses::MatryoshkaOptions matryoshka;
   bool symmetric = true;
   double contrast = 1.0;
   double distill_text = 0.0;
@@ -34,6 +36,7 @@ void visit_fields(Visitor& v, ContrastiveOptions& o) {
           "(BabelBERT); supcon: the same, but pairs that share a text, directly or through others, belong "
           "together (set distinct_texts of the loader to false).");
   v.field("info_nce", o.info_nce, any(), "How a text is told from the others.");
+  v.field("matryoshka", o.matryoshka, any(), "Embeddings that may be cut short (Kusupati et al. 2022).");
   v.field(
       "symmetric", o.symmetric, any(),
       "info_nce: also find the text of a translation among all texts; otherwise only the translation of a "
@@ -58,7 +61,7 @@ class Contrastive {
  public:
   /// `languages`: what Batch::language_ids mean (data::languages_of). `teacher_tokenizer`: of the model to
   /// distill from; null when no distillation is asked for. Throws ConfigError when neither contrast nor
-  /// distillation is asked for, or distillation without a teacher.
+  /// distillation is asked for, distillation without a teacher, or widths that are none.
   Contrastive(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> languages,
               ContrastiveOptions options = {},
               std::shared_ptr<const text::Tokenizer> teacher_tokenizer = nullptr);
@@ -72,7 +75,8 @@ class Contrastive {
   /// `symmetric`, a pair as halves; its weight is the number of pairs; parts are "contrast" and "distill".
   /// The models must outlive it; `teacher` may be null without distillation. Candidates come from all ranks
   /// of `group`, as losses::grouped_info_nce and grouped_nt_xent have them; the sum is over this rank's
-  /// pairs. Throws DataError for a step of one pair.
+  /// pairs. Throws DataError for a step of one pair;
+  /// ConfigError for matryoshka's widths that `model` does not have.
   [[nodiscard]] EmbeddingLoss loss(
       models::SentenceEncoder& model, models::SentenceEncoder* teacher,
       const std::shared_ptr<dist::Communicator>& group = std::make_shared<dist::Communicator>()) const;
@@ -81,8 +85,7 @@ class Contrastive {
   [[nodiscard]] bool distils() const { return options_.distill_text > 0 || options_.distill_pair > 0; }
   [[nodiscard]] LossSum loss_of(const at::Tensor& embedded, const at::Tensor& taught,
                                 const std::vector<Batch>& micro_batches, dist::Communicator& group) const;
-  [[nodiscard]] at::Tensor contrast_of(const at::Tensor& texts, const at::Tensor& pairs,
-                                       const at::Tensor& negatives, const std::vector<Batch>& micro_batches,
+  [[nodiscard]] at::Tensor contrast_of(const std::vector<at::Tensor>& sides, const at::Tensor& labels,
                                        dist::Communicator& group) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;

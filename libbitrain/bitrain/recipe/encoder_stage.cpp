@@ -136,6 +136,7 @@ at::Tensor HeldOutPairs::embed(models::SentenceEncoder& model, const text::Token
                                const std::vector<std::string>& texts, bool target) const {
   eval::EncodeOptions encode;
   encode.max_length = options_.max_length;
+  encode.truncate_dim = options_.truncate_dim;
   encode.prompt = target ? options_.pair_prompt : options_.text_prompt;
   encode.language = target ? 1 : 0;
   return eval::encode_texts(model, tokenizer, texts, encode);

@@ -247,6 +247,7 @@ struct EvaluateRetrievalStage {
   std::string similarity = "cosine";
   std::int64_t depth = 100;
   std::int64_t max_length = 256;
+  std::int64_t truncate_dim = 0;
   std::string query_prompt;
   std::string document_prompt;
   std::vector<double> fusion_weights = {0.01};
@@ -264,6 +265,9 @@ void visit_fields(Visitor& v, EvaluateRetrievalStage& o) {
   v.field("similarity", o.similarity, one_of({"cosine", "dot"}), "How two embeddings are compared.");
   v.field("depth", o.depth, at_least(1), "Documents found for each query.");
   v.field("max_length", o.max_length, at_least(3), "Tokens a text is cut to, special tokens included.");
+  v.field("truncate_dim", o.truncate_dim, at_least(0),
+          "Leading features of an embedding that are read, as of a model that was trained with matryoshka; "
+          "0: all.");
   v.field("query_prompt", o.query_prompt, any(), "Put before every query.");
   v.field("document_prompt", o.document_prompt, any(), "Put before every document.");
   v.field(

@@ -103,6 +103,7 @@ class DenseSearch : public ModelSearch {
                                  std::int32_t language) const {
     eval::EncodeOptions encode;
     encode.max_length = std::min(options_.max_length, opened_.model->encoder().max_tokens());
+    encode.truncate_dim = options_.truncate_dim;
     encode.prompt = prompt;
     encode.language = language;
     return eval::encode_texts(*opened_.model, *opened_.tokenizer, texts, encode);

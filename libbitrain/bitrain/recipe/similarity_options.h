@@ -62,11 +62,15 @@ void visit_fields(Visitor& v, SimilarityStage& o) {
 struct EvaluateSimilarityStage {
   std::vector<ScoredFileOptions> files;
   std::int64_t max_length = 128;
+  std::int64_t truncate_dim = 0;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, EvaluateSimilarityStage& o) {
   v.field("files", o.files, required(), "Scored pairs.");
   v.field("max_length", o.max_length, at_least(3), "Tokens a text is cut to, special tokens included.");
+  v.field("truncate_dim", o.truncate_dim, at_least(0),
+          "Leading features of an embedding that are read, as of a model that was trained with matryoshka; "
+          "0: all.");
 }
 
 }  // namespace bitrain::recipe

@@ -53,11 +53,12 @@ struct ScoredPairs {
 };
 
 double score_set(const data::Source& source, const hub::OpenedSentenceEncoder& opened,
-                 const std::vector<std::string>& languages, std::int64_t max_length) {
+                 const std::vector<std::string>& languages, const EvaluateSimilarityStage& options) {
   const ScoredPairs set(source);
   const auto embed = [&](const std::vector<std::string>& texts, const std::string& language) {
     eval::EncodeOptions encode;
-    encode.max_length = std::min(max_length, opened.model->encoder().max_tokens());
+    encode.max_length = std::min(options.max_length, opened.model->encoder().max_tokens());
+    encode.truncate_dim = options.truncate_dim;
     encode.language = static_cast<std::int32_t>(std::find(languages.begin(), languages.end(), language) -
                                                 languages.begin());
     return eval::encode_texts(*opened.model, *opened.tokenizer, texts, encode);
@@ -111,7 +112,7 @@ void run_stage(const EvaluateSimilarityStage& options, StageContext& context) {
   for (const data::SourcePtr& source : sources) {
     double spearman = 0;
     try {
-      spearman = score_set(*source, opened, languages, options.max_length);
+      spearman = score_set(*source, opened, languages, options);
     } catch (Error& error) {
       error.add_context(source->name());
       throw;
