@@ -11,7 +11,8 @@ namespace bitrain::benchmarks {
 /// Named figures of a case, in the order they are printed.
 using Figures = std::vector<std::pair<std::string, double>>;
 
-/// Prints {"case": name, "peak_rss_gib": .., figures..} as one line.
+/// Prints {"case": name, "peak_rss_gib": .., figures..} as one line, with the peaks of tensors in the arena
+/// and of what it took from the system.
 void report(const std::string& name, const Figures& figures);
 
 /// Most memory that was resident so far.

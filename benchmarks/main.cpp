@@ -22,7 +22,11 @@ double peak_gib() {
 }
 
 void report(const std::string& name, const Figures& figures) {
+  const CpuMemory memory = cpu_memory();
+  const auto gib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 30); };
   std::printf("{\"case\": \"%s\", \"peak_rss_gib\": %.2f", name.c_str(), peak_gib());
+  std::printf(", \"large_tensors_gib\": %.2f, \"arena_gib\": %.2f", gib(memory.peak_in_use),
+              gib(memory.peak_reserved));
   for (const auto& [key, value] : figures) std::printf(", \"%s\": %.6g", key.c_str(), value);
   std::printf("}\n");
   std::fflush(stdout);

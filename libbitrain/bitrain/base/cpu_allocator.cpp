@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <set>
@@ -195,6 +196,9 @@ class ArenaAllocator final : public c10::Allocator {
 }  // namespace
 
 void install_cpu_allocator() {
+  // 1,024 by default, of half a megabyte and more: steps of 2,048 pairs came to hold 0.4 GiB of them. A
+  // model's step has at most some thirty shapes.
+  (void)setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", /*replace=*/0);
 #ifndef BITRAIN_PLAIN_MALLOC
   static auto* const allocator = new ArenaAllocator;
   c10::SetCPUAllocator(allocator, 255);

@@ -4,8 +4,9 @@
 
 namespace bitrain {
 
-/// Makes LibTorch keep the memory of large CPU tensors instead of giving it back to the system each time.
-/// Call it once at the start of a program, before threads are started.
+/// Makes LibTorch keep the memory of large CPU tensors instead of giving it back to the system each time, and
+/// oneDNN few of the kernels it has compiled, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY says how many: packed
+/// rows make products of ever new shapes. Call it once at the start of a program, before threads are started.
 void install_cpu_allocator();
 
 /// Bytes of large blocks.
