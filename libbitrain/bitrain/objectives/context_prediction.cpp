@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/tensor.h>
 
 #include <bitrain/base/error.h>
@@ -34,6 +35,13 @@ std::vector<std::int32_t> languages_of(const std::vector<Batch>& micro_batches) 
   return languages;
 }
 
+/// Random draws [n, n] -> a random rotation: their Q, with the signs that make all rotations as likely.
+void make_rotation(at::Tensor& weight) {
+  const at::NoGradGuard no_grad;
+  const auto [q, r] = at::linalg_qr(weight.to(at::kCPU, at::kDouble));
+  weight.copy_(q * r.diagonal().sign());
+}
+
 }  // namespace
 
 ContextPrediction::ContextPrediction(std::shared_ptr<const text::Tokenizer> tokenizer,
@@ -46,7 +54,10 @@ ContextPrediction::ContextPrediction(std::shared_ptr<const text::Tokenizer> toke
       head_(width, width, width, tensors),
       bank_(options_.bank == "shared" ? 1 : static_cast<std::int64_t>(languages_.size()), options_.bank_size,
             width, tensors) {
-  models::initialise(head_, 1 / std::sqrt(static_cast<double>(width)), seed);
+  models::initialise(head_, 1, seed);
+  // Begins as rotations, so that what is learned from first is how near the encoder has two sentences.
+  make_rotation(head_.in_proj.weight);
+  make_rotation(head_.out_proj.weight);
   head_.visit_tensors([](const std::string& name, at::Tensor& tensor) {
     const bool statistics = ends_with(name, "running_mean") || ends_with(name, "running_var");
     tensor.set_requires_grad(!statistics);
@@ -156,8 +167,10 @@ LossSum ContextPrediction::loss_of(const at::Tensor& embedded, const std::vector
     result.parts[name] = {sum.item<double>(), static_cast<double>(rows_of[b].size())};
   }
   if (std::isfinite(result.sum.item<double>())) {
-    bank_.push(sides.centres, banks);
-    bank_.push(sides.contexts, banks);
+    if (options_.bank != "none") {
+      bank_.push(sides.centres, banks);
+      bank_.push(sides.contexts, banks);
+    }
     ++steps_;
   } else {  // The trainer stops or skips the step: nothing of it may stay.
     head_.norm.running_mean.copy_(mean);

@@ -31,10 +31,11 @@ struct ContextPredictionOptions {
 template <class Visitor>
 void visit_fields(Visitor& v, ContextPredictionOptions& o) {
   v.field("info_nce", o.info_nce, any(), "How a sentence's context is told from other sentences.");
-  v.field("bank", o.bank, one_of({"per_language", "shared"}),
-          "Where negatives come from: sentences of the same language, or of all. With shared, telling "
-          "languages apart "
-          "is enough to get far; it is there to show that.");
+  v.field(
+      "bank", o.bank, one_of({"per_language", "shared", "none"}),
+      "Embeddings of earlier steps as negatives, each language's by itself; or one bank of all languages, "
+      "and all languages of the step as negatives, for comparison; or only the step's own. A short run "
+      "with a high rate is better without: what is held lies where the encoder no longer is.");
   v.field("bank_size", o.bank_size, at_least(1),
           "Earlier sentences kept as negatives, of each language or in all.");
   v.field("max_length", o.max_length, at_least(3), "Tokens a sentence is cut to, special tokens included.");
