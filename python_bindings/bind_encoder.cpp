@@ -172,6 +172,7 @@ at::Tensor predictions_of(hub::OpenedCrossEncoder& model,
   if (model.tokenizer == nullptr)
     throw StateError("this cross-encoder was opened without its tokenizer: open it with tokenizer=True");
   std::vector<eval::TextPair> texts;
+  texts.reserve(pairs.size());
   for (const auto& [query, document] : pairs) texts.push_back({query, document});
   eval::RerankOptions options;
   options.max_length = max_length;

@@ -66,7 +66,7 @@ at::Tensor score_text_pairs(models::CrossEncoder& model, const text::Tokenizer& 
   std::iota(order.begin(), order.end(), 0U);
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return framed[a].ids.size() > framed[b].ids.size(); });
-  const at::Tensor scores =
+  at::Tensor scores =
       at::empty({static_cast<std::int64_t>(pairs.size())}, at::TensorOptions().dtype(at::kFloat));
   auto* score = scores.mutable_data_ptr<float>();
   std::vector<std::size_t> chosen;

@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include <c10/util/StringUtil.h>
+
 #include <bitrain/base/strings.h>
 
 namespace bitrain::recipe {
@@ -56,8 +58,8 @@ std::string problem_of(const ClaimOptions& claim, const std::vector<std::string>
     bool known = false;
     for (const std::string& name : stages) known = known || name == stage;
     if (!known)
-      return "'" + path + "' is no number, and there is no stage '" + stage + "'" +
-             did_you_mean(stage, stages);
+      return c10::str("'", path, "' is no number, and there is no stage '", stage, "'",
+                      did_you_mean(stage, stages));
   }
   if (as_number(claim.that)) return "'that' is to be a figure of a stage, not the number " + claim.that;
   return "";

@@ -137,7 +137,7 @@ class SchemaWriter {
     if (rule.required) required_.push_back(name);
   }
 
-  [[nodiscard]] io::Json take(io::Json extra = io::Json::object()) {
+  [[nodiscard]] io::Json take(const io::Json& extra = io::Json::object()) {
     properties_.update(extra);
     io::Json object = {{"type", "object"}, {"additionalProperties", false}, {"properties", properties_}};
     if (!required_.empty()) object["required"] = required_;

@@ -147,7 +147,20 @@ class Planner {
     encode(stage, 0, &options.loader, options.train.recompute);
   }
   void visit(const Stage& stage, const DocumentEncoderStage& options) {
-    encode(stage, 0, &options.loader, options.train.recompute);
+    const auto found = encoders_.find(stage.from);
+    if (found == encoders_.end()) return;
+    models::DocumentEncoder model(
+        std::make_unique<models::SentenceEncoder>(
+            models::make_bert(found->second, at::TensorOptions().dtype(dtype_).device(at::kMeta)),
+            models::EmbeddingOptions{}),
+        options.model);
+    adapters::train_all(model);
+    if (options.freeze_sentences) adapters::freeze(model.sentences());
+    // The sentences' activations; frozen, they leave none. Those of the layers above are few beside them.
+    plan(stage, model, /*trains=*/true,
+         options.freeze_sentences ? 0
+                                  : activation_bytes(found->second, options.loader, options.train.recompute,
+                                                     at::elementSize(dtype_)));
   }
 
   /// An encoder with `pieces` more; with a loader, one that is trained, or its adapters.

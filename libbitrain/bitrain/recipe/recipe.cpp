@@ -226,7 +226,7 @@ std::string name_of(const ScoredFileOptions& file) {
 }
 
 std::filesystem::path resolve(const Recipe& recipe, const std::string& path) {
-  const std::filesystem::path given(path);
+  std::filesystem::path given(path);
   std::error_code ignored;
   if (given.is_absolute() || recipe.file.empty() || std::filesystem::exists(given, ignored)) return given;
   // Recipes lie in recipes/<name>/ of the project: their data paths start at any folder above them.

@@ -114,6 +114,7 @@ data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file
 std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
                                              const std::vector<PairFileOptions>& files) {
   std::vector<data::SourcePtr> sources;
+  sources.reserve(files.size());
   for (const PairFileOptions& file : files) sources.push_back(open_pair_file(recipe, file));
   return sources;
 }

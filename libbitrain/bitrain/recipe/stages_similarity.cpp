@@ -33,6 +33,7 @@ data::SourcePtr open_scored(const Recipe& recipe, const ScoredFileOptions& file)
 std::vector<data::SourcePtr> open_all_scored(const Recipe& recipe,
                                              const std::vector<ScoredFileOptions>& files) {
   std::vector<data::SourcePtr> sources;
+  sources.reserve(files.size());
   for (const ScoredFileOptions& file : files) sources.push_back(open_scored(recipe, file));
   return sources;
 }
