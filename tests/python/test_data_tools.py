@@ -154,6 +154,18 @@ def test_word_pairs_are_those_of_both_directions(tmp_path):
     ]
 
 
+def test_no_word_of_a_test_part_is_trained_on(monkeypatch):
+    monkeypatch.setattr(freedict, "is_test", lambda word: word.lower() in ("cat", "hund"))
+    parts = freedict.split({
+        "en-es": {("Cat", "gato"), ("kitty", "Gato"), ("dog", "perro")},
+        "en-de": {("dog", "Hund"), ("tree", "Baum"), ("hound", "hund"), ("gato", "Brot")},
+        "de-it": {("Hund", "cane"), ("Baum", "albero")},
+    })
+    assert parts["en-es"] == ({("dog", "perro")}, {("Cat", "gato")})
+    assert parts["en-de"] == ({("tree", "Baum"), ("gato", "Brot")}, set())  # gato is Spanish.
+    assert parts["de-it"] == ({("Baum", "albero")}, {("Hund", "cane")})
+
+
 def test_test_words_do_not_depend_on_case():
     words = [f"word{i}" for i in range(200)]
     assert all(freedict.is_test(word) == freedict.is_test(word.upper()) for word in words)

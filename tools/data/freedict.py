@@ -1,11 +1,12 @@
 """Makes word pairs out of FreeDict's dictionaries in dictd's format, split by headword into training and test part.
 
+No word of a test part, headword or gloss, is in the training part of any dictionary of its language.
+
 A pair stays if the dictionaries of both directions have it: one of them alone splits phrases wrongly and has slips.
 tools/data/freedict.sh fetches the packages and calls this.
 """
 
 import argparse
-import collections
 import gzip
 import hashlib
 import json
@@ -77,17 +78,37 @@ def write_lines(path, lines):
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
-def write_pairs(out, name, pairs):
-    train = sorted(pair for pair in pairs if not is_test(pair[0]))
-    test = sorted(pair for pair in pairs if is_test(pair[0]))
+def split(dictionaries):
+    """{"en-es": pairs} -> {"en-es": (training pairs, test pairs)}"""
+    test = {name: {pair for pair in pairs if is_test(pair[0])} for name, pairs in dictionaries.items()}
+    held = {
+        (language, word.lower())
+        for name, pairs in test.items()
+        for pair in pairs
+        for language, word in zip(name.split("-"), pair, strict=True)
+    }
+    return {
+        name: (
+            {
+                pair
+                for pair in pairs - test[name]
+                if not any((side, word.lower()) in held for side, word in zip(name.split("-"), pair, strict=True))
+            },
+            test[name],
+        )
+        for name, pairs in dictionaries.items()
+    }
+
+
+def write_pairs(out, name, train, test):
+    train, test = sorted(train), sorted(test)
     write_lines(out / f"{name}.train.tsv", ("\t".join(pair) for pair in train))
     write_lines(out / f"{name}.test.tsv", ("\t".join(pair) for pair in test))
     write_lines(
         out / f"{name}.jsonl",
         (json.dumps({"query": word, "positive": gloss}, ensure_ascii=False) for word, gloss in train),
     )
-    words = collections.Counter(word for word, _ in pairs)
-    print(f"{name}: {len(train)} training and {len(test)} test pairs, {len(words)} headwords")
+    print(f"{name}: {len(train)} training and {len(test)} test pairs")
 
 
 def main(arguments=None):
@@ -97,15 +118,18 @@ def main(arguments=None):
     parser.add_argument("names", nargs="+", metavar="PAIR=THERE,BACK", help="for example en-es=eng-spa,spa-eng")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True)
+    dictionaries = {}
     for argument in options.names:
-        name, dictionaries = argument.split("=", 1)
-        there, back = dictionaries.split(",")
+        name, sources = argument.split("=", 1)
+        there, back = sources.split(",")
         pairs = read_dictionary(options.folder, there) & {
             (word, gloss) for gloss, word in read_dictionary(options.folder, back)
         }
         if not pairs:
             sys.exit(f"freedict.py: no pairs for {name}; has the package changed its layout?")
-        write_pairs(options.out, name, pairs)
+        dictionaries[name] = pairs
+    for name, (train, test) in split(dictionaries).items():
+        write_pairs(options.out, name, train, test)
 
 
 if __name__ == "__main__":
