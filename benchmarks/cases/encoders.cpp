@@ -101,7 +101,7 @@ void bench_contrastive_256() {
 }
 
 void bench_contrastive_2048() {
-  bench_contrastive("contrastive_2048", 2048, 32, 1);
+  bench_contrastive("contrastive_2048", 2048, 20, 1);
 }
 
 /// English verses to embeddings, tokenizer included.

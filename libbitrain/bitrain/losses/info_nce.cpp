@@ -155,11 +155,17 @@ Directions directions(const at::Tensor& x, bool cosine) {
   return {x / lengths, lengths};
 }
 
-/// Turns the gradient of the unit rows into that of the rows, in place.
+/// Turns the gradient of the unit rows into that of the rows, in place and some rows at a time.
 void through_normalisation(const at::Tensor& gradient, const Directions& rows) {
   if (!rows.lengths.defined()) return;
-  const at::Tensor along = (gradient * rows.unit).sum(1, /*keepdim=*/true);
-  gradient.addcmul_(rows.unit, along, -1).div_(rows.lengths);
+  constexpr std::int64_t kRows = 1024;
+  for (std::int64_t begin = 0; begin < gradient.size(0); begin += kRows) {
+    const std::int64_t count = std::min(kRows, gradient.size(0) - begin);
+    const at::Tensor unit = rows.unit.narrow(0, begin, count);
+    const at::Tensor slope = gradient.narrow(0, begin, count);
+    const at::Tensor along = (slope * unit).sum(1, /*keepdim=*/true);
+    slope.addcmul_(unit, along, -1).div_(rows.lengths.narrow(0, begin, count));
+  }
 }
 
 /// What a call asks for, beside the tensors.
