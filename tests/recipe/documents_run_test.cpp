@@ -10,6 +10,7 @@
 #include <bitrain/eval/encode_documents.h>
 #include <bitrain/hub/document_encoder.h>
 #include <bitrain/io/json.h>
+#include <bitrain/recipe/memory_plan.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/validate.h>
 
@@ -127,6 +128,9 @@ TEST_F(DocumentsRun, PredictsContextsCalibratesAndEncodesDocuments) {
   const io::Json& documents = stages["documents"];
   EXPECT_EQ(documents["documents"], 8);
   EXPECT_EQ(documents["steps"], 40);
+  const std::vector<MemoryPlan> plans =
+      memory_plan(load_recipe(directory_.path() / "recipe.yaml", with_folders({})));
+  EXPECT_EQ(plans.back().trained, documents["trainable_parameters"].get<std::int64_t>());
   EXPECT_EQ(documents["segment_average"]["before"].size(), 2U);
   // Eight documents are too few to compare accuracies; what is learned shows in the loss.
   EXPECT_LT(documents["curve"]["loss"].back().get<double>(),

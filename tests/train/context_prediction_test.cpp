@@ -12,6 +12,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/eye.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 
@@ -168,8 +169,11 @@ std::vector<Batch> batch_of(const ContextPrediction& objective, const std::vecto
 
 // -log exp(z_c z_s / tau) / (exp(z_c z_s / tau) + the other contexts and the bank of the language), both ways
 // averaged.
-TEST(ContextPrediction, IsTheLossOverTheLanguagesStepAndBank) {
-  ContextPrediction objective(bytes(), {"en", "es"}, kWidth, 3, small_bank());
+class ContextLoss : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Banks, ContextLoss, ::testing::Values("per_language", "none"));
+
+TEST_P(ContextLoss, IsOverTheLanguagesStepAndBank) {
+  ContextPrediction objective(bytes(), {"en", "es"}, kWidth, 3, small_bank(GetParam()));
   const auto model = encoder();
   const objectives::EmbeddingLoss loss = objective.loss(*model);
   const at::NoGradGuard no_grad;
@@ -206,6 +210,16 @@ TEST(ContextPrediction, IsTheLossOverTheLanguagesStepAndBank) {
     }
     EXPECT_NEAR(value, wanted, 1e-3) << step;
   }
+  EXPECT_EQ(objective.bank().size(0), std::string(GetParam()) == "none" ? 0 : 10);
+}
+
+TEST(ContextPrediction, ItsHeadBeginsAsRotations) {
+  ContextPrediction objective(bytes(), {"en"}, kWidth, 3, {}, at::kDouble);
+  ContextPrediction other(bytes(), {"en"}, kWidth, 4, {}, at::kDouble);
+  for (const at::Tensor& weight : {objective.head().in_proj.weight, objective.head().out_proj.weight})
+    EXPECT_LT((weight.matmul(weight.t()) - at::eye(kWidth, at::kDouble)).abs().max().item<double>(), 1e-12);
+  EXPECT_FALSE(at::equal(objective.head().in_proj.weight, objective.head().out_proj.weight));
+  EXPECT_FALSE(at::equal(objective.head().in_proj.weight, other.head().in_proj.weight));
 }
 
 // Paper 5's checks: a bank gives its language's rows alone, the oldest go first, none has a gradient.

@@ -395,6 +395,10 @@ TEST(EncodeTexts, GivesEachTextItsEmbeddingWhateverTheBatch) {
   const at::Tensor cut = eval::encode_texts(*model, *bytes(), {"a longer tex"}, options);
   EXPECT_LT((together.narrow(0, 0, 1) - cut).abs().max().item<double>(), 1e-5);
   EXPECT_EQ(eval::encode_texts(*model, *bytes(), {}).sizes(), (std::vector<std::int64_t>{0, 16}));
+  options.truncate_dim = 5;
+  EXPECT_TRUE(at::equal(eval::encode_texts(*model, *bytes(), texts, options), alone.narrow(1, 0, 5)));
+  options.truncate_dim = 17;
+  EXPECT_THROW((void)eval::encode_texts(*model, *bytes(), texts, options), ConfigError);
 }
 
 }  // namespace
