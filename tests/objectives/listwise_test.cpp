@@ -11,12 +11,14 @@
 #include <ATen/ops/equal.h>
 
 #include <bitrain/base/error.h>
+#include <support/micro_batches.h>
 #include <support/tiny_bert.h>
 #include <support/toy_tokenizers.h>
 
 namespace bitrain::objectives {
 namespace {
 
+using bitrain::testing::micro_batches;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -47,23 +49,6 @@ std::unique_ptr<models::CrossEncoder> model_of(const std::string& type = "bert",
   models::BertConfig config = testing::tiny_bert_config(type);
   config.hidden_dropout_prob = dropout;
   return models::with_fresh_head(testing::tiny_bert(at::kDouble, config), 5);
-}
-
-std::vector<Batch> batches_of(const Listwise& objective, const std::vector<data::Example>& examples,
-                              std::size_t rows) {
-  std::vector<data::Row> all;
-  for (const data::Example& example : examples) {
-    auto sequence = std::make_shared<data::TokenSequence>(objective.encode(example));
-    all.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
-  }
-  std::vector<Batch> batches;
-  std::int64_t first_token = 0;
-  for (std::size_t begin = 0; begin < all.size(); begin += rows) {
-    batches.push_back(
-        data::batch_rows(all.data() + begin, std::min(rows, all.size() - begin), true, first_token));
-    first_token += batches.back().tokens();
-  }
-  return batches;
 }
 
 std::vector<std::size_t> lengths_of(const data::TokenSequence& sequence) {
@@ -99,7 +84,7 @@ TEST(Listwise, ScoresPairsAsTransformersReadsThem) {
     const Listwise objective(letters(), kLanguages);
     const auto model = model_of(type);
     const std::vector<data::Example> queries = {query("a b", "c", {"d e", "f"}), query("g", "h i j", {"k"})};
-    const LossSum loss = objective.loss(*model, batches_of(objective, queries, 2).front(), {});
+    const LossSum loss = objective.loss(*model, micro_batches(objective, queries, 2).front(), {});
     double expected = 0;
     double first = 0;
     for (const data::Example& one : queries) {
@@ -131,7 +116,7 @@ TEST(Listwise, AnySplitIntoMicroBatchesGivesTheSameSumWithDropout) {
                                                 query("l", "m", {"n o p", "q", "r"})};
     const auto total = [&](std::size_t rows) {
       double sum = 0;
-      for (const Batch& batch : batches_of(objective, queries, rows)) {
+      for (const Batch& batch : micro_batches(objective, queries, rows)) {
         nn::ForwardContext context;
         context.training = true;
         context.dropout = {1, 2, batch.first_token};

@@ -164,11 +164,7 @@ TEST(MaskedLm, SequencesOfALoaderAreMaskedByStepAndPlaceWhateverTheSplit) {
     context.dropout = {9, step, 0};
     LossSum all;
     double sum = 0;
-    std::int64_t first_token = 0;
-    for (std::size_t begin = 0; begin < rows.size(); begin += per_batch) {
-      const Batch batch =
-          data::batch_rows(rows.data() + begin, std::min(per_batch, rows.size() - begin), true, first_token);
-      first_token += batch.tokens();
+    for (const Batch& batch : data::micro_batches(rows, per_batch, true)) {
       const LossSum one = objective.loss(*model, batch, context);
       sum += one.sum.item<double>();
       all.weight += one.weight;

@@ -28,6 +28,7 @@
 #include <bitrain/train/trainer.h>
 #include <support/byte_tokenizer.h>
 #include <support/gradcheck.h>
+#include <support/micro_batches.h>
 #include <support/temporary_directory.h>
 #include <support/tiny_bert.h>
 
@@ -35,6 +36,7 @@
 namespace bitrain::train {
 namespace {
 
+using bitrain::testing::micro_batches;
 namespace fs = std::filesystem;
 using objectives::ContextPrediction;
 using objectives::ContextPredictionOptions;
@@ -77,23 +79,6 @@ std::vector<data::Example> seven_pairs() {
   return {pair("one", "two"),    pair("uno", "dos", "es"),     pair("three", "four"),
           pair("five", "six"),   pair("tres", "cuatro", "es"), pair("cinco", "seis", "es"),
           pair("seven", "eight")};
-}
-
-std::vector<Batch> micro_batches(const ContextPrediction& objective,
-                                 const std::vector<data::Example>& examples, std::size_t rows) {
-  std::vector<data::Row> all;
-  for (const data::Example& example : examples) {
-    auto sequence = std::make_shared<data::TokenSequence>(objective.encode(example));
-    all.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
-  }
-  std::vector<Batch> batches;
-  std::int64_t first_token = 0;
-  for (std::size_t begin = 0; begin < all.size(); begin += rows) {
-    batches.push_back(
-        data::batch_rows(all.data() + begin, std::min(rows, all.size() - begin), true, first_token));
-    first_token += batches.back().tokens();
-  }
-  return batches;
 }
 
 std::vector<optim::Parameter> parameters_of(models::SentenceEncoder& model, ContextPrediction& objective) {

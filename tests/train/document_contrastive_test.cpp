@@ -17,12 +17,14 @@
 #include <bitrain/train/step.h>
 #include <support/byte_tokenizer.h>
 #include <support/gradcheck.h>
+#include <support/micro_batches.h>
 #include <support/tiny_bert.h>
 
 // Pairs of documents with hard negatives (paper 25, HMDE) on steps of micro-batches.
 namespace bitrain::train {
 namespace {
 
+using bitrain::testing::micro_batches;
 using objectives::DocumentContrastive;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -71,23 +73,6 @@ std::unique_ptr<models::DocumentEncoder> encoder(double dropout) {
   model->documents().config().initializer_range = 0.3;
   models::initialise_documents(*model, 5);
   return model;
-}
-
-std::vector<Batch> micro_batches(const DocumentContrastive& objective,
-                                 const std::vector<data::Example>& examples, std::size_t rows) {
-  std::vector<data::Row> all;
-  for (const data::Example& example : examples) {
-    auto sequence = std::make_shared<data::TokenSequence>(objective.encode(example));
-    all.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
-  }
-  std::vector<Batch> batches;
-  std::int64_t first_token = 0;
-  for (std::size_t begin = 0; begin < all.size(); begin += rows) {
-    batches.push_back(
-        data::batch_rows(all.data() + begin, std::min(rows, all.size() - begin), true, first_token));
-    first_token += batches.back().tokens();
-  }
-  return batches;
 }
 
 struct Outcome {

@@ -19,11 +19,13 @@
 #include <bitrain/train/step.h>
 
 #include "support/letter_tokenizer.h"
+#include "support/micro_batches.h"
 #include "support/tiny_bert.h"
 
 namespace bitrain::train {
 namespace {
 
+using bitrain::testing::micro_batches;
 using models::LateInteractionEncoder;
 using objectives::InteractionTokens;
 using objectives::LateInteraction;
@@ -60,23 +62,6 @@ std::vector<data::Example> examples(std::size_t count, std::size_t negatives) {
     rows.push_back(row);
   }
   return rows;
-}
-
-std::vector<Batch> micro_batches(const LateInteraction& objective, const std::vector<data::Example>& rows,
-                                 std::size_t each) {
-  std::vector<data::Row> all;
-  for (const data::Example& row : rows) {
-    auto sequence = std::make_shared<data::TokenSequence>(objective.encode(row));
-    all.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
-  }
-  std::vector<Batch> batches;
-  std::int64_t first_token = 0;
-  for (std::size_t begin = 0; begin < all.size(); begin += each) {
-    batches.push_back(
-        data::batch_rows(all.data() + begin, std::min(each, all.size() - begin), true, first_token));
-    first_token += batches.back().tokens();
-  }
-  return batches;
 }
 
 struct Outcome {

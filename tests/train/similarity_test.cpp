@@ -14,11 +14,13 @@
 #include <bitrain/optim/adamw.h>
 #include <bitrain/train/step.h>
 #include <support/byte_tokenizer.h>
+#include <support/micro_batches.h>
 #include <support/tiny_bert.h>
 
 namespace bitrain::train {
 namespace {
 
+using bitrain::testing::micro_batches;
 using objectives::Similarity;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
@@ -51,24 +53,6 @@ std::unique_ptr<models::SentenceEncoder> encoder(double dropout) {
 std::vector<data::Example> five_pairs() {
   return {scored("one", "uno", 5), scored("a cat", "two dogs", 1.25), scored("three", "four", 0),
           scored("five birds", "five", 3.5), scored("x", "y", 2)};
-}
-
-/// The pairs in micro-batches of `rows` pairs.
-std::vector<Batch> micro_batches(const Similarity& objective, const std::vector<data::Example>& examples,
-                                 std::size_t rows) {
-  std::vector<data::Row> all;
-  for (const data::Example& example : examples) {
-    auto sequence = std::make_shared<data::TokenSequence>(objective.encode(example));
-    all.push_back({data::Piece{sequence, 0, 0, 0, sequence->size()}});
-  }
-  std::vector<Batch> batches;
-  std::int64_t first_token = 0;
-  for (std::size_t begin = 0; begin < all.size(); begin += rows) {
-    batches.push_back(
-        data::batch_rows(all.data() + begin, std::min(rows, all.size() - begin), true, first_token));
-    first_token += batches.back().tokens();
-  }
-  return batches;
 }
 
 // IndicSBERT's second step: MSE between the cosine and score / 5.

@@ -32,7 +32,7 @@ struct Batch {
   std::vector<float> weights;  ///< [S] loss weight of a segment; empty means 1.
   std::vector<float> scores;   ///< [S] score of the example that a segment belongs to; empty: they have none.
   std::int64_t first_token =
-      0;  ///< Position of this micro-batch's first token in the global batch of the step.
+      0;  ///< Position of this micro-batch's first token among those of the step that the model reads.
 
   [[nodiscard]] std::int64_t tokens() const { return boundaries.empty() ? 0 : boundaries.back(); }
   [[nodiscard]] std::int64_t segments() const { return static_cast<std::int64_t>(boundaries.size()) - 1; }

@@ -167,12 +167,7 @@ struct Loader::Impl {
                                                               : rows_of(result.after, result.after.carry, -1);
     const auto group = static_cast<std::size_t>(options.micro_batch_rows > 0 ? options.micro_batch_rows
                                                                              : options.rows_per_step);
-    std::int64_t first_token = 0;
-    for (std::size_t row = 0; row < rows.size(); row += group) {
-      result.batches.push_back(batch_rows(rows.data() + row, std::min(group, rows.size() - row),
-                                          options.keep_boundaries, first_token));
-      first_token += result.batches.back().tokens();
-    }
+    result.batches = micro_batches(rows, group, options.keep_boundaries);
     if (!rows.empty()) ++result.after.step;
     return result;
   }

@@ -206,4 +206,17 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   return batch;
 }
 
+std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group, bool keep_boundaries) {
+  std::vector<Batch> batches;
+  std::int64_t first_token = 0;
+  for (std::size_t begin = 0; begin < rows.size(); begin += group) {
+    const std::size_t count = std::min(group, rows.size() - begin);
+    batches.push_back(batch_rows(rows.data() + begin, count, keep_boundaries, first_token));
+    first_token += batches.back().tokens();
+    for (std::size_t r = begin; r < begin + count; ++r)
+      for (const Piece& piece : rows[r]) first_token -= piece.sequence->unread;
+  }
+  return batches;
+}
+
 }  // namespace bitrain::data

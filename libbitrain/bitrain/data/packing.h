@@ -30,6 +30,9 @@ struct TokenSequence {
   /// text. Only Packing::kWhole keeps them.
   std::vector<Part> parts;
   std::optional<float> score;  ///< Of an example of several texts: what its embeddings are to say.
+  /// Tokens at the end of `ids` that the trained model does not read, a teacher's: they are left out where
+  /// tokens are numbered (Batch::first_token).
+  std::int64_t unread = 0;
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
   [[nodiscard]] bool empty() const { return ids.empty(); }
@@ -81,5 +84,10 @@ enum class Packing { kCut, kBestFit, kWhole };
 /// documents; or, without `keep_boundaries`, each row is one segment, with the language of its first piece.
 [[nodiscard]] Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries,
                                std::int64_t first_token);
+
+/// The rows of a step in micro-batches of `group` rows, the last perhaps smaller, with the places of their
+/// first tokens.
+[[nodiscard]] std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group,
+                                               bool keep_boundaries);
 
 }  // namespace bitrain::data

@@ -184,7 +184,11 @@ data::TokenSequence Contrastive::encode(const data::Example& example) const {
   for (const std::string& negative : example.negatives)
     if (known.insert(negative).second)  // A positive must not be its own negative.
       append(sequence, framed(*tokenizer_, options_.pair_prompt + negative), second);
-  if (teacher_tokenizer_) append(sequence, framed(*teacher_tokenizer_, text), first);
+  if (teacher_tokenizer_) {
+    const auto read = sequence.size();
+    append(sequence, framed(*teacher_tokenizer_, text), first);
+    sequence.unread = sequence.size() - read;
+  }
   sequence.labels.assign(sequence.ids.size(), static_cast<std::int32_t>(kIgnoreIndex));
   return sequence;
 }
