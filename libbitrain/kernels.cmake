@@ -43,4 +43,5 @@ if(build_cuda AND cuda_sources)
   set_target_properties(bitrain_cuda PROPERTIES CUDA_ARCHITECTURES "80;90" CUDA_RUNTIME_LIBRARY Shared
     CUDA_STANDARD 17)  # CMake 3.25 does not know that nvcc 13 has C++20.
   target_link_libraries(bitrain_cuda PRIVATE CUDA::cudart)
+  add_dependencies(bitrain_kernels bitrain_cuda)  # Opened at run time: whoever builds one must build the other.
 endif()

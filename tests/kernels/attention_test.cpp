@@ -54,7 +54,7 @@ Rows rows(const at::Tensor& x) {
   return {x.data_ptr(), x.stride(0)};
 }
 
-void compare(const CpuKernels& table, const Shape& shape, at::ScalarType dtype) {
+void compare(const Kernels& table, const Shape& shape, at::ScalarType dtype) {
   const std::int64_t tokens = shape.boundaries.back();
   const double scale = 1.0 / std::sqrt(static_cast<double>(shape.head_dim));
   // k and v are views of one tensor: tokens further apart than heads * head_dim.
@@ -103,7 +103,7 @@ std::string describe(const Shape& shape) {
 class AttentionTest : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(AttentionTest, MatchesFullScores) {
-  const CpuKernels* table = cpu_kernels_for(GetParam());
+  const Kernels* table = cpu_kernels_for(GetParam());
   if (table == nullptr) GTEST_SKIP() << "this machine has no " << GetParam();
   const std::vector<Shape> shapes = {
       {{0, 1}, 1, 1, 16, true},       {{0, 1, 3, 10}, 2, 1, 32, true},

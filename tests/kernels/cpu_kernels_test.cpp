@@ -46,7 +46,7 @@ class CpuKernelsTest : public ::testing::TestWithParam<Case> {
     table_ = cpu_kernels_for(GetParam().isa);
     if (table_ == nullptr) GTEST_SKIP() << "this machine has no " << GetParam().isa;
   }
-  [[nodiscard]] const CpuKernels& table() const { return *table_; }
+  [[nodiscard]] const Kernels& table() const { return *table_; }
   [[nodiscard]] at::ScalarType dtype() const { return GetParam().dtype; }
   [[nodiscard]] FloatType type() const {
     return dtype() == at::kFloat ? FloatType::kFloat32 : FloatType::kBFloat16;
@@ -58,7 +58,7 @@ class CpuKernelsTest : public ::testing::TestWithParam<Case> {
   }
 
  private:
-  const CpuKernels* table_ = nullptr;
+  const Kernels* table_ = nullptr;
 };
 
 ConstRows const_rows(const at::Tensor& x) {
@@ -427,7 +427,7 @@ INSTANTIATE_TEST_SUITE_P(All, CpuKernelsTest,
                                            Case{"avx512", at::kFloat}, Case{"avx512", at::kBFloat16}),
                          case_name);
 
-TEST(CpuKernels, ChoosesATableThatExists) {
+TEST(Kernels, ChoosesATableThatExists) {
   EXPECT_EQ(&cpu_kernels(), cpu_kernels_for(cpu_kernels().isa));
   EXPECT_NE(cpu_kernels_for("generic"), nullptr);
   EXPECT_EQ(cpu_kernels_for("quantum"), nullptr);

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <bitrain/base/error.h>
 
@@ -120,6 +121,17 @@ void* cuda_symbol(const char* name) {
     throw UnsupportedError("device cuda: ", kLibraryName, " has no function ", name,
                            ": it comes from another version of bitrain; build both together");
   return symbol;
+}
+
+void* current_cuda_stream() {
+  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+  return guard.getStreamNativeHandle(guard.getStream(guard.getDevice()));
+}
+
+void check_cuda(int status, const char* what) {
+  if (status == 0) return;
+  static auto* const error_string = cuda_function<const char*(int)>("bitrain_cuda_error_string");
+  throw StateError("CUDA could not ", what, ": ", error_string(status));
 }
 
 }  // namespace bitrain

@@ -32,4 +32,10 @@ template <class Function>
   return reinterpret_cast<Function*>(cuda_symbol(name));
 }
 
+/// LibTorch's current stream of the current device, a cudaStream_t: what kernels are launched on.
+[[nodiscard]] void* current_cuda_stream();
+
+/// Throws StateError naming `what` could not be done and why unless `status`, a cudaError_t, is 0.
+void check_cuda(int status, const char* what);
+
 }  // namespace bitrain

@@ -156,7 +156,7 @@ Neighbours LateInteractionIndex::search(const losses::TokenVectors& queries, std
     }
     texts.vectors = vectors.narrow(0, begin, texts.boundaries.back());
     if (queries.left_out.defined())
-      texts.left_out = queries.left_out.narrow(0, begin, texts.boundaries.back());
+      texts.left_out = queries.left_out.narrow(0, begin, texts.boundaries.back()).cpu();
     blocks.push_back({std::move(texts), BestRows(last - first, k)});
     first = last;
   }

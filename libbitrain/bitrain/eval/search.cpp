@@ -1,16 +1,20 @@
 #include <bitrain/eval/search.h>
 
 #include <algorithm>
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/topk.h>
 #include <ATen/ops/zeros.h>
 
 #include <bitrain/base/error.h>
@@ -20,8 +24,10 @@
 namespace bitrain::eval {
 namespace {
 
-constexpr std::int64_t kQueries = 256;      ///< Queries in a block of scores.
-constexpr std::int64_t kCandidates = 4096;  ///< Candidates in a block of scores.
+constexpr std::int64_t kQueries = 256;         ///< Queries in a block of scores.
+constexpr std::int64_t kCandidates = 4096;     ///< Candidates in a block of scores.
+constexpr std::int64_t kDeviceQueries = 1024;  ///< The same on a GPU.
+constexpr std::int64_t kDeviceCandidates = 65536;
 
 /// The first row with `bad` set, or -1.
 std::int64_t first_of(const at::Tensor& bad) {
@@ -60,31 +66,57 @@ Neighbours search_cpu(const at::Tensor& queries, const at::Tensor& candidates, s
   return found;
 }
 
+/// Products in float32 whatever the inputs: rounded ones would tie.
+at::Tensor device_scores(const at::Tensor& queries, const at::Tensor& candidates) {
+  if (queries.scalar_type() == at::kFloat) return at::mm(queries, candidates.t());
+  return at::mm(queries, candidates.t(), at::kFloat);
+}
+
+/// The k best of each row of scores [Q, n], best first and of equal ones the lower column first.
+Neighbours best_columns(const at::Tensor& scores, std::int64_t k) {
+  // topk takes any of equal scores: rows whose next score ties with the last are sorted, stably.
+  const auto [most, places_of_most] = at::topk(scores, std::min(k + 1, scores.size(1)), 1);
+  at::Tensor best = most.narrow(1, 0, k).contiguous();
+  at::Tensor columns = places_of_most.narrow(1, 0, k).contiguous();
+  if (most.size(1) > k) {
+    const at::Tensor tied = most.select(1, k - 1).eq(most.select(1, k)).nonzero().squeeze(1);
+    if (tied.size(0) > 0) {
+      const auto [sorted, order] =
+          scores.index_select(0, tied).sort(std::optional<bool>(true), 1, /*descending=*/true);
+      best.index_copy_(0, tied, sorted.narrow(1, 0, k));
+      columns.index_copy_(0, tied, order.narrow(1, 0, k));
+    }
+  }
+  const at::Tensor order = std::get<1>(columns.sort(1));
+  best = best.gather(1, order);
+  columns = columns.gather(1, order);
+  at::Tensor places;
+  std::tie(best, places) = best.sort(std::optional<bool>(true), 1, /*descending=*/true);
+  return {columns.gather(1, places), best};
+}
+
 Neighbours search_device(const at::Tensor& queries, const at::Tensor& candidates, std::int64_t k,
                          const at::Tensor& offsets) {
   std::vector<at::Tensor> rows;
   std::vector<at::Tensor> scores;
-  for (std::int64_t first = 0; first < queries.size(0); first += kQueries) {
-    const at::Tensor block = queries.narrow(0, first, std::min(kQueries, queries.size(0) - first));
-    at::Tensor best;
-    at::Tensor places;
-    for (std::int64_t row = 0; row < candidates.size(0); row += 16 * kCandidates) {
-      const std::int64_t n = std::min(16 * kCandidates, candidates.size(0) - row);
-      at::Tensor all = product(block, candidates.narrow(0, row, n).t()).to(at::kFloat);
-      if (offsets.defined()) all.add_(offsets.narrow(0, row, n));
-      at::Tensor ids = at::arange(row, row + n, queries.options().dtype(at::kLong)).expand_as(all);
-      if (best.defined()) {
-        all = at::cat({best, all}, 1);
-        ids = at::cat({places, ids}, 1);
+  for (std::int64_t first = 0; first < queries.size(0); first += kDeviceQueries) {
+    const at::Tensor block = queries.narrow(0, first, std::min(kDeviceQueries, queries.size(0) - first));
+    Neighbours best;
+    for (std::int64_t row = 0; row < candidates.size(0); row += kDeviceCandidates) {
+      const std::int64_t n = std::min(kDeviceCandidates, candidates.size(0) - row);
+      at::Tensor some = device_scores(block, candidates.narrow(0, row, n));
+      if (offsets.defined()) some.add_(offsets.narrow(0, row, n));
+      Neighbours found = best_columns(some, std::min(k, n));
+      found.rows.add_(row);
+      if (best.rows.defined()) {  // Both are in order, and the rows of the second are higher.
+        const at::Tensor both = at::cat({best.rows, found.rows}, 1);
+        found = best_columns(at::cat({best.scores, found.scores}, 1), std::min(k, both.size(1)));
+        found.rows = both.gather(1, found.rows);
       }
-      // Stable, so that of equal scores the lower row comes first.
-      const auto [sorted, order] = all.sort(/*stable=*/true, 1, /*descending=*/true);
-      const std::int64_t kept = std::min(k, sorted.size(1));
-      best = sorted.narrow(1, 0, kept);
-      places = ids.gather(1, order.narrow(1, 0, kept));
+      best = std::move(found);
     }
-    rows.push_back(places);
-    scores.push_back(best);
+    rows.push_back(best.rows);
+    scores.push_back(best.scores);
   }
   return {at::cat(rows, 0), at::cat(scores, 0)};
 }

@@ -7,7 +7,7 @@
 
 #include <bitrain/base/fields.h>
 
-/// Exact nearest neighbours: every query against every candidate, in blocks that fit the cache.
+/// Exact nearest neighbours: every query against every candidate, in blocks.
 namespace bitrain::eval {
 
 struct SearchOptions {
@@ -30,8 +30,8 @@ struct Neighbours {
   at::Tensor scores;  ///< [Q, k] float32.
 };
 
-/// The k best of candidates [N, D] for each of queries [Q, D], float32 or bfloat16 on one device; products
-/// are made in the type of the embeddings, scores compared in float32. k is cut to N. No Q x N matrix is
+/// The k best of candidates [N, D] for each of queries [Q, D], float32 or bfloat16 on one device; scores
+/// are compared in float32, on the CPU after products in the type of the embeddings, on a GPU unrounded. k is cut to N. No Q x N matrix is
 /// made. Throws DataError naming the first row that has NaN or infinity, or, for cosine, is all zero;
 /// StateError for shapes or types that do not fit, or no candidates.
 [[nodiscard]] Neighbours search(const at::Tensor& queries, const at::Tensor& candidates,

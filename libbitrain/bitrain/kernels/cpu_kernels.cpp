@@ -6,19 +6,19 @@ namespace bitrain::kernels {
 
 #ifdef BITRAIN_HAVE_ISA_avx512
 namespace avx512 {
-const CpuKernels& table();
+const Kernels& table();
 }
 #endif
 #ifdef BITRAIN_HAVE_ISA_avx2
 namespace avx2 {
-const CpuKernels& table();
+const Kernels& table();
 }
 #endif
 namespace generic {
-const CpuKernels& table();
+const Kernels& table();
 }
 
-const CpuKernels* cpu_kernels_for(const char* isa) {
+const Kernels* cpu_kernels_for(const char* isa) {
   // The 4-bit table of a name exists where this build has it and this machine runs it.
   if (four_bit_kernels_for(isa) == nullptr) return nullptr;
 #ifdef BITRAIN_HAVE_ISA_avx512
@@ -30,8 +30,8 @@ const CpuKernels* cpu_kernels_for(const char* isa) {
   return &generic::table();
 }
 
-const CpuKernels& cpu_kernels() {
-  static const CpuKernels& kernels = *cpu_kernels_for(four_bit_kernels().isa);
+const Kernels& cpu_kernels() {
+  static const Kernels& kernels = *cpu_kernels_for(four_bit_kernels().isa);
   return kernels;
 }
 

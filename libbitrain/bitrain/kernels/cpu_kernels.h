@@ -59,10 +59,12 @@ struct AttentionShape {
   bool causal = true;
 };
 
-/// CPU kernels, compiled once for each instruction set. Storage is float32 or bfloat16 as `type` says (never
-/// float16), arithmetic float32. They run on the threads of OpenMP; results do not depend on their number. A
-/// result may lie over an input of the same type and strides, except in attention and gather.
-struct CpuKernels {
+/// A table of kernels for one kind of machine: the CPU's, compiled once for each instruction set, or CUDA's
+/// (kernels/cuda_kernels.h), which has some of them and null for the others. Storage is float32 or bfloat16
+/// as `type` says, on CUDA float16 too; arithmetic is float32. On the CPU they run on the threads of OpenMP.
+/// Results do not depend on the number of threads and come out the same every time. A result may lie over an
+/// input of the same type and strides, except in attention and gather.
+struct Kernels {
   const char* isa;
 
   /// x [rows, dim] -> y = x * rstd * weight, rstd [rows]. With `residual`, x is replaced by x + residual,
@@ -157,9 +159,9 @@ struct CpuKernels {
 };
 
 /// The table for this machine: avx512, avx2 or generic.
-[[nodiscard]] const CpuKernels& cpu_kernels();
+[[nodiscard]] const Kernels& cpu_kernels();
 
 /// The table of that name, or null where this build or this machine lacks it. For tests and benchmarks.
-[[nodiscard]] const CpuKernels* cpu_kernels_for(const char* isa);
+[[nodiscard]] const Kernels* cpu_kernels_for(const char* isa);
 
 }  // namespace bitrain::kernels

@@ -5,8 +5,8 @@
 
 namespace bitrain::kernels::BITRAIN_ISA {
 
-const CpuKernels& table() {
-  static const CpuKernels kernels = {
+const Kernels& table() {
+  static const Kernels kernels = {
       BITRAIN_TEXT(BITRAIN_ISA),
       rms_norm,
       rms_norm_backward,

@@ -161,7 +161,7 @@ inline void for_each_chunk(Index spans, const Numel& numel, const Function& f) {
   }
 }
 
-// The kernels of this instruction set, as in CpuKernels.
+// The kernels of this instruction set, as in Kernels.
 void rms_norm(FloatType type, ConstRows x, ConstRows residual, Rows sum, const void* weight,
               FloatType weight_type, Index rows, Index dim, float eps, Rows y, float* rstd);
 void rms_norm_backward(FloatType type, ConstRows dy, ConstRows dsum, ConstRows x, const void* weight,

@@ -1,63 +1,15 @@
 // 4-bit quantisation on CUDA. Compiled into libbitrain_cuda.so, without LibTorch.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <bitrain/kernels/nf4_cuda.h>
+#include <bitrain/kernels/cuda_support.cuh>
 
-namespace bitrain::kernels {
+namespace bitrain::kernels::cuda {
 namespace {
 
-using Index = std::int64_t;
-
-constexpr int kThreads = 256;
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffU;
 constexpr float kSmallestScale = 1e-38F;  // What bitsandbytes divides by when a block is all zero.
 
 struct DynamicMap {
   float values[256];
 };
-
-template <FloatType kType>
-struct Element;
-template <>
-struct Element<FloatType::kFloat32> {
-  using Type = float;
-};
-template <>
-struct Element<FloatType::kBFloat16> {
-  using Type = __nv_bfloat16;
-};
-template <>
-struct Element<FloatType::kFloat16> {
-  using Type = __half;
-};
-
-__device__ __forceinline__ float to_float(float x) {
-  return x;
-}
-__device__ __forceinline__ float to_float(__nv_bfloat16 x) {
-  return __bfloat162float(x);
-}
-__device__ __forceinline__ float to_float(__half x) {
-  return __half2float(x);
-}
-
-template <class T>
-__device__ __forceinline__ T from_float(float x);
-template <>
-__device__ __forceinline__ float from_float<float>(float x) {
-  return x;
-}
-template <>
-__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
-  return __float2bfloat16_rn(x);
-}
-template <>
-__device__ __forceinline__ __half from_float<__half>(float x) {
-  return __float2half_rn(x);
-}
 
 // 2^k elements that move as one access.
 template <class T, int kCount>
@@ -82,10 +34,9 @@ __device__ __forceinline__ int thresholds_passed(const float* thresholds, float 
 }
 
 // One warp a block of weights. The values are read twice; the second time from the cache.
-template <FloatType kType>
+template <class T>
 __global__ void quantize_kernel(const __grid_constant__ FourBitCodebook book, const void* input, Index n,
                                 Index block_size, std::uint8_t* codes, float* absmax, Index* bad_block) {
-  using T = typename Element<kType>::Type;
   __shared__ float thresholds[15];
   __shared__ std::uint8_t order[16];
   if (threadIdx.x < 16) order[threadIdx.x] = book.order[threadIdx.x];
@@ -123,12 +74,11 @@ __global__ void quantize_kernel(const __grid_constant__ FourBitCodebook book, co
 
 // A thread decodes eight weights: four bytes of codes become one or two 16-byte stores. Blocks are multiples
 // of 32 weights, so eight never straddle two.
-template <FloatType kType, bool kNested>
+template <class T, bool kNested>
 __global__ void dequantize_kernel(const __grid_constant__ FourBitCodebook book,
                                   const __grid_constant__ DynamicMap map, const std::uint8_t* codes,
                                   const __grid_constant__ BlockScales scales, Index n, int block_shift,
                                   void* output) {
-  using T = typename Element<kType>::Type;
   constexpr int kPerThread = 8;
   constexpr int kPerStore = sizeof(T) == 4 ? 4 : 8;
   __shared__ float values[16];
@@ -209,53 +159,23 @@ DynamicMap copy_of(const float* map) {
   return copy;
 }
 
-// Enough thread blocks to fill any GPU several times; the kernels loop over what is left.
-unsigned grid_for(Index work, Index most) {
-  const Index blocks = (work + kThreads - 1) / kThreads;
-  return static_cast<unsigned>(blocks < most ? blocks : most);
-}
-
-template <FloatType kType>
-void launch_dequantize(const FourBitCodebook& book, const DynamicMap& map, const std::uint8_t* codes,
-                       const BlockScales& scales, Index n, int block_shift, void* y, cudaStream_t stream) {
-  const unsigned grid = grid_for((n + 7) / 8, 1 << 16);
-  if (scales.absmax != nullptr)
-    dequantize_kernel<kType, false>
-        <<<grid, kThreads, 0, stream>>>(book, map, codes, scales, n, block_shift, y);
-  else
-    dequantize_kernel<kType, true>
-        <<<grid, kThreads, 0, stream>>>(book, map, codes, scales, n, block_shift, y);
-}
-
 }  // namespace
-}  // namespace bitrain::kernels
+}  // namespace bitrain::kernels::cuda
 
 using namespace bitrain::kernels;
+using namespace bitrain::kernels::cuda;
 
 extern "C" int bitrain_cuda_quantize_4bit(const FourBitCodebook* book, std::int32_t x_type, const void* x,
                                           std::int64_t n, std::int64_t block_size, std::uint8_t* codes,
                                           float* absmax, std::int64_t* bad_block, void* stream) {
-  const auto queue = static_cast<cudaStream_t>(stream);
   const Index blocks = (n + block_size - 1) / block_size;
-  const Index grid_size = (blocks * kWarp + kThreads - 1) / kThreads;
-  if (n <= 0 || grid_size > 0x7fffffff) return cudaErrorInvalidValue;
-  const unsigned grid = static_cast<unsigned>(grid_size);
-  switch (static_cast<FloatType>(x_type)) {
-    case FloatType::kFloat32:
-      quantize_kernel<FloatType::kFloat32>
-          <<<grid, kThreads, 0, queue>>>(*book, x, n, block_size, codes, absmax, bad_block);
-      break;
-    case FloatType::kBFloat16:
-      quantize_kernel<FloatType::kBFloat16>
-          <<<grid, kThreads, 0, queue>>>(*book, x, n, block_size, codes, absmax, bad_block);
-      break;
-    case FloatType::kFloat16:
-      quantize_kernel<FloatType::kFloat16>
-          <<<grid, kThreads, 0, queue>>>(*book, x, n, block_size, codes, absmax, bad_block);
-      break;
-    default: return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  const Index grid = (blocks * kWarp + kThreads - 1) / kThreads;
+  if (n <= 0 || grid > 0x7fffffff) return cudaErrorInvalidValue;
+  return with_type(static_cast<FloatType>(x_type), [&](auto* t) {
+    quantize_kernel<Pointee<decltype(t)>>
+        <<<static_cast<unsigned>(grid), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+            *book, x, n, block_size, codes, absmax, bad_block);
+  });
 }
 
 extern "C" int bitrain_cuda_dequantize_4bit(const FourBitCodebook* book, const float* map,
@@ -267,19 +187,14 @@ extern "C" int bitrain_cuda_dequantize_4bit(const FourBitCodebook* book, const f
   int shift = 0;
   while ((Index{1} << shift) < block_size) ++shift;
   const DynamicMap copy = copy_of(map);
-  switch (static_cast<FloatType>(y_type)) {
-    case FloatType::kFloat32:
-      launch_dequantize<FloatType::kFloat32>(*book, copy, codes, *scales, n, shift, y, queue);
-      break;
-    case FloatType::kBFloat16:
-      launch_dequantize<FloatType::kBFloat16>(*book, copy, codes, *scales, n, shift, y, queue);
-      break;
-    case FloatType::kFloat16:
-      launch_dequantize<FloatType::kFloat16>(*book, copy, codes, *scales, n, shift, y, queue);
-      break;
-    default: return cudaErrorInvalidValue;
-  }
-  return cudaGetLastError();
+  const unsigned grid = grid_for((n + 7) / 8);
+  return with_type(static_cast<FloatType>(y_type), [&](auto* t) {
+    using T = Pointee<decltype(t)>;
+    if (scales->absmax != nullptr)
+      dequantize_kernel<T, false><<<grid, kThreads, 0, queue>>>(*book, copy, codes, *scales, n, shift, y);
+    else
+      dequantize_kernel<T, true><<<grid, kThreads, 0, queue>>>(*book, copy, codes, *scales, n, shift, y);
+  });
 }
 
 extern "C" int bitrain_cuda_quantize_absmax(const float* map, const float* absmax, std::int64_t n,

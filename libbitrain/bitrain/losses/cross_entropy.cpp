@@ -4,25 +4,14 @@
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/ones_like.h>
 
-#include <bitrain/kernels/cpu_kernels.h>
+#include <bitrain/nn/kernel_table.h>
 
 namespace bitrain::losses {
-namespace {
-
-bool has_kernel(const at::Tensor& logits) {
-  return logits.device().is_cpu() &&
-         (logits.scalar_type() == at::kFloat || logits.scalar_type() == at::kBFloat16);
-}
-
-}  // namespace
-
 void cross_entropy_in_place(const at::Tensor& logits, const at::Tensor& labels, const at::Tensor& weights,
                             bool gradient, const at::Tensor& losses) {
-  if (has_kernel(logits)) {
-    const auto type =
-        logits.scalar_type() == at::kBFloat16 ? kernels::FloatType::kBFloat16 : kernels::FloatType::kFloat32;
-    kernels::cpu_kernels().cross_entropy(
-        type, {logits.data_ptr(), logits.stride(0)}, labels.const_data_ptr<std::int64_t>(),
+  if (nn::has_kernels(logits)) {
+    nn::kernels_on(logits).cross_entropy(
+        nn::kernel_type(logits), {logits.data_ptr(), logits.stride(0)}, labels.const_data_ptr<std::int64_t>(),
         weights.defined() ? weights.const_data_ptr<float>() : nullptr, logits.size(0), logits.size(1),
         gradient, losses.mutable_data_ptr<float>());
     return;

@@ -27,8 +27,9 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-/// Elements of a tile: it should stay in the last cache.
+/// Elements of a tile: on the CPU it should stay in the last cache, on a GPU fill the machine.
 constexpr std::int64_t kTileElements = std::int64_t{1} << 21;
+constexpr std::int64_t kDeviceTileElements = std::int64_t{1} << 26;
 /// torch.nn.functional.normalize's.
 constexpr double kSmallestNorm = 1e-12;
 /// Logit of a candidate that does not count; finite, so that no NaN can come of it.
@@ -195,7 +196,8 @@ class Tiles {
   void run() {
     const std::int64_t rows = queries_.size(0);
     const std::int64_t columns = candidates_.unit.size(0);
-    const std::int64_t tile = std::min(rows, std::max<std::int64_t>(kTileElements / columns, 16));
+    const std::int64_t elements = queries_.is_cpu() ? kTileElements : kDeviceTileElements;
+    const std::int64_t tile = std::min(rows, std::max<std::int64_t>(elements / columns, 16));
     logits_ = at::empty({std::min(tile, rows), columns}, queries_.options());
     for (std::int64_t begin = 0; begin < rows; begin += tile) run_tile(begin, std::min(tile, rows - begin));
     logits_.reset();
@@ -320,7 +322,7 @@ class InfoNceFunction : public torch::autograd::Function<InfoNceFunction> {
     const at::Tensor& slope = slopes[0];
     if (!slope.device().is_cpu() || slope.item<double>() != 1.0) {
       for (at::Tensor& gradient : gradients)
-        if (gradient.defined()) gradient.mul_(slope);
+        if (gradient.defined()) gradient.mul_(slope.to(gradient.device()));
     }
     gradients.emplace_back();  // For `call`.
     return gradients;

@@ -26,7 +26,8 @@ at::Tensor Embedding::forward(const at::Tensor& ids, const ForwardContext& /*con
   const at::Tensor& indices = trainable_rows->indices;
   const at::Tensor place = at::searchsorted(indices, ids).clamp_max(indices.size(0) - 1);
   const at::Tensor trained = indices.index_select(0, place).eq(ids);
-  return at::where(trained.unsqueeze(1), nn::embedding(trainable_rows->rows, place).to(out.scalar_type()), out);
+  return at::where(trained.unsqueeze(1), nn::embedding(trainable_rows->rows, place).to(out.scalar_type()),
+                   out);
 }
 
 at::Tensor Embedding::merged_weight(at::ScalarType dtype) const {

@@ -8,28 +8,23 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/kernels/cpu_kernels.h>
+#include <bitrain/nn/cuda_attention.h>
 #include <bitrain/nn/functional_reference.h>
+#include <bitrain/nn/kernel_table.h>
 
 namespace bitrain::nn {
 namespace {
 
-using kernels::cpu_kernels;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-bool has_kernel_type(const at::Tensor& x) {
-  return x.device().is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
-}
-
-kernels::FloatType float_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 ? kernels::FloatType::kBFloat16 : kernels::FloatType::kFloat32;
-}
 
 // The tensor as rows of its last dimension; it must be contiguous.
 kernels::ConstRows const_rows(const at::Tensor& x) {
@@ -54,6 +49,13 @@ std::int64_t row_count(const at::Tensor& x) {
   return x.size(-1) == 0 ? 0 : x.numel() / x.size(-1);
 }
 
+// Kernels take addresses: another device would be a fault there, not an error.
+void check_devices(const char* function, const at::Tensor& x, std::initializer_list<at::Tensor> others) {
+  for (const at::Tensor& other : others)
+    if (other.defined() && other.device() != x.device())
+      throw StateError(function, ": tensors on ", x.device().str(), " and ", other.device().str());
+}
+
 void check_heads(const at::Tensor& x, const char* name) {
   if (x.dim() != 3) throw StateError(name, " must be [tokens, heads, head_dim], not ", x.sizes());
 }
@@ -61,6 +63,7 @@ void check_heads(const at::Tensor& x, const char* name) {
 // ---- Norms
 
 void check_residual(const char* function, const at::Tensor& x, const at::Tensor& residual) {
+  check_devices(function, x, {residual});
   if (x.sizes() != residual.sizes() || x.scalar_type() != residual.scalar_type()) {
     throw StateError(function, ": input ", x.sizes(), " ", x.scalar_type(), " and residual ",
                      residual.sizes(), " ", residual.scalar_type(), " differ");
@@ -79,9 +82,9 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     at::Tensor sum = other.defined() ? at::empty_like(input) : at::Tensor();
     at::Tensor y = at::empty_like(input);
     const at::Tensor rstd = at::empty({row_count(input)}, input.options().dtype(at::kFloat));
-    cpu_kernels().rms_norm(float_type(input), const_rows(input), const_rows(other), rows(sum),
-                           scale.const_data_ptr(), float_type(scale), row_count(input), input.size(-1),
-                           static_cast<float>(eps), rows(y), rstd.mutable_data_ptr<float>());
+    kernels_on(input).rms_norm(kernel_type(input), const_rows(input), const_rows(other), rows(sum),
+                               scale.const_data_ptr(), kernel_type(scale), row_count(input), input.size(-1),
+                               static_cast<float>(eps), rows(y), rstd.mutable_data_ptr<float>());
     context->save_for_backward({sum.defined() ? sum : input, scale, rstd});
     context->set_materialize_grads(false);
     if (sum.defined()) return {y, sum};
@@ -101,8 +104,8 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
     if (context->needs_input_grad(has_residual ? 2 : 1)) {
       dweight = at::empty(weight.sizes(), weight.options().dtype(at::kFloat));
     }
-    cpu_kernels().rms_norm_backward(float_type(x), const_rows(dy), const_rows(dsum), const_rows(x),
-                                    weight.const_data_ptr(), float_type(weight),
+    kernels_on(x).rms_norm_backward(kernel_type(x), const_rows(dy), const_rows(dsum), const_rows(x),
+                                    weight.const_data_ptr(), kernel_type(weight),
                                     saved[2].const_data_ptr<float>(), row_count(x), x.size(-1), rows(dx),
                                     dweight.defined() ? dweight.mutable_data_ptr<float>() : nullptr);
     if (dweight.defined()) dweight = dweight.to(weight.scalar_type());
@@ -111,6 +114,7 @@ class RmsNormFunction : public torch::autograd::Function<RmsNormFunction> {
 };
 
 void check_norm(const at::Tensor& x, const at::Tensor& weight) {
+  check_devices("rms_norm", x, {weight});
   if (x.dim() == 0 || weight.dim() != 1 || x.size(-1) != weight.size(0)) {
     throw StateError("rms_norm: input ", x.sizes(), " does not fit weight ", weight.sizes());
   }
@@ -130,10 +134,10 @@ class LayerNormFunction : public torch::autograd::Function<LayerNormFunction> {
     at::Tensor y = at::empty_like(input);
     const at::Tensor mean = at::empty({row_count(input)}, input.options().dtype(at::kFloat));
     const at::Tensor rstd = at::empty_like(mean);
-    cpu_kernels().layer_norm(float_type(input), const_rows(input), const_rows(other), rows(sum),
-                             scale.const_data_ptr(), shift.const_data_ptr(), float_type(scale),
-                             row_count(input), input.size(-1), static_cast<float>(eps), rows(y),
-                             mean.mutable_data_ptr<float>(), rstd.mutable_data_ptr<float>());
+    kernels_on(input).layer_norm(kernel_type(input), const_rows(input), const_rows(other), rows(sum),
+                                 scale.const_data_ptr(), shift.const_data_ptr(), kernel_type(scale),
+                                 row_count(input), input.size(-1), static_cast<float>(eps), rows(y),
+                                 mean.mutable_data_ptr<float>(), rstd.mutable_data_ptr<float>());
     context->save_for_backward({sum.defined() ? sum : input, scale, mean, rstd});
     context->set_materialize_grads(false);
     if (sum.defined()) return {y, sum};
@@ -156,9 +160,9 @@ class LayerNormFunction : public torch::autograd::Function<LayerNormFunction> {
       dweight = at::empty(weight.sizes(), weight.options().dtype(at::kFloat));
       dbias = at::empty_like(dweight);
     }
-    cpu_kernels().layer_norm_backward(
-        float_type(x), const_rows(dy), const_rows(dsum), const_rows(x), weight.const_data_ptr(),
-        float_type(weight), saved[2].const_data_ptr<float>(), saved[3].const_data_ptr<float>(), row_count(x),
+    kernels_on(x).layer_norm_backward(
+        kernel_type(x), const_rows(dy), const_rows(dsum), const_rows(x), weight.const_data_ptr(),
+        kernel_type(weight), saved[2].const_data_ptr<float>(), saved[3].const_data_ptr<float>(), row_count(x),
         x.size(-1), rows(dx), dweight.defined() ? dweight.mutable_data_ptr<float>() : nullptr,
         dbias.defined() ? dbias.mutable_data_ptr<float>() : nullptr);
     if (dweight.defined()) {
@@ -170,6 +174,7 @@ class LayerNormFunction : public torch::autograd::Function<LayerNormFunction> {
 };
 
 void check_layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  check_devices("layer_norm", x, {weight, bias});
   if (x.dim() == 0 || weight.dim() != 1 || weight.sizes() != bias.sizes() || x.size(-1) != weight.size(0) ||
       weight.scalar_type() != bias.scalar_type()) {
     throw StateError("layer_norm: input ", x.sizes(), " does not fit weight ", weight.sizes(), " ",
@@ -184,7 +189,7 @@ class GeluFunction : public torch::autograd::Function<GeluFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, bool tanh) {
     const at::Tensor input = x.contiguous();
     at::Tensor y = at::empty_like(input);
-    cpu_kernels().gelu(float_type(input), tanh, input.const_data_ptr(), input.numel(), y.data_ptr());
+    kernels_on(input).gelu(kernel_type(input), tanh, input.const_data_ptr(), input.numel(), y.data_ptr());
     context->save_for_backward({input});
     context->saved_data["tanh"] = tanh;
     return y;
@@ -194,7 +199,7 @@ class GeluFunction : public torch::autograd::Function<GeluFunction> {
     const at::Tensor x = context->get_saved_variables()[0];
     const at::Tensor dy = gradients[0].contiguous();
     at::Tensor dx = at::empty_like(x);
-    cpu_kernels().gelu_backward(float_type(x), context->saved_data["tanh"].toBool(), dy.const_data_ptr(),
+    kernels_on(x).gelu_backward(kernel_type(x), context->saved_data["tanh"].toBool(), dy.const_data_ptr(),
                                 x.const_data_ptr(), x.numel(), dx.data_ptr());
     return {dx, {}};
   }
@@ -206,7 +211,7 @@ class SwigluFunction : public torch::autograd::Function<SwigluFunction> {
     const at::Tensor g = gate.contiguous();
     const at::Tensor u = up.contiguous();
     at::Tensor y = at::empty_like(g);
-    cpu_kernels().swiglu(float_type(g), g.const_data_ptr(), u.const_data_ptr(), g.numel(), y.data_ptr());
+    kernels_on(g).swiglu(kernel_type(g), g.const_data_ptr(), u.const_data_ptr(), g.numel(), y.data_ptr());
     context->save_for_backward({g, u});
     return y;
   }
@@ -216,8 +221,8 @@ class SwigluFunction : public torch::autograd::Function<SwigluFunction> {
     const at::Tensor dy = gradients[0].contiguous();
     at::Tensor dgate = at::empty_like(dy);
     at::Tensor dup = at::empty_like(dy);
-    cpu_kernels().swiglu_backward(float_type(dy), dy.const_data_ptr(), saved[0].const_data_ptr(),
-                                  saved[1].const_data_ptr(), dy.numel(), dgate.data_ptr(), dup.data_ptr());
+    kernels_on(dy).swiglu_backward(kernel_type(dy), dy.const_data_ptr(), saved[0].const_data_ptr(),
+                                   saved[1].const_data_ptr(), dy.numel(), dgate.data_ptr(), dup.data_ptr());
     return {dgate, dup};
   }
 };
@@ -226,10 +231,10 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
                   const at::Tensor& positions, bool inverse) {
   const at::Tensor input = with_packed_heads(x);
   at::Tensor y = at::empty(x.sizes(), x.options());
-  cpu_kernels().rotary(float_type(input), const_token_rows(input), cos.const_data_ptr<float>(),
-                       sin.const_data_ptr<float>(), cos.stride(0),
-                       positions.defined() ? positions.const_data_ptr<std::int64_t>() : nullptr, x.size(0),
-                       x.size(1), x.size(2), inverse, token_rows(y));
+  kernels_on(input).rotary(kernel_type(input), const_token_rows(input), cos.const_data_ptr<float>(),
+                           sin.const_data_ptr<float>(), cos.stride(0),
+                           positions.defined() ? positions.const_data_ptr<std::int64_t>() : nullptr,
+                           x.size(0), x.size(1), x.size(2), inverse, token_rows(y));
   return y;
 }
 
@@ -249,6 +254,7 @@ class RotaryFunction : public torch::autograd::Function<RotaryFunction> {
 
 void check_rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
                   const at::Tensor& positions) {
+  check_devices("apply_rotary", x, {cos, sin, positions});
   check_heads(x, "apply_rotary: x");
   const std::int64_t half = x.size(2) / 2;
   if (x.size(2) % 2 != 0 || cos.dim() != 2 || cos.sizes() != sin.sizes() ||
@@ -284,7 +290,7 @@ struct AttentionCall {
   bool causal = true;
 
   [[nodiscard]] kernels::AttentionShape shape(const at::Tensor& q, const at::Tensor& k) const {
-    return {.type = float_type(q),
+    return {.type = kernel_type(q),
             .boundaries = boundaries.data(),
             .segments = static_cast<std::int64_t>(boundaries.size()) - 1,
             .heads = q.size(1),
@@ -304,8 +310,8 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
     const at::Tensor value = with_packed_heads(v);
     at::Tensor out = at::empty(q.sizes(), q.options());
     const at::Tensor lse = at::empty({q.size(1), q.size(0)}, q.options().dtype(at::kFloat));
-    cpu_kernels().attention(call.shape(query, key), const_token_rows(query), const_token_rows(key),
-                            const_token_rows(value), token_rows(out), lse.mutable_data_ptr<float>());
+    kernels::cpu_kernels().attention(call.shape(query, key), const_token_rows(query), const_token_rows(key),
+                                     const_token_rows(value), token_rows(out), lse.mutable_data_ptr<float>());
     context->save_for_backward({query, key, value, out, lse});
     context->saved_data["boundaries"] =
         std::vector<std::int64_t>(call.boundaries.begin(), call.boundaries.end());
@@ -327,16 +333,17 @@ class AttentionFunction : public torch::autograd::Function<AttentionFunction> {
     at::Tensor dq = at::empty(q.sizes(), q.options());
     at::Tensor dk = at::empty(k.sizes(), k.options());
     at::Tensor dv = at::empty(v.sizes(), v.options());
-    cpu_kernels().attention_backward(call.shape(q, k), const_token_rows(dout), const_token_rows(q),
-                                     const_token_rows(k), const_token_rows(v), const_token_rows(saved[3]),
-                                     saved[4].const_data_ptr<float>(), token_rows(dq), token_rows(dk),
-                                     token_rows(dv));
+    kernels::cpu_kernels().attention_backward(call.shape(q, k), const_token_rows(dout), const_token_rows(q),
+                                              const_token_rows(k), const_token_rows(v),
+                                              const_token_rows(saved[3]), saved[4].const_data_ptr<float>(),
+                                              token_rows(dq), token_rows(dk), token_rows(dv));
     return {dq, dk, dv, {}};
   }
 };
 
 void check_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                      const std::vector<std::int32_t>& boundaries) {
+  check_devices("packed_attention", q, {k, v});
   check_heads(q, "packed_attention: q");
   check_heads(k, "packed_attention: k");
   if (k.sizes() != v.sizes() || q.size(0) != k.size(0) || q.size(2) != k.size(2) || k.size(1) == 0 ||
@@ -362,8 +369,8 @@ at::Tensor drop(const at::Tensor& x, const Draws& draws) {
   const at::Tensor input = x.contiguous();
   at::Tensor y = at::empty_like(input);
   const std::int64_t dim = input.numel() / input.size(0);
-  cpu_kernels().dropout(float_type(input), {input.const_data_ptr(), dim}, draws.key, draws.first_token,
-                        draws.threshold, input.size(0), dim, {y.data_ptr(), dim});
+  kernels_on(input).dropout(kernel_type(input), {input.const_data_ptr(), dim}, draws.key, draws.first_token,
+                            draws.threshold, input.size(0), dim, {y.data_ptr(), dim});
   return y;
 }
 
@@ -386,34 +393,46 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
 
 // ---- Embedding
 
+// Rows of dweight become the sums of the rows of dy by id, on the CPU.
+void sum_by_id(const at::Tensor& dy, const at::Tensor& ids, const at::Tensor& dweight) {
+  const auto* id = ids.const_data_ptr<std::int64_t>();
+  std::vector<std::int64_t> order(static_cast<std::size_t>(ids.size(0)));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return id[a] < id[b]; });
+  std::vector<std::int64_t> starts;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i == 0 || id[order[i]] != id[order[i - 1]]) starts.push_back(static_cast<std::int64_t>(i));
+  }
+  const auto groups = static_cast<std::int64_t>(starts.size());
+  starts.push_back(ids.size(0));
+  kernels::cpu_kernels().scatter_add(kernel_type(dy), const_rows(dy), id, order.data(), starts.data(), groups,
+                                     dy.size(1), dweight.data_ptr());
+}
+
 class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& weight, const at::Tensor& ids) {
-    const at::Tensor table = weight.contiguous();
-    at::Tensor y = at::empty({ids.size(0), weight.size(1)}, weight.options());
-    cpu_kernels().gather(float_type(table), table.const_data_ptr(), ids.const_data_ptr<std::int64_t>(),
-                         ids.size(0), weight.size(1), y.data_ptr());
     context->save_for_backward({ids});
     context->saved_data["rows"] = weight.size(0);
+    if (!weight.is_cpu()) return weight.index_select(0, ids);
+    const at::Tensor table = weight.contiguous();
+    at::Tensor y = at::empty({ids.size(0), weight.size(1)}, weight.options());
+    kernels::cpu_kernels().gather(kernel_type(table), table.const_data_ptr(),
+                                  ids.const_data_ptr<std::int64_t>(), ids.size(0), weight.size(1),
+                                  y.data_ptr());
     return y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const at::Tensor ids = context->get_saved_variables()[0];
     const at::Tensor dy = gradients[0].contiguous();
-    at::Tensor dweight = at::zeros({context->saved_data["rows"].toInt(), dy.size(1)}, dy.options());
-    const auto* id = ids.const_data_ptr<std::int64_t>();
-    std::vector<std::int64_t> order(static_cast<std::size_t>(ids.size(0)));
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return id[a] < id[b]; });
-    std::vector<std::int64_t> starts;
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      if (i == 0 || id[order[i]] != id[order[i - 1]]) starts.push_back(static_cast<std::int64_t>(i));
+    const at::Tensor dweight = at::zeros({context->saved_data["rows"].toInt(), dy.size(1)}, dy.options());
+    if (dy.is_cpu()) {
+      sum_by_id(dy, ids, dweight);
+    } else {
+      const auto [sorted, order] = ids.sort(/*stable=*/std::optional<bool>(true), /*dim=*/0);
+      scatter_add_on_cuda(dy, sorted, order, dweight);
     }
-    const auto groups = static_cast<std::int64_t>(starts.size());
-    starts.push_back(ids.size(0));
-    cpu_kernels().scatter_add(float_type(dy), const_rows(dy), id, order.data(), starts.data(), groups,
-                              dy.size(1), dweight.data_ptr());
     return {dweight, {}};
   }
 };
@@ -422,7 +441,7 @@ class EmbeddingFunction : public torch::autograd::Function<EmbeddingFunction> {
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   check_norm(x, weight);
-  if (!has_kernel_type(x) || !has_kernel_type(weight)) return reference::rms_norm(x, weight, eps);
+  if (!has_kernels(x) || !has_kernels(weight)) return reference::rms_norm(x, weight, eps);
   return RmsNormFunction::apply(x, std::nullopt, weight, eps)[0];
 }
 
@@ -430,15 +449,14 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Te
                                                const at::Tensor& weight, double eps) {
   check_norm(x, weight);
   check_residual("add_rms_norm", x, residual);
-  if (!has_kernel_type(x) || !has_kernel_type(weight))
-    return reference::add_rms_norm(x, residual, weight, eps);
+  if (!has_kernels(x) || !has_kernels(weight)) return reference::add_rms_norm(x, residual, weight, eps);
   const variable_list outputs = RmsNormFunction::apply(x, std::optional(residual), weight, eps);
   return {outputs[1], outputs[0]};
 }
 
 at::Tensor layer_norm(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, double eps) {
   check_layer_norm(x, weight, bias);
-  if (!has_kernel_type(x) || !has_kernel_type(weight)) return reference::layer_norm(x, weight, bias, eps);
+  if (!has_kernels(x) || !has_kernels(weight)) return reference::layer_norm(x, weight, bias, eps);
   return LayerNormFunction::apply(x, std::nullopt, weight, bias, eps)[0];
 }
 
@@ -447,33 +465,35 @@ std::pair<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x, const at::
                                                  double eps) {
   check_layer_norm(x, weight, bias);
   check_residual("add_layer_norm", x, residual);
-  if (!has_kernel_type(x) || !has_kernel_type(weight))
+  if (!has_kernels(x) || !has_kernels(weight))
     return reference::add_layer_norm(x, residual, weight, bias, eps);
   const variable_list outputs = LayerNormFunction::apply(x, std::optional(residual), weight, bias, eps);
   return {outputs[1], outputs[0]};
 }
 
 at::Tensor gelu(const at::Tensor& x, Gelu form) {
-  if (!has_kernel_type(x)) return reference::gelu(x, form);
+  if (!has_kernels(x)) return reference::gelu(x, form);
   return GeluFunction::apply(x, form == Gelu::kTanh);
 }
 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
+  check_devices("swiglu", gate, {up});
   if (gate.sizes() != up.sizes() || gate.scalar_type() != up.scalar_type()) {
     throw StateError("swiglu: gate ", gate.sizes(), " ", gate.scalar_type(), " and up ", up.sizes(), " ",
                      up.scalar_type(), " differ");
   }
-  if (!has_kernel_type(gate)) return reference::swiglu(gate, up);
+  if (!has_kernels(gate)) return reference::swiglu(gate, up);
   return SwigluFunction::apply(gate, up);
 }
 
 at::Tensor apply_rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
                         const at::Tensor& position_ids) {
   check_rotary(x, cos, sin, position_ids);
-  if (!has_kernel_type(x)) return reference::apply_rotary(x, cos, sin, position_ids);
+  if (!has_kernels(x)) return reference::apply_rotary(x, cos, sin, position_ids);
   std::optional<at::Tensor> positions;
   if (position_ids.defined()) positions = position_ids.contiguous();
-  check_positions(positions.value_or(at::Tensor()), x.size(0), cos.size(0));
+  // On a GPU positions are not read back: the models make tables as long as their longest segment.
+  if (x.is_cpu() || !positions) check_positions(positions.value_or(at::Tensor()), x.size(0), cos.size(0));
   return RotaryFunction::apply(x, cos.to(at::kFloat).contiguous(), sin.to(at::kFloat).contiguous(),
                                positions);
 }
@@ -481,9 +501,9 @@ at::Tensor apply_rotary(const at::Tensor& x, const at::Tensor& cos, const at::Te
 at::Tensor packed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const std::vector<std::int32_t>& boundaries, double scale, bool causal) {
   check_attention(q, k, v, boundaries);
-  if (!has_kernel_type(q) || k.scalar_type() != q.scalar_type() || v.scalar_type() != q.scalar_type()) {
+  if (!has_kernels(q) || k.scalar_type() != q.scalar_type() || v.scalar_type() != q.scalar_type())
     return reference::packed_attention(q, k, v, boundaries, scale, causal);
-  }
+  if (q.is_cuda()) return cuda_attention(q, k, v, boundaries, scale, causal);
   return AttentionFunction::apply(q, k, v,
                                   AttentionCall{.boundaries = boundaries, .scale = scale, .causal = causal});
 }
@@ -492,7 +512,7 @@ at::Tensor dropout(const at::Tensor& x, double p, const DropoutKey& key, std::ui
   const std::int64_t threshold = std::lround(p * 65536);
   if (!(p >= 0) || threshold >= 65536) throw ConfigError("dropout must lie in [0, 1), not ", p);
   if (threshold == 0 || x.numel() == 0) return x;
-  if (!has_kernel_type(x)) return reference::dropout(x, p, key, stream);
+  if (!has_kernels(x)) return reference::dropout(x, p, key, stream);
   const auto block =
       philox4x32(stream_key(key.seed, "dropout"), static_cast<std::uint64_t>(key.step), stream);
   return DropoutFunction::apply(x, Draws{.key = static_cast<std::uint64_t>(block[1]) << 32U | block[0],
@@ -501,6 +521,7 @@ at::Tensor dropout(const at::Tensor& x, double p, const DropoutKey& key, std::ui
 }
 
 at::Tensor embedding(const at::Tensor& weight, const at::Tensor& ids) {
+  check_devices("embedding", weight, {ids});
   if (weight.dim() != 2 || ids.dim() != 1 || ids.scalar_type() != at::kLong) {
     throw StateError("embedding: needs a table [rows, dim] and int64 ids [tokens], not ", weight.sizes(),
                      " and ", ids.sizes(), " ", ids.scalar_type());
@@ -515,7 +536,7 @@ at::Tensor embedding(const at::Tensor& weight, const at::Tensor& ids) {
       }
     }
   }
-  if (!has_kernel_type(weight)) return reference::embedding(weight, packed);
+  if (!has_kernels(weight)) return reference::embedding(weight, packed);
   return EmbeddingFunction::apply(weight, packed);
 }
 

@@ -8,11 +8,12 @@
 
 #include <bitrain/nn/module.h>
 
-/// The differentiable pieces of a transformer over packed tokens. float32 and bfloat16 tensors on the CPU go
-/// through the kernels of <bitrain/kernels/cpu_kernels.h>, forward and backward; anything else (CUDA,
-/// float64, float16) through the plain ATen forms of <bitrain/nn/functional_reference.h>. All arithmetic is
-/// in float32 (or wider), whatever the storage. Results do not depend on the number of threads. Shapes that
-/// do not fit throw StateError.
+/// The differentiable pieces of a transformer over packed tokens. float32 and bfloat16 tensors (on CUDA
+/// float16 too) go through kernels, forward and backward: those of <bitrain/kernels/cpu_kernels.h> or
+/// <bitrain/kernels/cuda_kernels.h>, and LibTorch's for attention on CUDA; anything else
+/// (float64, float16 on the CPU) through the plain ATen forms of <bitrain/nn/functional_reference.h>. All
+/// arithmetic is in float32 (or wider), whatever the storage. On the CPU results do not depend on the number
+/// of threads. Shapes that do not fit throw StateError.
 namespace bitrain::nn {
 
 /// x [.., D] * rsqrt(mean(x^2) + eps) * weight [D] (Zhang and Sennrich 2019), rounded once. `weight` may have

@@ -10,7 +10,7 @@
 #include <bitrain/nn/module.h>
 
 /// The functions of <bitrain/nn/functional.h> in plain, differentiable ATen calls, for any device and dtype:
-/// the path of CUDA and float64, and what the kernels are tested against. Same arguments and meanings.
+/// the path of float64, and what the kernels are tested against. Same arguments and meanings.
 namespace bitrain::nn::reference {
 
 [[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);

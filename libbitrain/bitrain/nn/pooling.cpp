@@ -11,12 +11,11 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <bitrain/base/error.h>
-#include <bitrain/kernels/cpu_kernels.h>
+#include <bitrain/nn/kernel_table.h>
 
 namespace bitrain::nn {
 namespace {
 
-using kernels::cpu_kernels;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Boundaries = std::vector<std::int32_t>;
@@ -76,10 +75,6 @@ at::Tensor edge_tokens(const at::Tensor& hidden, const Boundaries& boundaries, b
   return hidden.scalar_type() == at::kDouble ? rows : rows.to(at::kFloat);
 }
 
-kernels::FloatType float_type(at::ScalarType type) {
-  return type == at::kBFloat16 ? kernels::FloatType::kBFloat16 : kernels::FloatType::kFloat32;
-}
-
 class SegmentSumFunction : public torch::autograd::Function<SegmentSumFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& hidden, const at::Tensor& weights,
@@ -87,7 +82,7 @@ class SegmentSumFunction : public torch::autograd::Function<SegmentSumFunction> 
     const at::Tensor x = hidden.contiguous();
     const std::int64_t segments = boundaries.size(0) - 1;
     at::Tensor y = at::empty({segments, x.size(1)}, x.options().dtype(at::kFloat));
-    cpu_kernels().segment_sum(float_type(x.scalar_type()), {x.const_data_ptr(), x.size(1)},
+    kernels_on(x).segment_sum(kernel_type(x), {x.const_data_ptr(), x.size(1)},
                               weights.const_data_ptr<float>(), boundaries.const_data_ptr<std::int32_t>(),
                               segments, x.size(1), y.mutable_data_ptr<float>());
     context->save_for_backward({weights, boundaries});
@@ -100,8 +95,8 @@ class SegmentSumFunction : public torch::autograd::Function<SegmentSumFunction> 
     const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
     const at::Tensor dy = gradients[0].contiguous();
     at::Tensor dx = at::empty({saved[0].size(0), dy.size(1)}, dy.options().dtype(dtype));
-    cpu_kernels().segment_sum_backward(
-        float_type(dtype), dy.const_data_ptr<float>(), saved[0].const_data_ptr<float>(),
+    kernels_on(dx).segment_sum_backward(
+        kernel_type(dx), dy.const_data_ptr<float>(), saved[0].const_data_ptr<float>(),
         saved[1].const_data_ptr<std::int32_t>(), dy.size(0), dy.size(1), {dx.data_ptr(), dx.size(1)});
     return {dx, {}, {}};
   }
@@ -115,7 +110,7 @@ class SegmentMaxFunction : public torch::autograd::Function<SegmentMaxFunction> 
     const std::int64_t segments = boundaries.size(0) - 1;
     at::Tensor y = at::empty({segments, x.size(1)}, x.options().dtype(at::kFloat));
     const at::Tensor where = at::empty(y.sizes(), y.options().dtype(at::kInt));
-    cpu_kernels().segment_max(float_type(x.scalar_type()), {x.const_data_ptr(), x.size(1)},
+    kernels_on(x).segment_max(kernel_type(x), {x.const_data_ptr(), x.size(1)},
                               boundaries.const_data_ptr<std::int32_t>(), segments, x.size(1),
                               y.mutable_data_ptr<float>(), where.mutable_data_ptr<std::int32_t>());
     context->save_for_backward({where, boundaries});
@@ -129,22 +124,23 @@ class SegmentMaxFunction : public torch::autograd::Function<SegmentMaxFunction> 
     const auto dtype = static_cast<at::ScalarType>(context->saved_data["dtype"].toInt());
     const at::Tensor dy = gradients[0].contiguous();
     at::Tensor dx = at::empty({context->saved_data["tokens"].toInt(), dy.size(1)}, dy.options().dtype(dtype));
-    cpu_kernels().segment_max_backward(
-        float_type(dtype), dy.const_data_ptr<float>(), saved[0].const_data_ptr<std::int32_t>(),
+    kernels_on(dx).segment_max_backward(
+        kernel_type(dx), dy.const_data_ptr<float>(), saved[0].const_data_ptr<std::int32_t>(),
         saved[1].const_data_ptr<std::int32_t>(), dy.size(0), dy.size(1), {dx.data_ptr(), dx.size(1)});
     return {dx, {}};
   }
 };
 
-at::Tensor pool(const at::Tensor& hidden, const Boundaries& boundaries, const at::Tensor& host_boundaries,
+/// `ends`: the boundaries as a tensor on the device of `hidden`.
+at::Tensor pool(const at::Tensor& hidden, const Boundaries& boundaries, const at::Tensor& ends,
                 Pooling mode) {
   switch (mode) {
     case Pooling::kCls: return edge_tokens(hidden, boundaries, /*last=*/false);
     case Pooling::kLastToken: return edge_tokens(hidden, boundaries, /*last=*/true);
-    case Pooling::kMax: return SegmentMaxFunction::apply(hidden, host_boundaries);
+    case Pooling::kMax: return SegmentMaxFunction::apply(hidden, ends);
     default:
-      return SegmentSumFunction::apply(hidden, token_weights(mode, boundaries).to(at::kFloat),
-                                       host_boundaries);
+      return SegmentSumFunction::apply(
+          hidden, token_weights(mode, boundaries).to(at::kFloat).to(hidden.device()), ends);
   }
 }
 
@@ -176,15 +172,14 @@ const std::vector<Pooling>& pooling_modes() {
 at::Tensor pool_segments(const at::Tensor& hidden, const Boundaries& boundaries,
                          const std::vector<Pooling>& modes) {
   check(hidden, boundaries, modes);
-  const bool has_kernel = hidden.device().is_cpu() &&
-                          (hidden.scalar_type() == at::kFloat || hidden.scalar_type() == at::kBFloat16);
-  if (!has_kernel) return reference::pool_segments(hidden, boundaries, modes);
+  if (!has_kernels(hidden)) return reference::pool_segments(hidden, boundaries, modes);
   const at::Tensor ends =
       at::empty({static_cast<std::int64_t>(boundaries.size())}, at::TensorOptions().dtype(at::kInt));
   std::copy(boundaries.begin(), boundaries.end(), ends.mutable_data_ptr<std::int32_t>());
+  const at::Tensor placed = ends.to(hidden.device());
   std::vector<at::Tensor> parts;
   parts.reserve(modes.size());
-  for (const Pooling mode : modes) parts.push_back(pool(hidden, boundaries, ends, mode));
+  for (const Pooling mode : modes) parts.push_back(pool(hidden, boundaries, placed, mode));
   return joined(std::move(parts));
 }
 

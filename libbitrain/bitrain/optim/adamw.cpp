@@ -11,7 +11,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <bitrain/base/error.h>
-#include <bitrain/optim/kernel_types.h>
+#include <bitrain/nn/kernel_table.h>
 
 namespace bitrain::optim {
 namespace {
@@ -78,7 +78,8 @@ void AdamW::step(double learning_rate, double grad_scale) {
     if (!gradients[i].defined() || parameters_[i].tensor.numel() == 0) continue;
     ensure_state(i);
     ++states_[i].step;
-    const bool kernel = has_cpu_kernel(parameters_[i].tensor) && has_cpu_kernel(gradients[i]);
+    const at::Tensor& weight = parameters_[i].tensor;
+    const bool kernel = weight.is_cpu() && nn::has_kernels(weight) && nn::has_kernels(gradients[i]);
     (kernel ? fused : others).push_back(i);
   }
   if (!fused.empty()) step_fused(fused, gradients, learning_rate, grad_scale);
@@ -96,10 +97,10 @@ void AdamW::step_fused(const std::vector<std::size_t>& indices, const std::vecto
     contiguous.push_back(gradients[i].contiguous());
     kernels::AdamWTensor& tensor = tensors.emplace_back();
     tensor.weight = parameters_[i].tensor.mutable_data_ptr();
-    tensor.weight_type = kernel_type(parameters_[i].tensor);
+    tensor.weight_type = nn::kernel_type(parameters_[i].tensor);
     tensor.master = state.master.defined() ? state.master.mutable_data_ptr<float>() : nullptr;
     tensor.grad = contiguous.back().const_data_ptr();
-    tensor.grad_type = kernel_type(gradients[i]);
+    tensor.grad_type = nn::kernel_type(gradients[i]);
     tensor.exp_avg = state.exp_avg.mutable_data_ptr<float>();
     tensor.exp_avg_sq = state.exp_avg_sq.mutable_data_ptr<float>();
     tensor.numel = parameters_[i].tensor.numel();

@@ -11,7 +11,7 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
-#include <bitrain/optim/kernel_types.h>
+#include <bitrain/nn/kernel_table.h>
 
 namespace bitrain::optim {
 namespace {
@@ -33,12 +33,12 @@ double global_norm(const std::vector<at::Tensor>& tensors) {
   std::map<std::pair<std::string, at::ScalarType>, std::vector<at::Tensor>> others;
   for (const at::Tensor& tensor : tensors) {
     if (!tensor.defined() || tensor.numel() == 0) continue;
-    if (!has_cpu_kernel(tensor)) {
+    if (!tensor.is_cpu() || !nn::has_kernels(tensor)) {
       others[{tensor.device().str(), tensor.scalar_type()}].push_back(tensor);
       continue;
     }
     kept.push_back(tensor.contiguous());
-    spans.push_back({kept.back().const_data_ptr(), kernel_type(tensor), tensor.numel()});
+    spans.push_back({kept.back().const_data_ptr(), nn::kernel_type(tensor), tensor.numel()});
   }
   double squares = 0;
   if (!spans.empty()) {

@@ -5,7 +5,6 @@
 
 #include <ATen/ops/full.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
@@ -13,18 +12,6 @@
 
 namespace bitrain::quant::cuda {
 namespace {
-
-void* current_stream(c10::Device device) {
-  const c10::impl::VirtualGuardImpl guard(device.type());
-  return guard.getStreamNativeHandle(guard.getStream(device));
-}
-
-void check_launch(int status, const char* what) {
-  if (status == 0) return;
-  static auto* const error_string =
-      cuda_function<decltype(bitrain_cuda_error_string)>("bitrain_cuda_error_string");
-  throw StateError("CUDA could not ", what, ": ", error_string(status));
-}
 
 void check_alignment(const void* address, std::uintptr_t alignment, const char* what) {
   if (reinterpret_cast<std::uintptr_t>(address) % alignment != 0)
@@ -41,9 +28,9 @@ std::int64_t quantize(c10::Device device, kernels::FourBitType type, kernels::Fl
   constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
   const c10::DeviceGuard guard(device);
   const at::Tensor bad_block = at::full({1}, kNone, at::TensorOptions().dtype(at::kLong).device(device));
-  check_launch(launch(&kernels::four_bit_codebook(type), static_cast<std::int32_t>(x_type), x, n, block_size,
-                      codes, absmax, bad_block.mutable_data_ptr<std::int64_t>(), current_stream(device)),
-               "quantise a weight to 4 bits");
+  check_cuda(launch(&kernels::four_bit_codebook(type), static_cast<std::int32_t>(x_type), x, n, block_size,
+                    codes, absmax, bad_block.mutable_data_ptr<std::int64_t>(), current_cuda_stream()),
+             "quantise a weight to 4 bits");
   const std::int64_t bad = bad_block.item<std::int64_t>();
   return bad == kNone ? -1 : bad;
 }
@@ -56,9 +43,9 @@ void dequantize(c10::Device device, kernels::FourBitType type, const std::uint8_
   check_alignment(codes, 4, "the codes of a 4-bit weight");
   check_alignment(y, 16, "the decoded weights");
   const c10::DeviceGuard guard(device);
-  check_launch(launch(&kernels::four_bit_codebook(type), kernels::dynamic_map(), codes, &scales, n,
-                      block_size, static_cast<std::int32_t>(y_type), y, current_stream(device)),
-               "decode a 4-bit weight");
+  check_cuda(launch(&kernels::four_bit_codebook(type), kernels::dynamic_map(), codes, &scales, n, block_size,
+                    static_cast<std::int32_t>(y_type), y, current_cuda_stream()),
+             "decode a 4-bit weight");
 }
 
 void quantize_absmax(c10::Device device, const float* absmax, std::int64_t n, const float* offset,
@@ -66,9 +53,8 @@ void quantize_absmax(c10::Device device, const float* absmax, std::int64_t n, co
   static auto* const launch =
       cuda_function<decltype(bitrain_cuda_quantize_absmax)>("bitrain_cuda_quantize_absmax");
   const c10::DeviceGuard guard(device);
-  check_launch(
-      launch(kernels::dynamic_map(), absmax, n, offset, codes, nested_absmax, current_stream(device)),
-      "quantise block maxima");
+  check_cuda(launch(kernels::dynamic_map(), absmax, n, offset, codes, nested_absmax, current_cuda_stream()),
+             "quantise block maxima");
 }
 
 }  // namespace bitrain::quant::cuda
