@@ -40,5 +40,10 @@ void bench_contrastive_256();
 void bench_contrastive_2048();
 void bench_encode();
 void bench_search();
+void bench_gpu_limit();
+void bench_gpu_nf4();
+void bench_gpu_info_nce();
+void bench_gpu_search();
+void bench_gpu_qlora();
 
 }  // namespace bitrain::benchmarks

@@ -70,7 +70,12 @@ int main(int argc, char** argv) {
                                                       {"contrastive_256", bench_contrastive_256},
                                                       {"contrastive_2048", bench_contrastive_2048},
                                                       {"encode", bench_encode},
-                                                      {"search", bench_search}};
+                                                      {"search", bench_search},
+                                                      {"gpu_limit", bench_gpu_limit},
+                                                      {"gpu_nf4", bench_gpu_nf4},
+                                                      {"gpu_info_nce", bench_gpu_info_nce},
+                                                      {"gpu_search", bench_gpu_search},
+                                                      {"gpu_qlora", bench_gpu_qlora}};
   bitrain::install_cpu_allocator();
   at::set_num_threads(2);
   for (const auto& [name, run] : cases)

@@ -1,9 +1,10 @@
 """The MiniLM recipe beside sentence-transformers: the same pairs once, in batches of the same size, the same losses and
 rates, from the same extended model; then both find held-out verses by their translations.
 
-    python benchmarks/minilm_beside.py [--steps 30] [--batch 256]      about 10 minutes on two cores
+    python benchmarks/minilm_beside.py [--steps 30] [--batch 256] [--device cpu]      about 10 minutes on two cores
 
-Needs `bash tools/data/minilm.sh` and a release build. The peer runs under bf16 autocast, as its users do.
+Needs `bash tools/data/minilm.sh` and a release build. The peer runs under bf16 autocast with float32 weights, as its
+users do.
 """
 
 import argparse
@@ -39,8 +40,8 @@ def write_pairs(path, train):
 
 def ours(folder, tsv, arguments):
     program = ROOT / "build/release/bin/bitrain"
-    overrides = [f"dir={folder}", f"source.path={tsv}", f"target.path={tsv}", "held_out.every=0",
-                 f"held_out.last={HELD_OUT}", f"stages.align.train.max_steps={arguments.steps}",
+    overrides = [f"dir={folder}", f"device={arguments.device}", f"source.path={tsv}", f"target.path={tsv}",
+                 "held_out.every=0", f"held_out.last={HELD_OUT}", f"stages.align.train.max_steps={arguments.steps}",
                  f"stages.align.loader.rows_per_step={arguments.batch}",
                  f"stages.align.train.schedule.warmup_steps={arguments.steps // 10}", "stages.align.train.eval_every=0"]
     subprocess.run([program, "run", ROOT / "recipes/encoders/minilm_en_es.yaml", *overrides], check=True, cwd=ROOT)
@@ -52,8 +53,15 @@ def theirs(folder, pairs, arguments):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses
 
-    model = SentenceTransformer(str(folder / "2-extend"), device="cpu")
-    teacher = SentenceTransformer(str(ROOT / "runs/models/all-MiniLM-L6-v2"), device="cpu").eval()
+    device = arguments.device
+    model = SentenceTransformer(str(folder / "2-extend"), device=device).float()
+    teacher = SentenceTransformer(str(ROOT / "runs/models/all-MiniLM-L6-v2"), device=device).float().eval()
+
+    def embed(encoder, texts):
+        features = {key: value.to(device) if isinstance(value, torch.Tensor) else value
+                    for key, value in encoder.preprocess(texts).items()}
+        return encoder(features)["sentence_embedding"]
+
     model.max_seq_length = teacher.max_seq_length = 64
     ranking = losses.MultipleNegativesRankingLoss(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, fused=True, weight_decay=0.0)
@@ -66,11 +74,10 @@ def theirs(folder, pairs, arguments):
         for group in optimizer.param_groups:
             group["lr"] = arguments.rate * factor
         chosen = pairs[step * arguments.batch:(step + 1) * arguments.batch]
-        with torch.autocast("cpu", torch.bfloat16):
-            texts, translations = (model(model.tokenize([row[side] for row in chosen]))["sentence_embedding"]
-                                   for side in (1, 2))
+        with torch.autocast(device, torch.bfloat16):
+            texts, translations = (embed(model, [row[side] for row in chosen]) for side in (1, 2))
             with torch.no_grad():
-                targets = teacher(teacher.tokenize([row[1] for row in chosen]))["sentence_embedding"]
+                targets = embed(teacher, [row[1] for row in chosen])
         texts, translations, targets = texts.float(), translations.float(), targets.float()
         contrast = (ranking.compute_loss_from_embeddings([texts, translations], None)
                     + ranking.compute_loss_from_embeddings([translations, texts], None)) / 2
@@ -79,7 +86,10 @@ def theirs(folder, pairs, arguments):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        print(f"sentence-transformers: step {step + 1}/{arguments.steps}", file=sys.stderr)
+        if (step + 1) % 5 == 0:
+            print(f"sentence-transformers: step {step + 1}/{arguments.steps}", file=sys.stderr)
+    if device == "cuda":
+        torch.cuda.synchronize()
     return model.eval(), time.perf_counter() - begin
 
 
@@ -96,6 +106,7 @@ def main():
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     folder = ROOT / "runs" / "minilm_beside"
     folder.mkdir(parents=True, exist_ok=True)
