@@ -141,23 +141,25 @@ Environment from_slurm(const Reader& variables) {
   return environment;
 }
 
-Environment from_open_mpi(const Reader& variables) {
-  Environment environment;
-  environment.source = "Open MPI";
-  environment.rank = variables.number("OMPI_COMM_WORLD_RANK");
-  environment.world_size = variables.number("OMPI_COMM_WORLD_SIZE");
-  environment.local_rank = variables.number("OMPI_COMM_WORLD_LOCAL_RANK", 0);
-  environment.local_world_size = variables.number("OMPI_COMM_WORLD_LOCAL_SIZE", environment.local_rank + 1);
-  return environment;
-}
+/// The variables in which an MPI says where a process stands.
+struct MpiVariables {
+  const char* source;
+  const char* rank;
+  const char* world_size;
+  const char* local_rank;
+  const char* local_world_size;
+};
+constexpr MpiVariables kMpis[] = {{"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+                                   "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"},
+                                  {"PMI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"}};
 
-Environment from_pmi(const Reader& variables) {
+Environment from_mpi(const Reader& variables, const MpiVariables& names) {
   Environment environment;
-  environment.source = "PMI";
-  environment.rank = variables.number("PMI_RANK");
-  environment.world_size = variables.number("PMI_SIZE");
-  environment.local_rank = variables.number("MPI_LOCALRANKID", 0);
-  environment.local_world_size = variables.number("MPI_LOCALNRANKS", environment.local_rank + 1);
+  environment.source = names.source;
+  environment.rank = variables.number(names.rank);
+  environment.world_size = variables.number(names.world_size);
+  environment.local_rank = variables.number(names.local_rank, 0);
+  environment.local_world_size = variables.number(names.local_world_size, environment.local_rank + 1);
   return environment;
 }
 
@@ -167,8 +169,8 @@ Environment from_launcher(const Reader& variables, const EnvironmentFlags& flags
   if (has_both(variables, "PET_NODE_RANK", "PET_NNODES")) return from_pet(variables);
   // Set by srun alone: a script of sbatch sees SLURM_PROCID too, but it is one process.
   if (variables.has("SLURM_STEP_NUM_TASKS")) return from_slurm(variables);
-  if (has_both(variables, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")) return from_open_mpi(variables);
-  if (has_both(variables, "PMI_RANK", "PMI_SIZE")) return from_pmi(variables);
+  for (const MpiVariables& names : kMpis)
+    if (has_both(variables, names.rank, names.world_size)) return from_mpi(variables, names);
   return {};
 }
 
