@@ -37,8 +37,8 @@ if(NOT TORCH_VERSION_FOUND MATCHES "^${BITRAIN_TORCH_VERSION}")
 endif()
 message(STATUS "LibTorch ${TORCH_VERSION_FOUND} in ${TORCH_ROOT}")
 
-get_filename_component(_site_packages ${TORCH_ROOT} DIRECTORY)
-file(GLOB TORCH_NVIDIA_LIBS ${_site_packages}/nvidia/*/lib)
+get_filename_component(TORCH_SITE_PACKAGES ${TORCH_ROOT} DIRECTORY)
+file(GLOB TORCH_NVIDIA_LIBS ${TORCH_SITE_PACKAGES}/nvidia/*/lib)
 
 function(_import_torch_library name file)
   add_library(${name} SHARED IMPORTED GLOBAL)

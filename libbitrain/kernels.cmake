@@ -44,4 +44,16 @@ if(build_cuda AND cuda_sources)
     CUDA_STANDARD 17)  # CMake 3.25 does not know that nvcc 13 has C++20.
   target_link_libraries(bitrain_cuda PRIVATE CUDA::cudart)
   add_dependencies(bitrain_kernels bitrain_cuda)  # Opened at run time: whoever builds one must build the other.
+
+  # The same for NCCL, with the header of the wheel that LibTorch was built with.
+  find_path(NCCL_INCLUDE_DIR nccl.h PATHS ${TORCH_SITE_PACKAGES}/nvidia/nccl/include NO_DEFAULT_PATH)
+  find_library(NCCL_LIBRARY libnccl.so.2 PATHS ${TORCH_SITE_PACKAGES}/nvidia/nccl/lib NO_DEFAULT_PATH)
+  if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+    add_library(bitrain_nccl SHARED ${PROJECT_SOURCE_DIR}/libbitrain/bitrain/dist/nccl_backend.cpp)
+    target_include_directories(bitrain_nccl PRIVATE ${PROJECT_SOURCE_DIR}/libbitrain)
+    target_include_directories(bitrain_nccl SYSTEM PRIVATE ${NCCL_INCLUDE_DIR})
+    target_link_libraries(bitrain_nccl PRIVATE torch::cuda CUDA::cudart bitrain_options)
+    target_link_options(bitrain_nccl PRIVATE -Wl,--no-as-needed)
+    add_dependencies(bitrain_kernels bitrain_nccl)
+  endif()
 endif()

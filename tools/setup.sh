@@ -28,6 +28,7 @@ packages=(
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libsentencepiece-dev
   libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev zstd
   libgtest-dev libgmock-dev libbenchmark-dev
+  libgloo-dev  # headers alone: LibTorch brings the library
 )
 
 missing=()

@@ -11,6 +11,7 @@ const char* kind_name(ErrorKind kind) noexcept {
     case ErrorKind::kState: return "state error";
     case ErrorKind::kDiverged: return "diverged";
     case ErrorKind::kUnsupported: return "unsupported";
+    case ErrorKind::kRank: return "rank error";
   }
   return "error";
 }

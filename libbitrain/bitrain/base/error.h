@@ -17,6 +17,7 @@ enum class ErrorKind {
   kState,        ///< The parts do not fit together now: shapes, locks, checkpoints.
   kDiverged,     ///< Training produced NaN, infinity or a loss spike.
   kUnsupported,  ///< Known, but not available in this build or on this machine.
+  kRank,         ///< Another rank of the run failed, went silent or does something else.
 };
 
 /// Base of every error that a user can cause or mend. The message says what was wrong, where, and what to do;
@@ -52,6 +53,7 @@ using IoError = ErrorOf<ErrorKind::kIo>;
 using StateError = ErrorOf<ErrorKind::kState>;
 using DivergedError = ErrorOf<ErrorKind::kDiverged>;
 using UnsupportedError = ErrorOf<ErrorKind::kUnsupported>;
+using RankError = ErrorOf<ErrorKind::kRank>;
 
 /// The word for a kind in messages: "config error", "data error", ...
 [[nodiscard]] const char* kind_name(ErrorKind kind) noexcept;

@@ -12,8 +12,9 @@ namespace bitrain::cli {
 /// Runs the program; returns its exit code:
 ///   0 done · 1 unexpected failure · 2 wrong recipe, option or command line · 3 wrong text or examples
 ///   4 damaged or foreign file · 5 the system refused (missing file, full disk) · 6 parts do not fit
-///   together, or the folder is in use · 7 training diverged · 8 not available here · 130, 143 ended by
-///   SIGINT, SIGTERM after a checkpoint was written; run again to go on.
+///   together, or the folder is in use · 7 training diverged · 8 not available here · 9 another rank failed,
+///   went silent or does something else · 130, 143 ended by SIGINT, SIGTERM after a checkpoint was written;
+///   run again to go on.
 int run_program(int argc, char** argv);
 
 /// The exit code for a kind of error.

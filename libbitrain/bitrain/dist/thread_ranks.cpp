@@ -6,13 +6,14 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/dist/ordered_sum.h>
 
 namespace bitrain::dist {
 namespace {
@@ -35,7 +36,27 @@ class Exchange {
     if (misfit.empty()) read(tensors_);
     lock.lock();
     wait(lock, call);
-    if (!misfit.empty()) throw StateError(misfit);
+    if (!misfit.empty()) throw RankError(misfit);
+  }
+
+  /// The same for several tensors of a rank, of any shapes.
+  template <class Read>
+  void meet_parts(std::int64_t rank, const std::string& call, const std::vector<at::Tensor>& mine,
+                  const Read& read) {
+    {
+      const std::lock_guard lock(mutex_);
+      parts_.resize(static_cast<std::size_t>(size_));
+      parts_[static_cast<std::size_t>(rank)] = mine;
+    }
+    std::exception_ptr failure;
+    meet(rank, call, {}, [&](const std::vector<at::Tensor>&) {
+      try {
+        read(parts_);
+      } catch (...) {
+        failure = std::current_exception();  // The others wait for this rank to have seen them.
+      }
+    });
+    if (failure) std::rethrow_exception(failure);
   }
 
   /// A rank has ended: whoever waits for it is told.
@@ -44,15 +65,31 @@ class Exchange {
     if (gone_ < 0) gone_ = rank;
     met_.notify_all();
     for (auto& [key, group] : groups_) {
-      const auto [group_size, index] = key;
-      if (rank / group_size == index) group->leave(rank % group_size);
+      const std::int64_t place = key.place_of(rank);
+      if (place >= 0) group->leave(place);
     }
   }
 
-  std::shared_ptr<Exchange> group(std::int64_t group_size, std::int64_t index) {
+  /// Ranks first, first + stride, ..., size of them.
+  struct Group {
+    std::int64_t first = 0;
+    std::int64_t stride = 1;
+    std::int64_t size = 0;
+
+    bool operator<(const Group& other) const {
+      return std::tie(first, stride, size) < std::tie(other.first, other.stride, other.size);
+    }
+    /// -1: not in it.
+    [[nodiscard]] std::int64_t place_of(std::int64_t rank) const {
+      const std::int64_t away = rank - first;
+      return away >= 0 && away % stride == 0 && away / stride < size ? away / stride : -1;
+    }
+  };
+
+  std::shared_ptr<Exchange> group(const Group& key) {
     const std::lock_guard lock(mutex_);
-    std::shared_ptr<Exchange>& group = groups_[{group_size, index}];
-    if (!group) group = std::make_shared<Exchange>(group_size);
+    std::shared_ptr<Exchange>& group = groups_[key];
+    if (!group) group = std::make_shared<Exchange>(key.size);
     return group;
   }
 
@@ -66,7 +103,7 @@ class Exchange {
       return;
     }
     met_.wait(lock, [&] { return meetings_ != meeting || gone_ >= 0; });
-    if (meetings_ == meeting) throw StateError("rank ", gone_, " ended while others were in ", call);
+    if (meetings_ == meeting) throw RankError("rank ", gone_, " ended while others were in ", call);
   }
 
   [[nodiscard]] std::string find_misfit() const {
@@ -90,7 +127,8 @@ class Exchange {
   std::int64_t gone_ = -1;
   std::vector<at::Tensor> tensors_;
   std::vector<std::string> calls_;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::shared_ptr<Exchange>> groups_;
+  std::vector<std::vector<at::Tensor>> parts_;
+  std::map<Group, std::shared_ptr<Exchange>> groups_;
 };
 
 class ThreadRank : public Communicator {
@@ -99,57 +137,84 @@ class ThreadRank : public Communicator {
       : Communicator(rank, size), exchange_(std::move(exchange)) {}
 
  protected:
-  at::Tensor gather(const at::Tensor& rows) override {
+  Operation gather(at::Tensor all, const at::Tensor& rows, const std::string& name) override {
     const at::NoGradGuard no_grad;
-    at::Tensor all;
-    exchange_->meet(rank(), "all_gather", rows,
-                    [&](const std::vector<at::Tensor>& tensors) { all = at::cat(tensors); });
-    return all;
+    exchange_->meet(rank(), name, rows, [&](const std::vector<at::Tensor>& tensors) {
+      for (std::int64_t r = 0; r < size(); ++r) part_of(all, r).copy_(flat(tensors, r));
+    });
+    return {};
   }
 
-  at::Tensor scatter_sum(const at::Tensor& rows) override {
+  Operation scatter_sum(at::Tensor own, const at::Tensor& rows, const std::string& name) override {
     const at::NoGradGuard no_grad;
-    const std::int64_t own = rows.size(0) / size();
-    at::Tensor sum;
-    exchange_->meet(rank(), "reduce_scatter", rows, [&](const std::vector<at::Tensor>& tensors) {
-      for (const at::Tensor& tensor : tensors) add(sum, tensor.narrow(0, rank() * own, own));
+    exchange_->meet(rank(), name, rows, [&](const std::vector<at::Tensor>& tensors) {
+      std::vector<at::Tensor> parts;
+      for (const at::Tensor& tensor : tensors) parts.push_back(part_of(tensor, rank()));
+      own.view(-1).copy_(ordered_sum(parts));
     });
-    return sum;
+    return {};
   }
 
-  void sum_in_place(at::Tensor& tensor) override {
+  Operation sum_in_place(at::Tensor tensor, const std::string& name) override {
     const at::NoGradGuard no_grad;
     at::Tensor sum;
-    exchange_->meet(rank(), "all_reduce", tensor, [&](const std::vector<at::Tensor>& tensors) {
-      for (const at::Tensor& other : tensors) add(sum, other);
-    });
+    exchange_->meet(rank(), name, tensor,
+                    [&](const std::vector<at::Tensor>& tensors) { sum = ordered_sum(tensors); });
     tensor.copy_(sum);
+    return {};
   }
 
-  void copy_from(at::Tensor& tensor, std::int64_t root) override {
+  Operation copy_from(at::Tensor tensor, std::int64_t root, const std::string& name) override {
     const at::NoGradGuard no_grad;
-    exchange_->meet(rank(), c10::str("broadcast from rank ", root), tensor,
+    exchange_->meet(rank(), c10::str(name, " from rank ", root), tensor,
                     [&](const std::vector<at::Tensor>& tensors) {
                       if (rank() != root) tensor.copy_(tensors[static_cast<std::size_t>(root)]);
                     });
+    return {};
   }
 
-  void wait_for_all() override {
-    exchange_->meet(rank(), "barrier", {}, [](const std::vector<at::Tensor>&) {});
+  Operation exchange(at::Tensor taken, const at::Tensor& given, const std::vector<std::int64_t>& taken_rows,
+                     const std::vector<std::int64_t>& given_rows, const std::string& name) override {
+    const at::NoGradGuard no_grad;
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+    std::vector<at::Tensor> parts;
+    for (const std::int64_t count : given_rows) {
+      parts.push_back(given.narrow(0, begin, count));
+      begin += count;
+    }
+    exchange_->meet_parts(rank(), name, parts, [&](const std::vector<std::vector<at::Tensor>>& all) {
+      for (std::int64_t r = 0; r < size(); ++r) {
+        const at::Tensor& part = all[static_cast<std::size_t>(r)][static_cast<std::size_t>(rank())];
+        const std::int64_t count = taken_rows[static_cast<std::size_t>(r)];
+        if (part.size(0) != count)
+          throw RankError(name, ": rank ", r, " gives ", part.size(0), " rows, rank ", rank(), " expects ",
+                          count);
+        taken.narrow(0, end, count).copy_(part);
+        end += count;
+      }
+    });
+    return {};
   }
 
-  std::unique_ptr<Communicator> subgroup(std::int64_t group_size) override {
-    return std::make_unique<ThreadRank>(rank() % group_size, group_size,
-                                        exchange_->group(group_size, rank() / group_size));
+  Operation wait_for_all(const std::string& name) override {
+    exchange_->meet(rank(), name, {}, [](const std::vector<at::Tensor>&) {});
+    return {};
+  }
+
+  std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
+                                         std::int64_t size) override {
+    const Exchange::Group group{first, stride, size};
+    return std::make_unique<ThreadRank>(group.place_of(rank()), size, exchange_->group(group));
   }
 
  private:
-  static void add(at::Tensor& sum, const at::Tensor& other) {
-    if (sum.defined()) {
-      sum.add_(other);
-    } else {
-      sum = other.clone();
-    }
+  [[nodiscard]] at::Tensor part_of(const at::Tensor& whole, std::int64_t r) const {
+    const std::int64_t own = whole.numel() / size();
+    return whole.view(-1).narrow(0, r * own, own);
+  }
+  static at::Tensor flat(const std::vector<at::Tensor>& tensors, std::int64_t r) {
+    return tensors[static_cast<std::size_t>(r)].view(-1);
   }
 
   std::shared_ptr<Exchange> exchange_;

@@ -1,0 +1,263 @@
+#include <algorithm>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <future>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+
+#include <bitrain/base/error.h>
+#include <bitrain/dist/backend_ranks.h>
+#include <bitrain/dist/ordered_sum.h>
+
+namespace bitrain::dist {
+namespace {
+
+using Backend = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
+
+/// Up to here ranks give each other all they have: one message in place of two. Bytes of all ranks together.
+constexpr std::int64_t kGatheredSum = 64 << 10;
+
+/// One thread that does one thing after the other. After one failed, the rest fail with it: the ranks are no
+/// longer in step.
+class InOrder {
+ public:
+  InOrder() : thread_([this] { run(); }) {}
+  ~InOrder() {
+    {
+      const std::lock_guard lock(mutex_);
+      stop_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  InOrder(const InOrder&) = delete;
+  InOrder& operator=(const InOrder&) = delete;
+
+  std::future<void> add(std::function<void()> work) {
+    std::packaged_task<void()> task([this, work = std::move(work)] {
+      if (failure_) std::rethrow_exception(failure_);
+      try {
+        work();
+      } catch (...) {
+        failure_ = std::current_exception();
+        throw;
+      }
+    });
+    std::future<void> done = task.get_future();
+    {
+      const std::lock_guard lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    changed_.notify_all();
+    return done;
+  }
+
+ private:
+  void run() {
+    const at::NoGradGuard no_grad;
+    std::unique_lock lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [this] { return stop_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      std::packaged_task<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::packaged_task<void()>> tasks_;
+  bool stop_ = false;
+  std::exception_ptr failure_;  ///< Of the thread alone.
+  std::thread thread_;          ///< Last: it uses the rest.
+};
+
+at::Tensor as_bytes(const at::Tensor& tensor) {
+  return tensor.view(-1).view(at::kByte);
+}
+
+class GlooRank : public Communicator {
+ public:
+  GlooRank(const BackendContext& context, std::int64_t rank, std::int64_t size, std::string name,
+           Backend backend)
+      : Communicator(rank, size), context_(context), name_(std::move(name)), backend_(std::move(backend)) {}
+
+ protected:
+  Operation gather(at::Tensor all, const at::Tensor& rows, const std::string& name) override {
+    return start(name, all, rows, [this](const at::Tensor& out, const at::Tensor& in) {
+      at::Tensor into = as_bytes(out);
+      at::Tensor from = as_bytes(in);
+      backend_->_allgather_base(into, from)->wait();
+    });
+  }
+
+  Operation scatter_sum(at::Tensor own, const at::Tensor& rows, const std::string& name) override {
+    return start(name, own, rows, [this](const at::Tensor& out, const at::Tensor& in) {
+      out.view(-1).copy_(sum_of_own_part(in.view(-1)));
+    });
+  }
+
+  Operation sum_in_place(at::Tensor tensor, const std::string& name) override {
+    return start(name, tensor, tensor, [this](const at::Tensor& out, const at::Tensor& in) {
+      const at::Tensor flat = in.view(-1);
+      if (static_cast<std::int64_t>(flat.nbytes()) * size() <= kGatheredSum) {
+        std::vector<at::Tensor> parts = all_of(flat).chunk(size());
+        out.view(-1).copy_(ordered_sum(parts));
+        return;
+      }
+      const std::int64_t each = (flat.numel() + size() - 1) / size();
+      at::Tensor whole = flat;
+      if (each * size() != flat.numel()) {  // Ranks sum parts of one size.
+        whole = at::zeros({each * size()}, flat.options());
+        whole.narrow(0, 0, flat.numel()).copy_(flat);
+      }
+      const at::Tensor sums = all_of(sum_of_own_part(whole));
+      out.view(-1).copy_(sums.narrow(0, 0, flat.numel()));
+    });
+  }
+
+  Operation copy_from(at::Tensor tensor, std::int64_t root, const std::string& name) override {
+    return start(name, tensor, tensor, [this, root](const at::Tensor& out, const at::Tensor& /*in*/) {
+      std::vector<at::Tensor> one = {as_bytes(out)};
+      c10d::BroadcastOptions options;
+      options.rootRank = root;
+      backend_->broadcast(one, options)->wait();
+    });
+  }
+
+  Operation exchange(at::Tensor taken, const at::Tensor& given, const std::vector<std::int64_t>& taken_rows,
+                     const std::vector<std::int64_t>& given_rows, const std::string& name) override {
+    const std::int64_t row = given.size(0) > 0 ? static_cast<std::int64_t>(given.nbytes()) / given.size(0)
+                                               : static_cast<std::int64_t>(taken.nbytes()) /
+                                                     std::max<std::int64_t>(taken.size(0), 1);
+    std::vector<std::int64_t> out_bytes;
+    std::vector<std::int64_t> in_bytes;
+    for (const std::int64_t count : taken_rows) out_bytes.push_back(count * row);
+    for (const std::int64_t count : given_rows) in_bytes.push_back(count * row);
+    return start(name, taken, given,
+                 [this, out_bytes, in_bytes](const at::Tensor& out, const at::Tensor& in) mutable {
+                   at::Tensor into = as_bytes(out);
+                   at::Tensor from = as_bytes(in);
+                   backend_->alltoall_base(into, from, out_bytes, in_bytes)->wait();
+                 });
+  }
+
+  Operation wait_for_all(const std::string& name) override {
+    const at::Tensor one = at::zeros({1});
+    return start(name, one, one, [this](const at::Tensor&, const at::Tensor& in) { (void)all_of(in); });
+  }
+
+  std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
+                                         std::int64_t size) override {
+    const std::string name = c10::str(name_, "/", groups_++, "-", first, "-", stride);
+    return make_gloo_ranks(context_, (rank() - first) / stride, size, name);
+  }
+
+ private:
+  using Move = std::function<void(const at::Tensor& out, const at::Tensor& in)>;
+
+  /// A collective on the thread, and what comes back to the tensor of a GPU.
+  struct Running : Pending::Operation {
+    std::future<void> done;
+    at::Tensor target;  ///< On a GPU; undefined: the result is where it belongs.
+    at::Tensor staged;
+    std::shared_ptr<Watch> watch;
+    std::string name;
+
+    void wait() override {
+      try {
+        done.get();
+      } catch (const Error&) {
+        throw;
+      } catch (const std::exception& error) {
+        const std::string reason(error.what());
+        throw RankError(watch->explain(name, reason.substr(0, reason.find('\n'))));
+      }
+      if (target.defined()) target.copy_(staged);
+    }
+  };
+
+  Operation start(const std::string& name, const at::Tensor& out, const at::Tensor& in, Move move) {
+    context_.watch->enter(name);
+    auto running = std::make_unique<Running>();
+    running->watch = context_.watch;
+    running->name = name;
+    const at::NoGradGuard no_grad;
+    at::Tensor host_in = in.detach();
+    at::Tensor host_out = out.detach();
+    if (!in.is_cpu()) {
+      host_in = in.detach().cpu();
+      host_out = out.is_same(in) ? host_in : at::empty(out.sizes(), out.options().device(at::kCPU));
+      running->target = out.detach();
+      running->staged = host_out;
+    }
+    running->done = queue_.add([move = std::move(move), host_out, host_in] { move(host_out, host_in); });
+    return running;
+  }
+
+  /// Every rank's `part` [n], one after the other.
+  [[nodiscard]] at::Tensor all_of(const at::Tensor& part) const {
+    const at::Tensor all = at::empty({size() * part.numel()}, part.options());
+    at::Tensor into = as_bytes(all);
+    at::Tensor from = as_bytes(part);
+    backend_->_allgather_base(into, from)->wait();
+    return all;
+  }
+
+  /// The sum over ranks of the part of `whole` [size * n] that is this rank's.
+  [[nodiscard]] at::Tensor sum_of_own_part(const at::Tensor& whole) const {
+    const at::Tensor parts = at::empty_like(whole);
+    at::Tensor into = as_bytes(parts);
+    at::Tensor from = as_bytes(whole);
+    std::vector<std::int64_t> equal;
+    backend_->alltoall_base(into, from, equal, equal)->wait();
+    return ordered_sum(parts.chunk(size()));
+  }
+
+  BackendContext context_;
+  std::string name_;
+  std::int64_t groups_ = 0;
+  Backend backend_;
+  InOrder queue_;  ///< Last: its work uses the rest.
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_gloo_ranks(const BackendContext& context, std::int64_t rank,
+                                              std::int64_t size, const std::string& name) {
+  context.watch->enter("connecting " + name);
+  auto options = c10d::ProcessGroupGloo::Options::create(context.timeout);
+  options->threads = 1;  // One collective at a time.
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  try {
+    options->devices.push_back(interface != nullptr && *interface != '\0'
+                                   ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+                               : !context.own_address.empty()
+                                   ? c10d::ProcessGroupGloo::createDeviceForHostname(context.own_address)
+                                   : c10d::ProcessGroupGloo::createDefaultDevice());
+    auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
+        c10::make_intrusive<c10d::PrefixStore>(name, context.store), static_cast<int>(rank),
+        static_cast<int>(size), options);
+    return std::make_unique<GlooRank>(context, rank, size, name, std::move(backend));
+  } catch (const std::exception& error) {
+    const std::string reason(error.what());
+    throw RankError(context.watch->explain("connecting " + name, reason.substr(0, reason.find('\n'))));
+  }
+}
+
+}  // namespace bitrain::dist

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace bitrain::dist {
+
+/// The sum of tensors of one shape and type, one after the other: ((a + b) + c) + ... 16-bit ones are summed
+/// in float32 and rounded once. A new tensor. What every CPU backend sums by, so that results do not depend
+/// on the backend.
+[[nodiscard]] at::Tensor ordered_sum(const std::vector<at::Tensor>& tensors);
+
+}  // namespace bitrain::dist

@@ -1,0 +1,180 @@
+#include <bitrain/dist/session.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <fstream>
+#include <future>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <nlohmann/json.hpp>
+
+#include <bitrain/base/cuda_library.h>
+#include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/dist/backend_ranks.h>
+
+namespace bitrain::dist {
+namespace {
+
+using std::chrono::milliseconds;
+
+std::string own_name() {
+  std::array<char, 256> host{};
+  if (gethostname(host.data(), host.size() - 1) != 0) host[0] = '?';
+  return c10::str(host.data(), ", process ", getpid());
+}
+
+/// How long a failing rank 0 still serves the store to ranks that want to know what happened.
+constexpr milliseconds kLastLook(5000);
+
+/// Returns when every rank has said `key`.
+void meet(c10d::Store& store, const std::string& key, const Environment& environment, milliseconds timeout) {
+  store.set(c10::str(key, "/", environment.rank), "1");
+  std::vector<std::string> keys;
+  for (std::int64_t r = 0; r < environment.world_size; ++r) keys.push_back(c10::str(key, "/", r));
+  try {
+    store.wait(keys, timeout);
+  } catch (const std::exception&) {
+    std::string missing;
+    std::int64_t came = 0;
+    try {
+      for (std::int64_t r = 0; r < environment.world_size; ++r) {
+        if (store.check({keys[static_cast<std::size_t>(r)]})) {
+          ++came;
+        } else {
+          missing += c10::str(missing.empty() ? "" : ", ", r);
+        }
+      }
+    } catch (const std::exception&) {
+      throw RankError("the store at ", environment.master_address, ":", environment.master_port,
+                      " does not answer any more");
+    }
+    throw RankError("of ", environment.world_size, " ranks ", came, " came within ", timeout.count() / 1000,
+                    " s; missing: ", missing, "; look at their logs, or raise parallel.timeout_seconds");
+  }
+}
+
+/// Counts this rank among those that need the store no more. On a thread of its own: a store whose process
+/// is stopped never answers.
+void say_gone(const StorePtr& store) {
+  auto said = std::make_shared<std::promise<void>>();
+  std::thread([store, said] {
+    try {
+      store->add("gone", 1);
+    } catch (const std::exception&) {
+      // Nobody is left to be told.
+    }
+    said->set_value();
+  }).detach();
+  said->get_future().wait_for(std::chrono::seconds(1));
+}
+
+/// The GPU of this rank becomes the current one.
+at::Device choose_gpu(const Environment& environment) {
+  require_cuda();
+  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+  const auto count = static_cast<std::int64_t>(guard.deviceCount());
+  // Where a launcher shows each rank its own GPU alone, that is number 0. Ranks beyond the GPUs share them.
+  const auto index = static_cast<c10::DeviceIndex>(environment.local_rank % std::max<std::int64_t>(count, 1));
+  guard.setDevice(at::Device(at::kCUDA, index));
+  return {at::kCUDA, index};
+}
+
+}  // namespace
+
+struct Session::Parts {
+  Environment environment;
+  StorePtr store;
+  std::shared_ptr<Watch> watch;
+  std::shared_ptr<Communicator> world = std::make_shared<Communicator>();
+  milliseconds timeout{};
+  int exceptions = 0;
+  bool failed = false;
+};
+
+Session::Session(Environment environment, const ParallelOptions& options, at::Device device)
+    : parts_(std::make_unique<Parts>()) {
+  Parts& parts = *parts_;
+  parts.environment = std::move(environment);
+  parts.exceptions = std::uncaught_exceptions();
+  parts.timeout = std::chrono::seconds(options.timeout_seconds);
+  const Environment& where = parts.environment;
+  if (device.is_cuda() && where.world_size > 1) device = choose_gpu(where);
+  if (where.world_size == 1) return;
+  parts.store = open_store(where, parts.timeout);
+  meet(*parts.store, "here", where, parts.timeout);
+  BackendContext context;
+  context.store = parts.store;
+  context.timeout = parts.timeout;
+  context.own_address = address_towards(where.master_address, where.master_port);
+  context.device = device;
+  parts.watch =
+      std::make_shared<Watch>(parts.store, where.rank, where.world_size, own_name(),
+                              c10::str(where.master_address, ":", where.master_port), parts.timeout);
+  context.watch = parts.watch;
+  const bool nccl = options.backend == "nccl" || (options.backend == "auto" && device.is_cuda());
+  if (nccl && !device.is_cuda()) throw ConfigError("parallel.backend nccl needs device: cuda");
+  parts.world = nccl ? make_nccl_ranks(context, where.rank, where.world_size, "world")
+                     : make_gloo_ranks(context, where.rank, where.world_size, "world");
+}
+
+Session::~Session() {
+  if (!parts_ || !parts_->watch) return;
+  Parts& parts = *parts_;
+  const bool orderly = !parts.failed && std::uncaught_exceptions() == parts.exceptions;
+  const bool serves = parts.environment.rank == 0 && !parts.environment.store_is_served;
+  try {
+    if (orderly) meet(*parts.store, "bye", parts.environment, parts.timeout);
+    // Whoever serves the store stays until the others have seen what they must: that all are there, or who
+    // is not.
+    say_gone(parts.store);
+    const auto until = std::chrono::steady_clock::now() +
+                       (orderly ? milliseconds(10'000) : std::min(kLastLook, parts.timeout));
+    while (serves && parts.store->add("gone", 0) < parts.environment.world_size &&
+           std::chrono::steady_clock::now() < until)
+      usleep(2000);
+  } catch (const std::exception& error) {
+    if (orderly) log_warn("parting from the other ranks: ", error.what());
+  }
+  parts.watch.reset();
+}
+
+const std::shared_ptr<Communicator>& Session::world() const {
+  return parts_->world;
+}
+
+const Environment& Session::environment() const {
+  return parts_->environment;
+}
+
+void Session::fail(const std::string& message) {
+  write_error_file(parts_->environment.error_file, message);
+  parts_->failed = true;
+  if (parts_->watch) parts_->watch->fail(message);
+}
+
+void write_error_file(const std::string& path, const std::string& message) noexcept {
+  if (path.empty()) return;
+  try {
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
+    const nlohmann::ordered_json json = {
+        {"message",
+         {{"message", message},
+          {"extraInfo", {{"py_callstack", message}, {"timestamp", std::to_string(seconds)}}}}}};
+    std::ofstream(path) << json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  } catch (const std::exception& error) {
+    log_warn("cannot write ", path, ": ", error.what());
+  }
+}
+
+}  // namespace bitrain::dist

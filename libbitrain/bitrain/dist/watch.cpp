@@ -1,0 +1,218 @@
+#include <bitrain/dist/watch.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+
+namespace bitrain::dist {
+namespace {
+
+using std::chrono::milliseconds;
+
+/// How often a rank says that it lives. A thousand ranks are a thousand small writes a second at most.
+milliseconds beat_interval(milliseconds timeout) {
+  return std::clamp(timeout / 20, milliseconds(50), milliseconds(1000));
+}
+
+/// What a rank says of itself.
+struct Beat {
+  std::int64_t count = 0;    ///< Grows while the process runs.
+  std::int64_t entered = 0;  ///< Collectives entered so far.
+  char state = 'r';          ///< r: runs; f: failed; d: has left in order.
+  std::string text;          ///< The collective it entered last, or why it failed.
+  std::string who;
+};
+
+std::string to_text(const Beat& beat) {
+  std::string text = beat.text;
+  std::replace(text.begin(), text.end(), '\t', ' ');
+  return c10::str(beat.count, '\t', beat.entered, '\t', beat.state, '\t', beat.who, '\t', text);
+}
+
+Beat beat_from(const std::string& text) {
+  const std::vector<std::string> parts = split(text, '\t');
+  if (parts.size() != 5 || parts[2].size() != 1) throw StateError("the store holds no beat: ", text);
+  return {std::stoll(parts[0]), std::stoll(parts[1]), parts[2][0], parts[4], parts[3]};
+}
+
+std::string key_of(std::int64_t rank) {
+  return c10::str("beat/", rank);
+}
+
+/// The beats of all ranks that ever had one.
+std::vector<std::optional<Beat>> read_beats(c10d::Store& store, std::int64_t size) {
+  std::vector<std::optional<Beat>> beats(static_cast<std::size_t>(size));
+  for (std::int64_t r = 0; r < size; ++r)
+    if (store.check({key_of(r)})) beats[static_cast<std::size_t>(r)] = beat_from(store.get_to_str(key_of(r)));
+  return beats;
+}
+
+std::string join_ranks(const std::vector<std::int64_t>& ranks) {
+  constexpr std::size_t kShown = 16;
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  for (std::size_t i = 0; i < std::min(ranks.size(), kShown); ++i)
+    text += c10::str(i > 0 ? ", " : "", ranks[i]);
+  if (ranks.size() > kShown) text += c10::str(" and ", ranks.size() - kShown, " more");
+  return text;
+}
+
+/// What two looks at the beats of all ranks say.
+std::string judge(std::int64_t own, const Beat& mine, const std::vector<std::optional<Beat>>& before,
+                  const std::vector<std::optional<Beat>>& after) {
+  std::vector<std::string> causes;
+  std::vector<std::int64_t> here = {own};
+  std::vector<std::string> behind;
+  for (std::size_t r = 0; r < after.size(); ++r) {
+    const auto rank = static_cast<std::int64_t>(r);
+    if (rank == own) continue;
+    if (!after[r]) {
+      causes.push_back(c10::str("rank ", rank, " never came"));
+      continue;
+    }
+    const Beat& beat = *after[r];
+    const std::string name = c10::str("rank ", rank, " (", beat.who, ")");
+    if (beat.state == 'd') {
+      causes.push_back(name + " has ended its run already");
+    } else if (beat.state == 'f') {
+      // A rank that failed because of another one is no cause.
+      if (!beat.text.empty()) causes.push_back(c10::str(name, " failed: ", beat.text));
+    } else if (before[r] && before[r]->count == beat.count) {
+      causes.push_back(c10::str(name, " is silent: killed, stopped or cut off; it was last in ",
+                                beat.text.empty() ? "no collective" : beat.text));
+    } else if (beat.entered != mine.entered || beat.text != mine.text) {
+      behind.push_back(
+          c10::str(name, " is alive, in its collective number ", beat.entered, " (", beat.text, ")"));
+    } else {
+      here.push_back(rank);
+    }
+  }
+  if (causes.empty() && !behind.empty()) {
+    causes.push_back(c10::str(join(behind, "; "), "; ", join_ranks(here), " in number ", mine.entered,
+                              ": slower than the timeout allows, or the ranks do not run the same program"));
+  }
+  if (causes.empty()) return "all ranks answer: the network between them may be cut";
+  std::string text = join(causes, "; ");
+  if (here.size() > 1) text += c10::str("; ", join_ranks(here), " waited");
+  return text;
+}
+
+}  // namespace
+
+/// What threads share; it outlives the Watch where one of them hangs on a store that is gone.
+struct Watch::Shared {
+  StorePtr writer;
+  StorePtr reader;
+  std::int64_t rank = 0;
+  std::int64_t size = 1;
+  std::string place;
+  milliseconds interval{};
+  std::mutex mutex;
+  std::condition_variable changed;
+  Beat beat;
+  bool urgent = false;  ///< To be said at once.
+  bool stop = false;
+  bool stopped = false;
+
+  void run() {
+    std::unique_lock lock(mutex);
+    while (!stop) {
+      publish(lock);
+      changed.wait_for(lock, interval, [this] { return stop || urgent; });
+    }
+    publish(lock);
+    stopped = true;
+    changed.notify_all();
+  }
+
+  void publish(std::unique_lock<std::mutex>& lock) {
+    ++beat.count;
+    urgent = false;
+    const std::string text = to_text(beat);
+    lock.unlock();
+    try {
+      writer->set(key_of(rank), text);
+    } catch (const std::exception&) {
+      // The store is gone: a collective will fail, and explain() say so.
+    }
+    lock.lock();
+  }
+};
+
+Watch::Watch(const StorePtr& store, std::int64_t rank, std::int64_t size, std::string who, std::string place,
+             milliseconds timeout)
+    : shared_(std::make_shared<Shared>()) {
+  shared_->writer = store->clone();
+  shared_->reader = store->clone();
+  shared_->rank = rank;
+  shared_->size = size;
+  shared_->place = std::move(place);
+  shared_->interval = beat_interval(timeout);
+  shared_->beat.who = std::move(who);
+  std::thread([shared = shared_] { shared->run(); }).detach();
+}
+
+Watch::~Watch() {
+  std::unique_lock lock(shared_->mutex);
+  if (shared_->beat.state == 'r') shared_->beat.state = 'd';
+  shared_->stop = true;
+  shared_->changed.notify_all();
+  shared_->changed.wait_for(lock, std::chrono::seconds(2), [this] { return shared_->stopped; });
+}
+
+void Watch::enter(const std::string& name) {
+  const std::lock_guard lock(shared_->mutex);
+  ++shared_->beat.entered;
+  shared_->beat.text = name;
+}
+
+void Watch::fail(const std::string& message) {
+  const std::lock_guard lock(shared_->mutex);
+  if (shared_->beat.state != 'r') return;
+  shared_->beat.state = 'f';
+  shared_->beat.text = message;
+  shared_->urgent = true;
+  shared_->changed.notify_all();
+}
+
+std::string Watch::explain(const std::string& name, const std::string& reason) {
+  Beat mine;
+  {
+    const std::lock_guard lock(shared_->mutex);
+    mine = shared_->beat;
+  }
+  fail("");
+  const std::string begin =
+      c10::str(name, " (collective number ", mine.entered, " of rank ", shared_->rank, ") failed: ");
+  // On a thread of its own: a store whose process is stopped never answers.
+  auto promise = std::make_shared<std::promise<std::string>>();
+  std::future<std::string> verdict = promise->get_future();
+  std::thread([shared = shared_, promise, mine] {
+    try {
+      const auto before = read_beats(*shared->reader, shared->size);
+      std::this_thread::sleep_for(5 * shared->interval / 2);
+      promise->set_value(judge(shared->rank, mine, before, read_beats(*shared->reader, shared->size)));
+    } catch (...) {
+      promise->set_exception(std::current_exception());
+    }
+  }).detach();
+  std::string why = c10::str("the store at ", shared_->place,
+                             " does not answer: the process that serves it is gone or stopped");
+  if (verdict.wait_for(5 * shared_->interval / 2 + std::chrono::seconds(5)) == std::future_status::ready) {
+    try {
+      why = verdict.get();
+    } catch (const std::exception&) {
+      // As it stands.
+    }
+  }
+  return c10::str(begin, why, " [", reason, "]");
+}
+
+}  // namespace bitrain::dist
