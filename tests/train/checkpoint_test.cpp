@@ -50,11 +50,12 @@ class Store : public ::testing::Test {
       fs::create_directories(directory + "/hf");
       std::ofstream(directory + "/hf/config.json") << "{}";
     };
-    return store_.save(step, contents);
+    return store_.save(step, contents, alone_);
   }
 
   TemporaryFolder folder_;
   CheckpointStore store_{folder_.path()};
+  dist::Communicator alone_;
   nlohmann::ordered_json state_ = {{"global_step", 3}};
 };
 
@@ -122,7 +123,7 @@ TEST_F(Store, KeepsWhatElseARunGoesOnFrom) {
   contents.optimizer = {{"w.exp_avg", at::zeros({2})}};
   contents.extra = {{"memory_bank.language.0", at::full({2, 3}, 4.0)}};
   contents.state = &state_;
-  const fs::path path = store_.save(5, contents);
+  const fs::path path = store_.save(5, contents, alone_);
   const CheckpointReader reader(path);
   EXPECT_TRUE(at::equal(*reader.extra_tensor("memory_bank.language.0"), at::full({2, 3}, 4.0)));
   EXPECT_EQ(reader.extra_tensor("other"), std::nullopt);
@@ -165,7 +166,7 @@ TEST_F(Store, AWriterThatFailsLeavesNothing) {
   contents.state = &state_;
   contents.save_weights = [](const std::string&) { throw IoError("the disk is full"); };
   EXPECT_THAT(
-      [&] { (void)store_.save(2, contents); },
+      [&] { (void)store_.save(2, contents, alone_); },
       ThrowsMessage<IoError>(AllOf(HasSubstr("cannot save"), HasSubstr("checkpoint-2: the disk is full"))));
   int entries = 0;
   for ([[maybe_unused]] const auto& entry : fs::directory_iterator(folder_.path())) ++entries;

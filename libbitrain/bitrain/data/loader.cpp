@@ -60,6 +60,7 @@ void check_options(const LoaderOptions& options, const std::vector<SourcePtr>& s
 struct Loader::Impl {
   LoaderOptions options;
   Packing packing;
+  RankOf rank;
   std::vector<SourcePtr> sources;
   std::vector<std::string> languages;
   std::optional<Mixture> mixture;
@@ -77,9 +78,13 @@ struct Loader::Impl {
   Impl(LoaderOptions given, std::vector<SourcePtr> given_sources, const Encode& encode, LoaderRun run)
       : options(std::move(given)),
         packing(packing_from(options.packing)),
+        rank(run.rank),
         sources(std::move(given_sources)),
         languages(languages_of(sources)) {
     check_options(options, sources);
+    if (options.rows_per_step < rank.ranks)
+      throw ConfigError("loader: a step of ", options.rows_per_step, " rows cannot be shared by ", rank.ranks,
+                        " ranks; raise rows_per_step, or run fewer");
     if (!encode) throw StateError("a loader needs a function that encodes examples");
     const std::int64_t encoders = std::max<std::int64_t>(0, options.prefetch_threads - 1);
     if (encoders > 0) pool = std::make_unique<WorkerPool>(encoders);
@@ -167,7 +172,7 @@ struct Loader::Impl {
                                                               : rows_of(result.after, result.after.carry, -1);
     const auto group = static_cast<std::size_t>(options.micro_batch_rows > 0 ? options.micro_batch_rows
                                                                              : options.rows_per_step);
-    result.batches = micro_batches(rows, group, options.keep_boundaries);
+    result.batches = micro_batches(rows, group, options.keep_boundaries, rank);
     if (!rows.empty()) ++result.after.step;
     return result;
   }

@@ -34,9 +34,9 @@ void visit_fields(Visitor& v, LoaderOptions& o) {
   v.field("sequence_length", o.sequence_length, at_least(2),
           "Tokens of a row: the longest context. With packing whole only a guess, for the step's tokens.");
   v.field("rows_per_step", o.rows_per_step, at_least(1),
-          "Rows of an optimizer step; times sequence_length it is the step's tokens.");
+          "Rows of an optimizer step, on all ranks together; times sequence_length it is the step's tokens.");
   v.field("micro_batch_rows", o.micro_batch_rows, at_least(0),
-          "Rows in memory at a time; changes no result. 0: all rows of a step.");
+          "Rows in memory at a time, on each rank; changes no result. 0: all rows of a step.");
   v.field(
       "packing", o.packing, one_of({"best_fit", "cut", "whole"}),
       "best_fit keeps documents whole where they fit; cut fills every row and cuts at its end; whole: a row "
@@ -59,6 +59,7 @@ void visit_fields(Visitor& v, LoaderOptions& o) {
 struct LoaderRun {
   std::uint64_t seed = 0;
   std::int64_t total_steps = 0;  ///< Of the run; for unimax and stages. The loader itself does not end there.
+  RankOf rank = {};              ///< Which share of every step it gives; all ranks read and pack it all.
 };
 
 /// Where a loader stands, between steps: counters alone, so that it fits any checkpoint, thread count and
@@ -105,9 +106,9 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The micro-batches of the next step, with first_token set; empty at the end of the data (mixtures of kind
-  /// passes, ratio or unimax). Throws DataError for a source whose every document is dropped, and whatever
-  /// reading or encoding throws.
+  /// The micro-batches of the next step, or of this rank's share of it, with first_token set; empty at the
+  /// end of the data (mixtures of kind passes, ratio or unimax). Throws DataError for a source whose every
+  /// document is dropped, and whatever reading or encoding throws.
   [[nodiscard]] std::vector<Batch> next_step();
 
   /// After the last step given; prefetched steps do not show.

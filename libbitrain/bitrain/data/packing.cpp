@@ -1,6 +1,7 @@
 #include <bitrain/data/packing.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -206,15 +207,51 @@ Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries, std::
   return batch;
 }
 
-std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group, bool keep_boundaries) {
+std::vector<std::size_t> share_rows(const std::vector<Row>& rows, std::int64_t ranks) {
+  std::vector<std::int64_t> before = {0};  // Tokens before each row.
+  for (const Row& row : rows) {
+    std::int64_t tokens = 0;
+    for (const Piece& piece : row) tokens += piece.size();
+    before.push_back(before.back() + tokens);
+  }
+  std::vector<std::size_t> begins = {0};
+  for (std::int64_t r = 1; r < ranks; ++r) {
+    // The cut that is nearest to an equal share, with a row left for each rank on both sides.
+    const double wanted =
+        static_cast<double>(before.back()) * static_cast<double>(r) / static_cast<double>(ranks);
+    std::size_t cut = begins.back();
+    const auto distance = [&](std::size_t at) { return std::abs(static_cast<double>(before[at]) - wanted); };
+    while (cut < rows.size() && distance(cut + 1) <= distance(cut)) ++cut;
+    const auto rest = static_cast<std::size_t>(ranks - r);
+    const std::size_t most = rows.size() > rest ? rows.size() - rest : 0;
+    cut = std::max(std::min(cut, most), std::min(begins.back() + 1, rows.size()));
+    begins.push_back(cut);
+  }
+  begins.push_back(rows.size());
+  return begins;
+}
+
+std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group, bool keep_boundaries,
+                                 const RankOf& which) {
+  const std::vector<std::size_t> begins = share_rows(rows, which.ranks);
+  std::size_t most = 0;
+  for (std::size_t r = 0; r + 1 < begins.size(); ++r) most = std::max(most, begins[r + 1] - begins[r]);
+  const std::size_t count = (most + group - 1) / group;
+  const std::size_t first = begins[static_cast<std::size_t>(which.rank)];
+  const std::size_t last = begins[static_cast<std::size_t>(which.rank) + 1];
+  const auto read_tokens = [&](std::size_t begin, std::size_t end) {
+    std::int64_t tokens = 0;
+    for (std::size_t r = begin; r < end; ++r)
+      for (const Piece& piece : rows[r]) tokens += piece.size() - piece.sequence->unread;
+    return tokens;
+  };
   std::vector<Batch> batches;
-  std::int64_t first_token = 0;
-  for (std::size_t begin = 0; begin < rows.size(); begin += group) {
-    const std::size_t count = std::min(group, rows.size() - begin);
-    batches.push_back(batch_rows(rows.data() + begin, count, keep_boundaries, first_token));
-    first_token += batches.back().tokens();
-    for (std::size_t r = begin; r < begin + count; ++r)
-      for (const Piece& piece : rows[r]) first_token -= piece.sequence->unread;
+  std::int64_t first_token = read_tokens(0, first);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t begin = std::min(first + i * group, last);
+    const std::size_t end = std::min(begin + group, last);
+    batches.push_back(batch_rows(rows.data() + begin, end - begin, keep_boundaries, first_token));
+    first_token += read_tokens(begin, end);
   }
   return batches;
 }

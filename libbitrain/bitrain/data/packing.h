@@ -85,9 +85,20 @@ enum class Packing { kCut, kBestFit, kWhole };
 [[nodiscard]] Batch batch_rows(const Row* rows, std::size_t count, bool keep_boundaries,
                                std::int64_t first_token);
 
-/// The rows of a step in micro-batches of `group` rows, the last perhaps smaller, with the places of their
-/// first tokens.
+/// Which of several ranks that share a step.
+struct RankOf {
+  std::int64_t rank = 0;
+  std::int64_t ranks = 1;
+};
+
+/// Where the rows of each rank begin, and where they end: ranks + 1 rising numbers. Ranks get neighbouring
+/// rows with about the same number of tokens, and at least one where there are as many.
+[[nodiscard]] std::vector<std::size_t> share_rows(const std::vector<Row>& rows, std::int64_t ranks);
+
+/// The rows of a step, or of one rank of it, in micro-batches of `group` rows, the last perhaps smaller, with
+/// the places of their first tokens in the whole step. All ranks have the same number of micro-batches; where
+/// rows do not suffice, the last ones have no tokens.
 [[nodiscard]] std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group,
-                                               bool keep_boundaries);
+                                               bool keep_boundaries, const RankOf& which = {});
 
 }  // namespace bitrain::data

@@ -121,6 +121,11 @@ void Communicator::barrier(const std::string& what) {
   if (const Operation operation = wait_for_all(name_of("barrier", what))) operation->wait();
 }
 
+void Communicator::await(std::int64_t root, const std::string& what) {
+  if (root < 0 || root >= size_) throw StateError("waiting for rank ", root, " of ", size_);
+  if (size_ > 1) wait_for_one(root, what);
+}
+
 std::unique_ptr<Communicator> Communicator::split(std::int64_t group_size) {
   if (group_size < 1 || size_ % group_size != 0)
     throw ConfigError("groups of ", group_size, " ranks cannot be made of ", size_, " ranks");
@@ -164,6 +169,9 @@ Communicator::Operation Communicator::exchange(at::Tensor /*taken*/, const at::T
   no_backend();
 }
 Communicator::Operation Communicator::wait_for_all(const std::string& /*name*/) {
+  no_backend();
+}
+void Communicator::wait_for_one(std::int64_t /*root*/, const std::string& /*name*/) {
   no_backend();
 }
 std::unique_ptr<Communicator> Communicator::subgroup(std::int64_t /*first*/, std::int64_t /*stride*/,

@@ -82,6 +82,10 @@ class Communicator {
   /// Returns when every rank has called it.
   void barrier(const std::string& what = {});
 
+  /// Returns when rank `root` has called it, however long that takes while it lives: for what one rank does
+  /// alone, like writing files. `root` itself does not wait. Throws RankError when it fails or goes silent.
+  void await(std::int64_t root, const std::string& what);
+
   // The same, under way, into tensors that are there. All are contiguous.
   [[nodiscard]] Pending start_all_gather(at::Tensor all, const at::Tensor& rows,
                                          const std::string& what = {});
@@ -114,6 +118,7 @@ class Communicator {
                              const std::vector<std::int64_t>& taken_rows,
                              const std::vector<std::int64_t>& given_rows, const std::string& name);
   virtual Operation wait_for_all(const std::string& name);
+  virtual void wait_for_one(std::int64_t root, const std::string& name);
   /// The group of the ranks first, first + stride, ..., `size` of them, to which this rank belongs.
   virtual std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride, std::int64_t size);
 

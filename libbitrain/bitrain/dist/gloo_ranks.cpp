@@ -93,9 +93,11 @@ at::Tensor as_bytes(const at::Tensor& tensor) {
 
 class GlooRank : public Communicator {
  public:
-  GlooRank(const BackendContext& context, std::int64_t rank, std::int64_t size, std::string name,
-           Backend backend)
-      : Communicator(rank, size), context_(context), name_(std::move(name)), backend_(std::move(backend)) {}
+  GlooRank(const BackendContext& context, Group group, Backend backend)
+      : Communicator(group.rank, group.size),
+        context_(context),
+        group_(std::move(group)),
+        backend_(std::move(backend)) {}
 
  protected:
   Operation gather(at::Tensor all, const at::Tensor& rows, const std::string& name) override {
@@ -164,8 +166,16 @@ class GlooRank : public Communicator {
 
   std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
                                          std::int64_t size) override {
-    const std::string name = c10::str(name_, "/", groups_++, "-", first, "-", stride);
-    return make_gloo_ranks(context_, (rank() - first) / stride, size, name);
+    return make_gloo_ranks(context_, group_.part(groups_++, first, stride, size));
+  }
+
+  void wait_for_one(std::int64_t root, const std::string& name) override {
+    const std::string key = c10::str("await/", group_.name, "/", awaited_++);
+    if (rank() == root) {
+      context_.watch->post(key);
+    } else {
+      context_.watch->await(key, group_.world_rank(root), name);
+    }
   }
 
  private:
@@ -230,33 +240,40 @@ class GlooRank : public Communicator {
   }
 
   BackendContext context_;
-  std::string name_;
+  Group group_;
   std::int64_t groups_ = 0;
+  std::int64_t awaited_ = 0;
   Backend backend_;
   InOrder queue_;  ///< Last: its work uses the rest.
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_gloo_ranks(const BackendContext& context, std::int64_t rank,
-                                              std::int64_t size, const std::string& name) {
-  context.watch->enter("connecting " + name);
+Group Group::part(std::int64_t number, std::int64_t part_first, std::int64_t part_stride,
+                  std::int64_t part_size) const {
+  return {c10::str(name, "/", number, "-", part_first, "-", part_stride), (rank - part_first) / part_stride,
+          part_size, world_rank(part_first), stride * part_stride};
+}
+
+std::unique_ptr<Communicator> make_gloo_ranks(const BackendContext& context, const Group& group) {
+  const std::string what = "connecting " + group.name;
+  context.watch->enter(what);
   auto options = c10d::ProcessGroupGloo::Options::create(context.timeout);
   options->threads = 1;  // One collective at a time.
   const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  using Gloo = c10d::ProcessGroupGloo;
   try {
-    options->devices.push_back(interface != nullptr && *interface != '\0'
-                                   ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
-                               : !context.own_address.empty()
-                                   ? c10d::ProcessGroupGloo::createDeviceForHostname(context.own_address)
-                                   : c10d::ProcessGroupGloo::createDefaultDevice());
-    auto backend = c10::make_intrusive<c10d::ProcessGroupGloo>(
-        c10::make_intrusive<c10d::PrefixStore>(name, context.store), static_cast<int>(rank),
-        static_cast<int>(size), options);
-    return std::make_unique<GlooRank>(context, rank, size, name, std::move(backend));
+    options->devices.push_back(
+        interface != nullptr && *interface != '\0' ? Gloo::createDeviceForInterface(interface)
+        : !context.own_address.empty()             ? Gloo::createDeviceForHostname(context.own_address)
+                                                   : Gloo::createDefaultDevice());
+    auto backend =
+        c10::make_intrusive<Gloo>(c10::make_intrusive<c10d::PrefixStore>(group.name, context.store),
+                                  static_cast<int>(group.rank), static_cast<int>(group.size), options);
+    return std::make_unique<GlooRank>(context, group, std::move(backend));
   } catch (const std::exception& error) {
     const std::string reason(error.what());
-    throw RankError(context.watch->explain("connecting " + name, reason.substr(0, reason.find('\n'))));
+    throw RankError(context.watch->explain(what, reason.substr(0, reason.find('\n'))));
   }
 }
 

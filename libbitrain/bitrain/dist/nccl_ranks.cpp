@@ -29,8 +29,7 @@ using Backend = c10::intrusive_ptr<c10d::Backend>;
 using Work = c10::intrusive_ptr<c10d::Work>;
 
 /// libbitrain_nccl.so, beside libbitrain_cuda.so.
-Backend open_backend(const BackendContext& context, std::int64_t rank, std::int64_t size,
-                     const std::string& name) {
+Backend open_backend(const BackendContext& context, const Group& group) {
   require_cuda();
   std::string tried;
   void* library = nullptr;
@@ -50,12 +49,13 @@ Backend open_backend(const BackendContext& context, std::int64_t rank, std::int6
   if (make == nullptr)
     throw UnsupportedError("libbitrain_nccl.so comes from another version of bitrain; build both together");
   std::array<char, 1024> error{};
-  const auto store = c10::make_intrusive<c10d::PrefixStore>(name, context.store);
+  const auto store = c10::make_intrusive<c10d::PrefixStore>(group.name, context.store);
   // Longer than ours: we say who is missing, NCCL's watchdog only ends the process.
   const std::int64_t timeout_ms = context.timeout.count() + 60'000;
-  c10d::Backend* backend = make(store.get(), static_cast<int>(rank), static_cast<int>(size), timeout_ms,
-                                context.device.index(), name.c_str(), error.data(), error.size());
-  if (backend == nullptr) throw RankError(context.watch->explain("connecting " + name, error.data()));
+  c10d::Backend* backend =
+      make(store.get(), static_cast<int>(group.rank), static_cast<int>(group.size), timeout_ms,
+           context.device.index(), group.name.c_str(), error.data(), error.size());
+  if (backend == nullptr) throw RankError(context.watch->explain("connecting " + group.name, error.data()));
   return Backend::reclaim(backend);
 }
 
@@ -128,11 +128,11 @@ class Overdue {
 
 class NcclRank : public Communicator {
  public:
-  NcclRank(const BackendContext& context, std::int64_t rank, std::int64_t size, std::string name)
-      : Communicator(rank, size),
+  NcclRank(const BackendContext& context, Group group)
+      : Communicator(group.rank, group.size),
         context_(context),
-        name_(std::move(name)),
-        backend_(open_backend(context_, rank, size, name_)),
+        group_(std::move(group)),
+        backend_(open_backend(context_, group_)),
         overdue_(context_.watch, context_.timeout) {}
   ~NcclRank() override { backend_->shutdown(); }
 
@@ -172,8 +172,16 @@ class NcclRank : public Communicator {
   }
   std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
                                          std::int64_t size) override {
-    const std::string name = c10::str(name_, "/", groups_++, "-", first, "-", stride);
-    return std::make_unique<NcclRank>(context_, (rank() - first) / stride, size, name);
+    return std::make_unique<NcclRank>(context_, group_.part(groups_++, first, stride, size));
+  }
+
+  void wait_for_one(std::int64_t root, const std::string& name) override {
+    const std::string key = c10::str("await/", group_.name, "/", awaited_++);
+    if (rank() == root) {
+      context_.watch->post(key);
+    } else {
+      context_.watch->await(key, group_.world_rank(root), name);
+    }
   }
 
  private:
@@ -217,17 +225,17 @@ class NcclRank : public Communicator {
   }
 
   BackendContext context_;
-  std::string name_;
+  Group group_;
   std::int64_t groups_ = 0;
+  std::int64_t awaited_ = 0;
   Backend backend_;
   Overdue overdue_;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_nccl_ranks(const BackendContext& context, std::int64_t rank,
-                                              std::int64_t size, const std::string& name) {
-  return std::make_unique<NcclRank>(context, rank, size, name);
+std::unique_ptr<Communicator> make_nccl_ranks(const BackendContext& context, const Group& group) {
+  return std::make_unique<NcclRank>(context, group);
 }
 
 }  // namespace bitrain::dist

@@ -16,6 +16,7 @@ struct ParallelOptions {
   std::int64_t bucket_mib = 25;
   std::string reduce_dtype = "float32";
   std::int64_t timeout_seconds = 600;
+  std::int64_t check_every = 0;
 };
 
 template <class Visitor>

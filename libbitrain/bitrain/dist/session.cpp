@@ -123,8 +123,8 @@ Session::Session(Environment environment, const ParallelOptions& options, at::De
   context.watch = parts.watch;
   const bool nccl = options.backend == "nccl" || (options.backend == "auto" && device.is_cuda());
   if (nccl && !device.is_cuda()) throw ConfigError("parallel.backend nccl needs device: cuda");
-  parts.world = nccl ? make_nccl_ranks(context, where.rank, where.world_size, "world")
-                     : make_gloo_ranks(context, where.rank, where.world_size, "world");
+  const Group world{"world", where.rank, where.world_size};
+  parts.world = nccl ? make_nccl_ranks(context, world) : make_gloo_ranks(context, world);
 }
 
 Session::~Session() {

@@ -202,6 +202,8 @@ class ThreadRank : public Communicator {
     return {};
   }
 
+  void wait_for_one(std::int64_t /*root*/, const std::string& name) override { wait_for_all(name); }
+
   std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
                                          std::int64_t size) override {
     const Exchange::Group group{first, stride, size};

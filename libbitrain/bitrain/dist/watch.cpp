@@ -114,6 +114,7 @@ struct Watch::Shared {
   std::int64_t size = 1;
   std::string place;
   milliseconds interval{};
+  milliseconds timeout{};
   std::mutex mutex;
   std::condition_variable changed;
   Beat beat;
@@ -155,6 +156,7 @@ Watch::Watch(const StorePtr& store, std::int64_t rank, std::int64_t size, std::s
   shared_->size = size;
   shared_->place = std::move(place);
   shared_->interval = beat_interval(timeout);
+  shared_->timeout = timeout;
   shared_->beat.who = std::move(who);
   std::thread([shared = shared_] { shared->run(); }).detach();
 }
@@ -180,6 +182,42 @@ void Watch::fail(const std::string& message) {
   shared_->beat.text = message;
   shared_->urgent = true;
   shared_->changed.notify_all();
+}
+
+void Watch::post(const std::string& key) {
+  shared_->reader->set(key, "1");
+}
+
+void Watch::await(const std::string& key, std::int64_t root, const std::string& what) {
+  constexpr milliseconds kLongestPause(200);
+  milliseconds pause(1);
+  std::int64_t seen = -1;
+  auto last_sign = std::chrono::steady_clock::now();
+  try {
+    while (!shared_->reader->check({key})) {
+      std::this_thread::sleep_for(pause);
+      pause = std::min(2 * pause, kLongestPause);
+      if (pause < kLongestPause || !shared_->reader->check({key_of(root)})) continue;
+      const Beat beat = beat_from(shared_->reader->get_to_str(key_of(root)));
+      const std::string name = c10::str("rank ", root, " (", beat.who, ")");
+      if (beat.state == 'f')
+        throw RankError(what, ": ", name,
+                        " failed: ", beat.text.empty() ? "another rank is gone" : beat.text);
+      if (beat.state == 'd') throw RankError(what, ": ", name, " has ended its run already");
+      const auto now = std::chrono::steady_clock::now();
+      if (beat.count != seen) last_sign = now;
+      seen = beat.count;
+      if (now - last_sign > shared_->timeout)
+        throw RankError(what, ": ", name, " is silent: killed, stopped or cut off");
+    }
+  } catch (const RankError&) {
+    fail("");
+    throw;
+  } catch (const std::exception&) {
+    fail("");
+    throw RankError(what, ": the store at ", shared_->place,
+                    " does not answer: the process that serves it is gone or stopped");
+  }
 }
 
 std::string Watch::explain(const std::string& name, const std::string& reason) {

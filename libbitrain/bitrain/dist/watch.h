@@ -27,6 +27,12 @@ class Watch {
   /// This rank ends because of `message`: the others are told.
   void fail(const std::string& message);
 
+  /// Tells others that this rank has come to `key`.
+  void post(const std::string& key);
+  /// Returns when rank `root` has posted `key`, however long that takes while it lives. Throws RankError when
+  /// it fails or goes silent. `what`: for people.
+  void await(const std::string& key, std::int64_t root, const std::string& what);
+
   /// Why the collective `name` of this rank failed, as a sentence or two. Looks at the other ranks for a few
   /// beats. `reason`: what the backend said. Marks this rank as failed.
   [[nodiscard]] std::string explain(const std::string& name, const std::string& reason);

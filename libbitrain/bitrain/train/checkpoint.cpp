@@ -5,15 +5,18 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cstdio>
 #include <map>
 #include <set>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <nlohmann/json.hpp>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
@@ -31,14 +34,23 @@ constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kExtra = "extra.safetensors";
 constexpr const char* kState = "trainer_state.json";
 constexpr const char* kManifest = "manifest.json";
-/// What a resume reads, and therefore checks in full.
-constexpr std::array<const char*, 3> kResumeFiles = {kTrainable, kOptimizer, kState};
+constexpr std::string_view kOptimizerStem = "optimizer";
 
-/// Those files, and the one that not every run has.
-std::vector<const char*> resume_files(bool extra) {
-  std::vector<const char*> names(kResumeFiles.begin(), kResumeFiles.end());
-  if (extra) names.push_back(kExtra);
-  return names;
+std::string optimizer_file(const dist::Communicator& ranks, bool sharded) {
+  if (!sharded) return kOptimizer;
+  std::array<char, 64> name{};
+  std::snprintf(name.data(), name.size(), "optimizer-%05lld-of-%05lld.safetensors",
+                static_cast<long long>(ranks.rank()), static_cast<long long>(ranks.size()));
+  return name.data();
+}
+
+bool is_optimizer_file(const std::string& name) {
+  return starts_with(name, kOptimizerStem) && name.find('/') == std::string::npos;
+}
+
+/// Whether a resume reads it: its checksum is kept, and checked.
+bool is_resume_file(const std::string& name) {
+  return name == kTrainable || name == kState || name == kExtra || is_optimizer_file(name);
 }
 
 /// The step in a name like "checkpoint-12", or nothing.
@@ -63,8 +75,8 @@ Json make_manifest(const fs::path& directory) {
       files[fs::relative(entry.path(), directory).generic_string()] = {{"size", entry.file_size()}};
     }
   }
-  for (const char* name : resume_files(fs::exists(directory / kExtra)))
-    files[name]["crc32c"] = file_crc(directory / name);
+  for (auto& [name, entry] : files)
+    if (is_resume_file(name)) entry["crc32c"] = file_crc(directory / name);
   return {{"format", "bitrain checkpoint"}, {"version", 1}, {"files", files}};
 }
 
@@ -80,9 +92,12 @@ std::string find_damage(const fs::path& directory) {
         return c10::str(name, " has ", size, " bytes, the manifest says ", entry.at("size").dump());
       }
     }
-    for (const char* name : kResumeFiles) {
+    bool optimizer = false;
+    for (const auto& [name, entry] : manifest.at("files").items())
+      optimizer = optimizer || is_optimizer_file(name);
+    if (!optimizer) return c10::str("the manifest has no ", kOptimizer);
+    for (const char* name : {kTrainable, kState})
       if (!manifest.at("files").contains(name)) return c10::str("the manifest has no ", name);
-    }
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -101,18 +116,51 @@ fs::path CheckpointStore::path(std::int64_t step) const {
   return directory_ / c10::str(kPrefix, step);
 }
 
-fs::path CheckpointStore::save(std::int64_t step, const Contents& contents) {
+namespace {
+
+/// Everything but the optimizer's slices of other ranks, which are there.
+void write_most(const fs::path& aside, const CheckpointStore::Contents& contents) {
+  io::write_safetensors(aside / kTrainable, contents.trainable);
+  if (!contents.sharded) io::write_safetensors(aside / kOptimizer, contents.optimizer);
+  if (!contents.extra.empty()) io::write_safetensors(aside / kExtra, contents.extra);
+  io::write_json(aside / kState, *contents.state);
+  if (contents.save_weights) contents.save_weights(aside.string());
+  io::write_json(aside / kManifest, make_manifest(aside));
+}
+
+/// Each rank writes its slices into the folder that rank 0 has made. Throws on all ranks what went wrong on
+/// one.
+void write_slices(const std::string& aside, const CheckpointStore::Contents& contents,
+                  dist::Communicator& ranks) {
+  const fs::path folder = dist::broadcast_text(aside, 0, ranks, "the folder of a checkpoint");
+  std::string problem;
+  try {
+    io::write_safetensors(folder / optimizer_file(ranks, true), contents.optimizer);
+  } catch (const std::exception& error) {
+    problem = error.what();
+  }
+  const std::vector<std::string> problems = dist::gather_text(problem, ranks, "slices of a checkpoint");
+  for (std::size_t r = 0; r < problems.size(); ++r)
+    if (!problems[r].empty()) throw IoError("rank ", r, ": ", problems[r]);
+}
+
+}  // namespace
+
+fs::path CheckpointStore::save(std::int64_t step, const Contents& contents, dist::Communicator& ranks) {
   fs::path target = path(step);
   try {
-    io::AtomicDirectory folder(target);
-    const fs::path aside = folder.path();
-    io::write_safetensors(aside / kTrainable, contents.trainable);
-    io::write_safetensors(aside / kOptimizer, contents.optimizer);
-    if (!contents.extra.empty()) io::write_safetensors(aside / kExtra, contents.extra);
-    io::write_json(aside / kState, *contents.state);
-    if (contents.save_weights) contents.save_weights(aside.string());
-    io::write_json(aside / kManifest, make_manifest(aside));
-    folder.commit();
+    if (ranks.rank() > 0) {
+      if (contents.sharded) write_slices({}, contents, ranks);
+    } else {
+      io::AtomicDirectory folder(target);
+      const fs::path aside = folder.path();
+      if (contents.sharded) write_slices(aside.string(), contents, ranks);
+      write_most(aside, contents);
+      folder.commit();
+    }
+    ranks.await(0, "saving " + target.string());
+  } catch (RankError&) {
+    throw;
   } catch (Error& error) {
     error.add_context("cannot save " + target.string());
     throw;
@@ -164,7 +212,7 @@ struct CheckpointReader::Files {
   fs::path directory;
   Json state;
   io::SafetensorsFile trainable;
-  io::SafetensorsFile optimizer;
+  std::vector<io::SafetensorsFile> optimizer;  ///< One, or one of each rank that wrote it.
   std::optional<io::SafetensorsFile> extra;
 };
 
@@ -172,20 +220,21 @@ CheckpointReader::CheckpointReader(const fs::path& directory) {
   const std::string damage = find_damage(directory);
   if (!damage.empty()) throw FormatError(directory.string(), ": not a complete checkpoint: ", damage);
   const Json manifest = io::read_json(directory / kManifest);
-  const bool extra = manifest.at("files").contains(kExtra);
-  for (const char* name : resume_files(extra)) {
-    const Json& entry = manifest.at("files").at(name);
+  std::vector<io::SafetensorsFile> optimizer;
+  for (const auto& [name, entry] : manifest.at("files").items()) {
+    if (!is_resume_file(name)) continue;
     if (!entry.contains("crc32c") || entry.at("crc32c") != file_crc(directory / name)) {
       throw FormatError(
           (directory / name).string(),
           ": its bytes are not those that were written (checksum); delete this checkpoint to resume from "
           "an older one");
     }
+    if (is_optimizer_file(name)) optimizer.push_back(io::SafetensorsFile::open(directory / name));
   }
   files_ = std::make_unique<Files>(Files{directory, io::read_json(directory / kState),
                                          io::SafetensorsFile::open(directory / kTrainable),
-                                         io::SafetensorsFile::open(directory / kOptimizer), std::nullopt});
-  if (extra) files_->extra = io::SafetensorsFile::open(directory / kExtra);
+                                         std::move(optimizer), std::nullopt});
+  if (manifest.at("files").contains(kExtra)) files_->extra = io::SafetensorsFile::open(directory / kExtra);
 }
 
 CheckpointReader::~CheckpointReader() = default;
@@ -222,8 +271,25 @@ void CheckpointReader::restore(const std::vector<optim::Parameter>& parameters) 
 }
 
 std::optional<at::Tensor> CheckpointReader::optimizer_tensor(const std::string& name) const {
-  if (!files_->optimizer.contains(name)) return std::nullopt;
-  return files_->optimizer.tensor(name);
+  const std::string slice_name = name.substr(0, name.rfind('.')) + ".slice";
+  std::map<std::int64_t, at::Tensor> pieces;  // By where they begin.
+  for (const io::SafetensorsFile& file : files_->optimizer) {
+    if (!file.contains(name)) continue;
+    at::Tensor piece = file.tensor(name);
+    if (piece.dim() == 0 || !file.contains(slice_name)) return piece;
+    pieces[file.tensor(slice_name).const_data_ptr<std::int64_t>()[0]] = std::move(piece);
+  }
+  if (pieces.empty()) return std::nullopt;
+  std::vector<at::Tensor> in_order;
+  std::int64_t end = 0;
+  for (auto& [begin, piece] : pieces) {
+    if (begin != end)
+      throw FormatError(files_->directory.string(), ": elements ", end, " to ", begin, " of '", name,
+                        "' are missing");
+    end += piece.numel();
+    in_order.push_back(std::move(piece));
+  }
+  return at::cat(in_order);
 }
 
 std::optional<at::Tensor> CheckpointReader::extra_tensor(const std::string& name) const {

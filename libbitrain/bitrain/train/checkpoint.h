@@ -11,12 +11,15 @@
 #include <ATen/core/Tensor.h>
 #include <nlohmann/json_fwd.hpp>
 
+#include <bitrain/dist/communicator.h>
 #include <bitrain/optim/adamw.h>
 
 /// Checkpoints: folders `checkpoint-<step>` that are complete or not there.
 ///
 ///   trainable.safetensors   every trained tensor under its name, in its own dtype
-///   optimizer.safetensors   AdamW's state (optim::AdamW::state)
+///   optimizer.safetensors   AdamW's state (optim::AdamW::state); of an optimizer that is shared out over
+///                           ranks, optimizer-<rank>-of-<ranks>.safetensors, with flat slices of it and
+///                           "<parameter>.slice" [2], begin and end
 ///   extra.safetensors       what else a run goes on from (TrainParts::extra_state), where there is any
 ///   trainer_state.json      Hugging Face's keys (global_step, log_history, ...) and, under "bitrain", the
 ///                           counters a run resumes from
@@ -39,10 +42,12 @@ class CheckpointStore {
     optim::NamedTensors extra;                             ///< Written where it is not empty.
     const nlohmann::ordered_json* state = nullptr;         ///< trainer_state.json
     std::function<void(const std::string&)> save_weights;  ///< Writes more into the folder; may be empty.
+    bool sharded = false;                                  ///< `optimizer` is this rank's slices.
   };
-  /// Writes checkpoint-<step> aside, makes it durable, renames it. IoError when the disk is full: what was
-  /// there before is untouched.
-  fs::path save(std::int64_t step, const Contents& contents);
+  /// Writes checkpoint-<step> aside, makes it durable, renames it. Rank 0 does it, but for the slices of
+  /// others; all return when it is there. IoError when the disk is full, on any rank: what was there before
+  /// is untouched.
+  fs::path save(std::int64_t step, const Contents& contents, dist::Communicator& ranks);
 
   /// Steps of the complete checkpoints, ascending. Half-written and damaged folders are passed over with a
   /// warning.
@@ -67,6 +72,7 @@ class CheckpointReader {
   /// Copies the saved tensors into `parameters`. StateError, before anything is changed, naming what is
   /// missing, left over or of another shape or dtype.
   void restore(const std::vector<optim::Parameter>& parameters) const;
+  /// As it was saved, or put together from slices and then flat.
   [[nodiscard]] std::optional<at::Tensor> optimizer_tensor(const std::string& name) const;
   [[nodiscard]] std::optional<at::Tensor> extra_tensor(const std::string& name) const;
 

@@ -1,5 +1,6 @@
 #include <bitrain/train/step.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -7,47 +8,14 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/stack.h>
 
+#include <nlohmann/json.hpp>
+
 #include <bitrain/base/error.h>
+#include <bitrain/dist/gather_text.h>
+#include <bitrain/train/signals.h>
 
 namespace bitrain::train {
 namespace {
-
-bool is_16_bit(const at::Tensor& tensor) {
-  return tensor.element_size() == 2;
-}
-
-/// Sums of 16-bit gradients in float32; the others sum where autograd puts them.
-class Float32Sums {
- public:
-  explicit Float32Sums(const std::vector<optim::Parameter>& parameters)
-      : parameters_(parameters), sums_(parameters.size()) {}
-
-  /// Moves what the last backward pass left into the sums.
-  void take() {
-    const at::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      at::Tensor& gradient = parameters_[i].tensor.mutable_grad();
-      if (!gradient.defined() || !is_16_bit(gradient)) continue;
-      if (sums_[i].defined()) {
-        sums_[i].add_(gradient);
-      } else {
-        sums_[i] = gradient.to(at::kFloat);
-      }
-      gradient.reset();
-    }
-  }
-
-  std::vector<at::Tensor> gradients() && {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (!sums_[i].defined()) sums_[i] = parameters_[i].tensor.grad();
-    }
-    return std::move(sums_);
-  }
-
- private:
-  std::vector<optim::Parameter> parameters_;
-  std::vector<at::Tensor> sums_;
-};
 
 void add_loss(const std::vector<at::Tensor>& losses, const std::vector<std::int64_t>& micro_batch_of,
               StepSums& sums) {
@@ -60,35 +28,74 @@ void add_loss(const std::vector<at::Tensor>& losses, const std::vector<std::int6
   }
 }
 
+using Json = nlohmann::ordered_json;
+
+/// Doubles go through text and back unchanged, but for NaN and infinity.
+Json to_json(const StepSums& sums) {
+  const auto number = [](double value) {
+    return std::isfinite(value) ? Json(value) : Json(std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");
+  };
+  Json json = {{"loss", number(sums.loss)}, {"weight", number(sums.weight)},
+               {"tokens", sums.tokens},     {"nonfinite", sums.nonfinite_micro_batch},
+               {"signal", sums.signal},     {"parts", Json::object()},
+               {"languages", Json::array()}};
+  for (const auto& [name, part] : sums.parts) json["parts"][name] = {number(part.sum), number(part.weight)};
+  for (const auto& [language, tokens] : sums.language_tokens) json["languages"].push_back({language, tokens});
+  return json;
+}
+
+void add(const Json& json, StepSums& sums) {
+  const auto number = [](const Json& value) {
+    return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
+  };
+  sums.loss += number(json.at("loss"));
+  sums.weight += number(json.at("weight"));
+  sums.tokens += json.at("tokens").get<std::int64_t>();
+  if (sums.nonfinite_micro_batch < 0) sums.nonfinite_micro_batch = json.at("nonfinite");
+  sums.signal = std::max(sums.signal, json.at("signal").get<int>());
+  for (const auto& [name, part] : json.at("parts").items()) {
+    sums.parts[name].sum += number(part.at(0));
+    sums.parts[name].weight += number(part.at(1));
+  }
+  for (const Json& entry : json.at("languages"))
+    sums.language_tokens[entry.at(0)] += entry.at(1).get<std::int64_t>();
+}
+
 /// Forward and backward of a step, micro-batch by micro-batch.
 class Accumulator {
  public:
-  Accumulator(const std::vector<Batch>& micro_batches, optim::AdamW& optimizer, bool accumulate_in_float32)
-      : optimizer_(optimizer),
-        float32_sums_(optimizer.parameters()),
-        in_float32_(accumulate_in_float32 && micro_batches.size() > 1) {
-    const at::Device device = optimizer.parameters().front().tensor.device();
+  Accumulator(const std::vector<Batch>& micro_batches, const StepTarget& target) : target_(target) {
     for (const Batch& host : micro_batches) {
-      micro_batches_.push_back(host.input_ids.device() == device ? host : host.to(device));
+      micro_batches_.push_back(host.input_ids.device() == target.device ? host : host.to(target.device));
       sums_.tokens += host.tokens();
+      for (std::size_t s = 0; s < host.language_ids.size(); ++s)
+        sums_.language_tokens[std::max(host.language_ids[s], -1)] +=
+            host.boundaries[s + 1] - host.boundaries[s];
     }
-    optimizer.zero_grad();
+    target.gradients.begin(micro_batches.size());
   }
 
   [[nodiscard]] const std::vector<Batch>& micro_batches() const { return micro_batches_; }
 
-  /// Adds the gradient of one micro-batch.
-  void backward(const at::Tensor& sum, const at::Tensor& slope = {}) {
+  /// Adds the gradient of a loss.
+  static void backward(const at::Tensor& sum, const at::Tensor& slope = {}) {
     if (!sum.requires_grad()) throw StateError("the loss does not depend on any trained parameter");
     sum.backward(slope);
-    if (in_float32_) float32_sums_.take();
+  }
+
+  /// Runs `work`, which may call backward, as micro-batch `index`.
+  template <class Work>
+  void pass(std::size_t index, const Work& work) {
+    target_.gradients.before_backward(index + 1 == micro_batches_.size());
+    if (micro_batches_[index].tokens() > 0) work(micro_batches_[index]);
+    target_.gradients.after_backward();
   }
 
   /// Counts the loss of micro-batch `index`.
-  void count(const LossSum& loss, std::int64_t index) {
+  void count(const LossSum& loss, std::size_t index) {
     sums_.weight += loss.weight;
     losses_.push_back(loss.sum.detach());
-    micro_batch_of_.push_back(index);
+    micro_batch_of_.push_back(static_cast<std::int64_t>(index));
     for (const auto& [name, part] : loss.parts) {
       sums_.parts[name].sum += part.sum;
       sums_.parts[name].weight += part.weight;
@@ -96,21 +103,21 @@ class Accumulator {
   }
 
   [[nodiscard]] StepSums finish() && {
-    if (!(sums_.weight > 0)) {
+    target_.gradients.finish();
+    if (!losses_.empty()) add_loss(losses_, micro_batch_of_, sums_);
+    sums_.signal = SignalWatch::received();
+    StepSums all = sum_over_ranks(sums_, target_.ranks);
+    if (!(all.weight > 0)) {
       throw DataError(
-          "none of the ", sums_.tokens, " tokens in ", micro_batches_.size(),
+          "none of the ", all.tokens, " tokens in ", micro_batches_.size(),
           " micro-batches is supervised: there is nothing to learn from; check the labels, templates and "
           "length limit");
     }
-    if (in_float32_) optimizer_.set_gradients(std::move(float32_sums_).gradients());
-    add_loss(losses_, micro_batch_of_, sums_);
-    return std::move(sums_);
+    return all;
   }
 
  private:
-  optim::AdamW& optimizer_;
-  Float32Sums float32_sums_;
-  bool in_float32_;
+  StepTarget target_;
   std::vector<Batch> micro_batches_;
   StepSums sums_;
   std::vector<at::Tensor> losses_;
@@ -125,6 +132,7 @@ std::pair<at::Tensor, at::Tensor> embed_all(const std::vector<Batch>& micro_batc
   std::vector<at::Tensor> embedded;
   std::vector<at::Tensor> taught;
   for (const Batch& batch : micro_batches) {
+    if (batch.tokens() == 0) continue;
     context.dropout.first_token = batch.first_token;
     if (!teach_only) embedded.push_back(loss.embed(batch, context));
     if (loss.teach) taught.push_back(loss.teach(batch));
@@ -135,54 +143,94 @@ std::pair<at::Tensor, at::Tensor> embed_all(const std::vector<Batch>& micro_batc
   return {joined(embedded), joined(taught)};
 }
 
+at::Device device_of(const optim::AdamW& optimizer) {
+  return optimizer.parameters().front().tensor.device();
+}
+
+template <class Loss>
+StepSums accumulate_alone(const std::vector<Batch>& micro_batches, const Loss& loss,
+                          const nn::ForwardContext& context, optim::AdamW& optimizer,
+                          bool accumulate_in_float32) {
+  dist::Communicator alone;
+  const auto gradients = make_local_sums(optimizer, accumulate_in_float32);
+  return accumulate_gradients(micro_batches, loss, context, {device_of(optimizer), *gradients, alone});
+}
+
 }  // namespace
 
 StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const LossFunction& loss,
-                              nn::ForwardContext context, optim::AdamW& optimizer,
-                              bool accumulate_in_float32) {
+                              nn::ForwardContext context, const StepTarget& target) {
   context.training = true;
-  Accumulator step(micro_batches, optimizer, accumulate_in_float32);
+  Accumulator step(micro_batches, target);
   for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-    const Batch& batch = step.micro_batches()[i];
-    context.dropout.first_token = batch.first_token;
-    const LossSum one = loss(batch, context);
-    if (one.weight == 0) continue;  // Nothing supervised here; the step as a whole decides.
-    step.backward(one.sum);
-    step.count(one, static_cast<std::int64_t>(i));
+    step.pass(i, [&](const Batch& batch) {
+      context.dropout.first_token = batch.first_token;
+      const LossSum one = loss(batch, context);
+      if (one.weight == 0) return;  // Nothing supervised here; the step as a whole decides.
+      Accumulator::backward(one.sum);
+      step.count(one, i);
+    });
   }
   return std::move(step).finish();
 }
 
 StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const objectives::EmbeddingLoss& loss,
-                              nn::ForwardContext context, optim::AdamW& optimizer,
-                              bool accumulate_in_float32) {
+                              nn::ForwardContext context, const StepTarget& target) {
   context.training = true;
-  Accumulator step(micro_batches, optimizer, accumulate_in_float32);
+  Accumulator step(micro_batches, target);
   const std::vector<Batch>& batches = step.micro_batches();
   const bool once = batches.size() == 1;
   auto [embedded, taught] = embed_all(batches, loss, context, once);
   if (once) {
-    context.dropout.first_token = batches.front().first_token;
-    embedded = loss.embed(batches.front(), context);
-  } else {
-    embedded.requires_grad_();
+    step.pass(0, [&](const Batch& batch) {
+      context.dropout.first_token = batch.first_token;
+      embedded = loss.embed(batch, context);
+      const LossSum whole = loss.loss(embedded, taught, batches);
+      if (!(whole.weight > 0)) return;
+      Accumulator::backward(whole.sum);
+      step.count(whole, 0);
+    });
+    return std::move(step).finish();
   }
+  embedded.requires_grad_();
   const LossSum whole = loss.loss(embedded, taught, batches);
   if (whole.weight > 0) {
-    step.backward(whole.sum);
+    Accumulator::backward(whole.sum);
     step.count(whole, 0);
   }
-  if (once) return std::move(step).finish();
   const at::Tensor slopes = embedded.grad();
   std::int64_t begin = 0;
-  for (const Batch& batch : batches) {
-    if (!slopes.defined()) break;  // Nothing supervised: finish() says so.
-    context.dropout.first_token = batch.first_token;
-    const at::Tensor rows = loss.embed(batch, context);
-    step.backward(rows, slopes.narrow(0, begin, rows.size(0)));
-    begin += rows.size(0);
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    step.pass(i, [&](const Batch& batch) {
+      if (!slopes.defined()) return;  // Nothing supervised: finish() says so.
+      context.dropout.first_token = batch.first_token;
+      const at::Tensor rows = loss.embed(batch, context);
+      Accumulator::backward(rows, slopes.narrow(0, begin, rows.size(0)));
+      begin += rows.size(0);
+    });
   }
   return std::move(step).finish();
+}
+
+StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const LossFunction& loss,
+                              nn::ForwardContext context, optim::AdamW& optimizer,
+                              bool accumulate_in_float32) {
+  return accumulate_alone(micro_batches, loss, context, optimizer, accumulate_in_float32);
+}
+
+StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const objectives::EmbeddingLoss& loss,
+                              nn::ForwardContext context, optim::AdamW& optimizer,
+                              bool accumulate_in_float32) {
+  return accumulate_alone(micro_batches, loss, context, optimizer, accumulate_in_float32);
+}
+
+StepSums sum_over_ranks(const StepSums& own, dist::Communicator& ranks) {
+  if (ranks.size() == 1) return own;
+  const std::string text = to_json(own).dump(-1, ' ', false, Json::error_handler_t::replace);
+  StepSums all;
+  for (const std::string& one : dist::gather_text(text, ranks, "figures of the step"))
+    add(Json::parse(one), all);
+  return all;
 }
 
 }  // namespace bitrain::train

@@ -5,10 +5,12 @@
 #include <filesystem>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
 #include <nlohmann/json.hpp>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
@@ -18,6 +20,7 @@
 #include <bitrain/train/metrics.h>
 #include <bitrain/train/peak_memory.h>
 #include <bitrain/train/progress.h>
+#include <bitrain/train/rank_gradients.h>
 #include <bitrain/train/run_state.h>
 #include <bitrain/train/signals.h>
 #include <bitrain/train/step.h>
@@ -50,6 +53,7 @@ void check(const TrainOptions& options, const TrainParts& parts) {
 
 std::vector<std::shared_ptr<Callback>> make_callbacks(const TrainOptions& options, const TrainParts& parts) {
   std::vector<std::shared_ptr<Callback>> callbacks;
+  if (parts.ranks->rank() > 0) return parts.callbacks;
   if (!parts.output_dir.empty()) {
     const std::filesystem::path directory(parts.output_dir);
     callbacks.push_back(std::make_shared<MetricsFile>(directory / "metrics.jsonl"));
@@ -62,27 +66,39 @@ std::vector<std::shared_ptr<Callback>> make_callbacks(const TrainOptions& option
 
 }  // namespace
 
+std::unique_ptr<RankGradients> share_gradients(const TrainOptions& options, const TrainParts& parts) {
+  if (parts.ranks->size() == 1) return nullptr;
+  return std::make_unique<RankGradients>(parts.parameters, parts.ranks, parts.parallel,
+                                         options.accumulate_in_float32);
+}
+
 /// One run in progress.
 struct Trainer::Run {
   Run(TrainOptions options_in, TrainParts parts_in);
 
+  [[nodiscard]] std::optional<std::int64_t> newest_checkpoint();
   void resume();
+  [[nodiscard]] std::optional<at::Tensor> optimizer_tensor(const CheckpointReader& checkpoint,
+                                                           const std::string& name) const;
   void begin();
+  [[nodiscard]] int received_signal() const;
   [[nodiscard]] bool evaluation_due() const;
   void evaluate();
   [[nodiscard]] bool checkpoint_due() const;
   void save();
   bool train_step();
   StepRecord compute(const std::vector<Batch>& micro_batches, StepSums& sums);
-  void count(const std::vector<Batch>& micro_batches, const StepSums& sums, double seconds);
+  void count(const StepSums& sums, double seconds);
   void report(StepRecord record);
   void finish();
   TrainResult train();
 
   TrainOptions options;
   TrainParts parts;
-  std::int64_t total = 0;  ///< Steps of the whole run.
+  std::int64_t total = 0;                ///< Steps of the whole run.
+  std::unique_ptr<RankGradients> ranks;  ///< Null: one rank.
   optim::AdamW optimizer;
+  std::unique_ptr<GradientSums> local;  ///< Null: several ranks.
   LossGuard guard;
   CheckpointStore checkpoints;
   std::vector<std::shared_ptr<Callback>> callbacks;
@@ -90,6 +106,7 @@ struct Trainer::Run {
   RunState state;
   std::int64_t resumed_from = 0;
   std::int64_t last_saved = -1;
+  int agreed_signal = 0;  ///< Of several ranks: what all of them know of.
   int signal = 0;
 };
 
@@ -97,20 +114,54 @@ Trainer::Run::Run(TrainOptions options_in, TrainParts parts_in)
     : options(std::move(options_in)),
       parts(std::move(parts_in)),
       total(total_steps(options, parts.source.tokens_per_step)),
-      optimizer(optim::make_groups(parts.parameters, options.groups), options.adamw),
+      ranks(share_gradients(options, parts)),
+      optimizer(optim::make_groups(ranks ? ranks->own_parameters() : parts.parameters, options.groups),
+                options.adamw),
       guard(options.guards),
       checkpoints(parts.output_dir),
       device(optimizer.parameters().front().tensor.device()) {
   check(options, parts);
+  if (ranks) {
+    ranks->set_optimizer(optimizer);
+  } else {
+    local = make_local_sums(optimizer, options.accumulate_in_float32);
+  }
   optim::check_schedule(options.schedule, total);
   state.seed = options.seed;
 }
 
+/// Rank 0 looks, and all go on from the same.
+std::optional<std::int64_t> Trainer::Run::newest_checkpoint() {
+  std::string step;
+  if (parts.ranks->rank() == 0) {
+    io::make_directories(parts.output_dir);
+    io::remove_leftovers(parts.output_dir);
+    if (const std::optional<std::int64_t> newest = checkpoints.newest()) step = std::to_string(*newest);
+  }
+  parts.ranks->await(0, "looking for checkpoints");
+  step = dist::broadcast_text(step, 0, *parts.ranks, "the newest checkpoint");
+  return step.empty() ? std::nullopt : std::optional(std::stoll(step));
+}
+
+/// A tensor of the optimizer's state in the form this rank has it: a slice of it, or its parameter's shape.
+std::optional<at::Tensor> Trainer::Run::optimizer_tensor(const CheckpointReader& checkpoint,
+                                                         const std::string& name) const {
+  const std::optional<at::Tensor> saved = checkpoint.optimizer_tensor(name);
+  if (!saved || saved->dim() == 0) return saved;
+  const std::string parameter = name.substr(0, name.rfind('.'));
+  if (ranks && ranks->sharded()) {
+    const std::optional<dist::Slice> slice = ranks->slice_of(parameter);
+    if (!slice || slice->end > saved->numel()) return saved;
+    return saved->reshape(-1).narrow(0, slice->begin, slice->end - slice->begin);
+  }
+  for (const optim::Parameter& own : optimizer.parameters())
+    if (own.name == parameter && own.tensor.numel() == saved->numel()) return saved->view(own.tensor.sizes());
+  return saved;
+}
+
 void Trainer::Run::resume() {
   if (parts.output_dir.empty()) return;
-  io::make_directories(parts.output_dir);
-  io::remove_leftovers(parts.output_dir);
-  const std::optional<std::int64_t> newest = checkpoints.newest();
+  const std::optional<std::int64_t> newest = newest_checkpoint();
   if (!newest) {
     if (options.resume == "must") {
       throw StateError("train.resume is 'must', but ", parts.output_dir, " has no complete checkpoint");
@@ -129,8 +180,8 @@ void Trainer::Run::resume() {
     throw StateError(path.string(), ": was trained with seed ", saved.seed, ", this run has seed ",
                      options.seed, "; set train.seed back, or start in another directory");
   }
-  optimizer.load_state([&](const std::string& name) { return checkpoint.optimizer_tensor(name); });
-  checkpoint.restore(optimizer.parameters());
+  optimizer.load_state([&](const std::string& name) { return optimizer_tensor(checkpoint, name); });
+  checkpoint.restore(parts.parameters);
   if (parts.extra_state)
     parts.extra_state->load([&](const std::string& name) { return checkpoint.extra_tensor(name); });
   parts.source.seek(saved.cursor);
@@ -146,7 +197,7 @@ void Trainer::Run::begin() {
   info.first_step = state.step;
   info.total_steps = total;
   info.log_every = options.log_every;
-  for (const optim::Parameter& parameter : optimizer.parameters()) {
+  for (const optim::Parameter& parameter : parts.parameters) {
     info.trainable_parameters += parameter.tensor.numel();
   }
   for (const auto& callback : callbacks) callback->on_begin(info);
@@ -190,17 +241,26 @@ void Trainer::Run::save() {
   if (parts.source.cursor) state.cursor = parts.source.cursor();
   const Json json = trainer_state_json(state, options, total);
   CheckpointStore::Contents contents;
-  for (const optim::Parameter& parameter : optimizer.parameters()) {
+  for (const optim::Parameter& parameter : parts.parameters) {
     contents.trainable.emplace_back(parameter.name, parameter.tensor.detach());
   }
   contents.optimizer = optimizer.state();
+  contents.sharded = ranks && ranks->sharded();
+  if (contents.sharded) {
+    for (const optim::Parameter& own : optimizer.parameters()) {
+      const dist::Slice slice = *ranks->slice_of(own.name);
+      contents.optimizer.emplace_back(own.name + ".slice", at::tensor({slice.begin, slice.end}, at::kLong));
+    }
+  }
   if (parts.extra_state) contents.extra = parts.extra_state->save();
   contents.state = &json;
   contents.save_weights = parts.save_weights;
-  const std::filesystem::path path = checkpoints.save(state.step, contents);
+  const std::filesystem::path path = checkpoints.save(state.step, contents, *parts.ranks);
   last_saved = state.step;
-  checkpoints.prune(options.keep_last,
-                    options.keep_best && state.best_step > 0 ? std::optional(state.best_step) : std::nullopt);
+  if (parts.ranks->rank() == 0)
+    checkpoints.prune(options.keep_last, options.keep_best && state.best_step > 0
+                                             ? std::optional(state.best_step)
+                                             : std::nullopt);
   for (const auto& callback : callbacks) callback->on_save(state.step, path.string());
 }
 
@@ -230,10 +290,13 @@ bool Trainer::Run::train_step() {
     // One factor divides by the count of the step and clips.
     const double clip = optim::clip_factor(record.grad_norm, options.max_grad_norm);
     optimizer.step(record.learning_rate, clip / sums.weight);
+    if (ranks) ranks->share_update();
   }
   optimizer.zero_grad();
   record.seconds = seconds_since(start);
-  count(micro_batches, sums, record.seconds);
+  count(sums, record.seconds);
+  if (ranks && parts.parallel.check_every > 0 && state.step % parts.parallel.check_every == 0)
+    ranks->check_same();
   report(std::move(record));
   return true;
 }
@@ -243,16 +306,16 @@ StepRecord Trainer::Run::compute(const std::vector<Batch>& micro_batches, StepSu
   context.recompute = options.recompute;
   context.dropout.seed = static_cast<std::uint64_t>(options.seed);
   context.dropout.step = state.step;
-  const bool in_float32 = options.accumulate_in_float32;
-  sums = parts.embedding_loss
-             ? accumulate_gradients(micro_batches, *parts.embedding_loss, context, optimizer, in_float32)
-             : accumulate_gradients(micro_batches, parts.loss, context, optimizer, in_float32);
+  const StepTarget target{device, ranks ? *ranks : *local, *parts.ranks};
+  sums = parts.embedding_loss ? accumulate_gradients(micro_batches, *parts.embedding_loss, context, target)
+                              : accumulate_gradients(micro_batches, parts.loss, context, target);
+  agreed_signal = sums.signal;
 
   StepRecord record;
   record.step = state.step + 1;
   record.loss = sums.loss / sums.weight;
   record.learning_rate = options.learning_rate * optim::schedule_factor(options.schedule, state.step, total);
-  record.grad_norm = optim::global_norm(optimizer.gradients()) / sums.weight;
+  record.grad_norm = (ranks ? ranks->global_norm() : optim::global_norm(optimizer.gradients())) / sums.weight;
   record.tokens = sums.tokens;
   record.supervised = sums.weight;
   for (const auto& [name, part] : sums.parts)
@@ -263,22 +326,24 @@ StepRecord Trainer::Run::compute(const std::vector<Batch>& micro_batches, StepSu
   return record;
 }
 
-void Trainer::Run::count(const std::vector<Batch>& micro_batches, const StepSums& sums, double seconds) {
+void Trainer::Run::count(const StepSums& sums, double seconds) {
   ++state.step;
   state.tokens += sums.tokens;
   state.supervised += sums.weight;
   state.seconds += seconds;
-  for (const Batch& batch : micro_batches) {
-    for (std::size_t s = 0; s < batch.language_ids.size(); ++s) {
-      const std::int32_t id = batch.language_ids[s];
-      const std::vector<std::string>& names = parts.source.languages;
-      const bool known = id >= 0 && static_cast<std::size_t>(id) < names.size();
-      const std::string name = known    ? names[static_cast<std::size_t>(id)]
-                               : id < 0 ? std::string("unknown")
-                                        : std::to_string(id);
-      state.language_tokens[name] += batch.boundaries[s + 1] - batch.boundaries[s];
-    }
+  const std::vector<std::string>& names = parts.source.languages;
+  for (const auto& [id, tokens] : sums.language_tokens) {
+    const bool known = id >= 0 && static_cast<std::size_t>(id) < names.size();
+    const std::string name = known    ? names[static_cast<std::size_t>(id)]
+                             : id < 0 ? std::string("unknown")
+                                      : std::to_string(id);
+    state.language_tokens[name] += tokens;
   }
+}
+
+/// Several ranks act on a signal only when all know of it: after the step in which one received it.
+int Trainer::Run::received_signal() const {
+  return parts.ranks->size() > 1 ? agreed_signal : SignalWatch::received();
 }
 
 void Trainer::Run::report(StepRecord record) {
@@ -289,7 +354,7 @@ void Trainer::Run::report(StepRecord record) {
 }
 
 void Trainer::Run::finish() {
-  if (parts.output_dir.empty()) return;
+  if (parts.output_dir.empty() || parts.ranks->rank() > 0) return;
   const std::filesystem::path path = std::filesystem::path(parts.output_dir) / "trainer_state.json";
   io::write_json(path, trainer_state_json(state, options, total));
 }
@@ -301,7 +366,7 @@ TrainResult Trainer::Run::train() {
   callbacks = make_callbacks(options, parts);
   begin();
   while (true) {
-    signal = SignalWatch::received();
+    signal = received_signal();
     if (signal != 0) {
       if (!parts.output_dir.empty() && state.step > 0 && last_saved != state.step) save();
       break;
@@ -309,12 +374,12 @@ TrainResult Trainer::Run::train() {
     if (evaluation_due()) evaluate();
     if (checkpoint_due()) save();
     if (state.step >= total) break;
-    if (SignalWatch::received() != 0) continue;
+    if (received_signal() != 0) continue;
     if (!train_step()) total = state.step;
   }
   finish();
   TrainResult result = summarise_run(state);
-  for (const optim::Parameter& parameter : optimizer.parameters()) {
+  for (const optim::Parameter& parameter : parts.parameters) {
     result.trainable_parameters += parameter.tensor.numel();
   }
   result.resumed_from = resumed_from;

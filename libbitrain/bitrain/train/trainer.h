@@ -11,6 +11,8 @@
 
 #include <bitrain/base/batch.h>
 #include <bitrain/base/loss_sum.h>
+#include <bitrain/dist/communicator.h>
+#include <bitrain/dist/options.h>
 #include <bitrain/nn/module.h>
 #include <bitrain/objectives/embedding_loss.h>
 #include <bitrain/optim/adamw.h>
@@ -58,6 +60,11 @@ struct TrainParts {
   std::string
       output_dir;    ///< For checkpoints, metrics.jsonl, trainer_state.json, tensorboard/. Empty: no files.
   std::string name;  ///< Of the run or stage, for progress ("adapt").
+  /// Ranks that share every step: `source` gives each its micro-batches (data::LoaderRun), the rest is the
+  /// same on all. They all return the same result; files are written by rank 0, and by the others their share
+  /// of a sharded optimizer.
+  std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
+  dist::ParallelOptions parallel;
 };
 
 /// Trains: batches to loss to gradients to weights, with logs, evaluations and checkpoints, until the last
@@ -65,7 +72,8 @@ struct TrainParts {
 ///
 /// Per step, every micro-batch adds the gradient of its loss *sum*; the optimizer divides once by the weight
 /// of the whole step, so that 1 x 8 and 8 x 1 are the same mathematics. A resumed run repeats what an
-/// uninterrupted one would have done, bit for bit on the CPU at the same number of threads.
+/// uninterrupted one would have done, bit for bit on the CPU at the same number of threads; on another number
+/// of ranks it reads the same samples and sums in another order.
 class Trainer {
  public:
   Trainer(TrainOptions options, TrainParts parts);
@@ -80,7 +88,8 @@ class Trainer {
   /// TrainResult::signal set (programs exit with 128 + signal). A second signal kills at once.
   ///
   /// Throws DataError for a step with nothing supervised, DivergedError for NaN, infinity or too many skipped
-  /// steps, StateError for a checkpoint that does not fit, IoError when a checkpoint cannot be written.
+  /// steps, StateError for a checkpoint that does not fit, IoError when a checkpoint cannot be written,
+  /// RankError when another rank is gone or holds other parameters.
   TrainResult run();
 
  private:
