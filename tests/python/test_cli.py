@@ -250,3 +250,21 @@ def test_damaged_model_folder(run, tmp_path):
     weights.unlink()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"PK")
     assert "save_pretrained" in bitrain("generate", tmp_path / "model", "x", code=8).stderr
+
+
+def test_plan_says_what_a_cluster_would_give():
+    cluster = ["--nodes", 2, "--gpus-per-node", 8, "--gpu", "a100-80", "--shard", "gradients"]
+    text = bitrain("plan", QUICKSTART, "stages.adapt.data.loader.rows_per_step=64", *cluster).stdout
+    assert "no run of bitrain on several GPUs has been compared with it" in text
+    assert "pretrain (pretrain)" in text and "adapt (cpt)" in text and ": fits" in text
+    plan = json.loads(bitrain("plan", QUICKSTART, *cluster, "--network-gbps", 100, "--recompute", "--json").stdout)
+    assert plan["gpu"]["name"] == "a100-80" and plan["gpu"]["network_gbps"] == 100 and plan["measured"] is False
+    pretrain, adapt = plan["stages"]
+    assert pretrain["recompute"] and pretrain["groups"] == 16 and pretrain["notes"]
+    scatter = next(t for t in adapt["transfers"] if t["collective"] == "reduce_scatter")
+    assert scatter["payload_bytes"] == adapt["trained"] * 4  # Adapters are float32, and nothing else travels.
+    assert scatter["sent_bytes"] == scatter["payload_bytes"] * 15 // 16
+    assert "a100-40" in bitrain("plan", "--list-gpus").stdout
+    assert "did you mean 'a100-80'?" in bitrain("plan", QUICKSTART, "--gpu", "a100_80", code=2).stderr
+    assert "must divide the 16 ranks" in bitrain("plan", QUICKSTART, *cluster, "--context", 3, code=2).stderr
+    assert "name a recipe" in bitrain("plan", code=2).stderr

@@ -52,6 +52,7 @@ int run_program(int argc, char** argv) {
   add_model_verbs(app);
   add_vocab_verbs(app);
   add_encoder_verbs(app, outcome);
+  add_plan_verb(app);
   try {
     app.parse(argc, argv);
     return outcome.code;

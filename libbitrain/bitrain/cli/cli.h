@@ -30,5 +30,6 @@ void add_recipe_verbs(CLI::App& app, Outcome& outcome);   ///< run, validate, co
 void add_model_verbs(CLI::App& app);                      ///< eval, merge, generate
 void add_vocab_verbs(CLI::App& app);                      ///< vocab extend, vocab report
 void add_encoder_verbs(CLI::App& app, Outcome& outcome);  ///< mine-negatives
+void add_plan_verb(CLI::App& app);                        ///< plan
 
 }  // namespace bitrain::cli

@@ -1,0 +1,78 @@
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <bitrain/cli/cli.h>
+#include <bitrain/recipe/cluster_plan.h>
+#include <bitrain/recipe/cluster_report.h>
+#include <bitrain/recipe/recipe.h>
+
+namespace bitrain::cli {
+namespace {
+
+struct PlanArguments {
+  std::string file;
+  std::vector<std::string> overrides;
+  std::string gpu = "h100";
+  double network_gbps = 0;
+  recipe::ClusterOptions cluster;
+  bool recompute = false;
+  bool json = false;
+  bool gpus = false;
+};
+
+void run_plan(PlanArguments& arguments) {
+  if (arguments.gpus) {
+    std::fputs(recipe::describe(recipe::gpu_specs()).c_str(), stdout);
+    return;
+  }
+  if (arguments.file.empty()) throw ConfigError("name a recipe, or ask for --list-gpus");
+  recipe::ClusterOptions& cluster = arguments.cluster;
+  cluster.gpu = recipe::find_gpu(arguments.gpu);
+  if (arguments.network_gbps != 0) cluster.gpu.network_gbps = arguments.network_gbps;
+  if (arguments.recompute) cluster.recompute = true;
+  recipe::check(cluster);
+  const recipe::Recipe loaded = recipe::load_recipe(arguments.file, arguments.overrides);
+  const std::vector<recipe::StagePlan> plans = recipe::plan_cluster(loaded, cluster);
+  if (arguments.json)
+    std::printf("%s\n", recipe::to_json(plans, cluster).dump(2).c_str());
+  else
+    std::fputs(recipe::describe(plans, cluster).c_str(), stdout);
+}
+
+}  // namespace
+
+void add_plan_verb(CLI::App& app) {
+  auto arguments = std::make_shared<PlanArguments>();
+  CLI::App* verb = app.add_subcommand(
+      "plan",
+      "What a recipe would need on a cluster: memory, traffic and time of each training stage, estimated");
+  recipe::ClusterOptions& cluster = arguments->cluster;
+  verb->add_option("recipe", arguments->file, "Recipe (YAML)");
+  verb->add_option("overrides", arguments->overrides, "key=value");
+  verb->add_option("--nodes", cluster.nodes, "Machines")->capture_default_str();
+  verb->add_option("--gpus-per-node", cluster.gpus_per_node, "GPUs of each")->capture_default_str();
+  verb->add_option("--gpu", arguments->gpu, "Which; --list-gpus shows them")->capture_default_str();
+  verb->add_option("--shard", cluster.parallel.shard, "none, optimizer, gradients or parameters")
+      ->capture_default_str();
+  verb->add_option("--context", cluster.parallel.context, "Ranks that share the tokens of the same rows")
+      ->capture_default_str();
+  verb->add_option("--bucket-mib", cluster.parallel.bucket_mib, "Size of the pieces gradients travel in")
+      ->capture_default_str();
+  verb->add_option("--reduce-dtype", cluster.parallel.reduce_dtype,
+                   "float32 or bfloat16: what 16-bit gradients travel in")
+      ->capture_default_str();
+  verb->add_option("--network-gbps", arguments->network_gbps,
+                   "Network of each GPU in Gb/s, in place of the table's");
+  verb->add_option("--compute-fraction", cluster.rates.compute, "Share of the peak that is reached")
+      ->capture_default_str();
+  verb->add_option("--link-fraction", cluster.rates.link, "Share of the links' bandwidth that is reached")
+      ->capture_default_str();
+  verb->add_flag("--recompute", arguments->recompute, "As train.recompute=true in every stage");
+  verb->add_flag("--json", arguments->json, "For machines: bytes and seconds");
+  verb->add_flag("--list-gpus", arguments->gpus, "The GPUs it knows, and where their figures are from");
+  verb->callback([arguments] { run_plan(*arguments); });
+}
+
+}  // namespace bitrain::cli
