@@ -53,6 +53,7 @@ int run_program(int argc, char** argv) {
   add_vocab_verbs(app);
   add_encoder_verbs(app, outcome);
   add_plan_verb(app);
+  add_launch_verb(app, outcome);
   try {
     app.parse(argc, argv);
     return outcome.code;

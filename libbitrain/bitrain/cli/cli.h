@@ -31,5 +31,6 @@ void add_model_verbs(CLI::App& app);                      ///< eval, merge, gene
 void add_vocab_verbs(CLI::App& app);                      ///< vocab extend, vocab report
 void add_encoder_verbs(CLI::App& app, Outcome& outcome);  ///< mine-negatives
 void add_plan_verb(CLI::App& app);                        ///< plan
+void add_launch_verb(CLI::App& app, Outcome& outcome);    ///< launch
 
 }  // namespace bitrain::cli

@@ -1,0 +1,108 @@
+"""`bitrain launch`: several processes on one machine, with torchrun's environment."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(os.environ.get("BITRAIN_BUILD_DIR", ROOT / "build" / "release")) / "bin" / "bitrain"
+
+
+def launch(*arguments, code=0):
+    done = subprocess.run(
+        [PROGRAM, "launch", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def test_every_rank_runs_the_program():
+    done = launch("--nproc", 2, "--", "sh", "-c", "echo $RANK of $WORLD_SIZE")
+    assert sorted(done.stdout.splitlines()) == ["[0] 0 of 2", "[1] 1 of 2"]
+    assert done.stderr == ""
+
+
+def test_the_first_failure_ends_all_and_is_explained(tmp_path):
+    script = """
+import json, os, sys, time
+if os.environ["RANK"] == "0":
+    time.sleep(600)
+error = {"message": {"message": "ValueError: no such thing", "extraInfo": {"timestamp": str(int(time.time()))}}}
+with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+    json.dump(error, file)
+print("leaving", flush=True)
+sys.exit(6)
+"""
+    done = launch("--nproc", 2, "--log-dir", tmp_path / "logs", "--", sys.executable, "-c", script, code=6)
+    assert done.stdout == "[1] leaving\n"
+    assert done.stderr.splitlines() == [
+        "error: launch: rank 1 of 2 failed first: exit code 6: ValueError: no such thing",
+        f"its output is in {tmp_path}/logs/rank-1.log",
+    ]
+    assert (tmp_path / "logs" / "rank-1.log").read_text() == "leaving\n"
+
+
+def test_torch_meets_its_peers_and_its_error_files_are_read(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+import time
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+
+@record
+def main():
+    dist.init_process_group("gloo")
+    total = torch.tensor([dist.get_rank() + 1.0])
+    dist.all_reduce(total)
+    print("total", total.item(), flush=True)
+    if dist.get_rank() == 1:
+        raise ValueError("of rank 1")
+    time.sleep(600)
+
+main()
+""")
+    done = launch("--nproc", 2, "--", sys.executable, script, code=1)
+    assert sorted(done.stdout.splitlines()) == ["[0] total 3.0", "[1] total 3.0"]
+    assert "error: launch: rank 1 of 2 failed first: exit code 1: ValueError: of rank 1\n" in done.stderr
+
+
+def test_a_verb_is_run_by_this_program():
+    done = launch("--nproc", 2, "recipes", "ls")
+    both = [[line[4:] for line in done.stdout.splitlines() if line.startswith(f"[{rank}] ")] for rank in (0, 1)]
+    assert both[0] == both[1] and any("quickstart/en_es.yaml" in line for line in both[0])
+
+
+def test_options_after_the_program_are_its_own(tmp_path):
+    # Of a verb, with and without "--"; a wrong command line is not tried again.
+    for mark in ([], ["--"]):
+        done = launch("--nproc", 1, "--max-restarts", 3, *mark, "run", "--nproc", "[a,b]", code=2)
+        assert "--nproc" in done.stderr and done.stderr.count("failed") == 1
+    shown = launch("--nproc", 1, "--", "printf", "%s|", "--nproc", "[a,b]", "--", "-q", "--help").stdout
+    assert shown == "--nproc|[a,b]|--|-q|--help|\n"
+    assert "key=value" in launch("--nproc", 1, "run", "--help").stdout
+
+
+def test_wrong_command_lines_are_explained():
+    assert "--nproc is required" in launch("run", "x.yaml", code=2).stderr
+    assert "at least 1, not 0" in launch("--nproc", 0, "run", "x.yaml", code=2).stderr
+    assert "no program to run" in launch("--nproc", 2, code=2).stderr
+    assert "did you mean '--nproc'" in launch("--nproc", 2, "--nprocs", 3, "run", code=2).stderr
+    assert "is in no folder of PATH" in launch("--nproc", 2, "--", "no-such-program", code=5).stderr
+    assert "torchrun" in launch("--help").stdout
+
+
+def test_ctrl_c_lets_the_ranks_end():
+    script = "trap 'echo saved; exit 143' TERM; echo ready; while :; do sleep 0.02; done"
+    with subprocess.Popen(
+        [PROGRAM, "launch", "--nproc", "2", "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    ) as started:
+        for _ in range(2):
+            assert "ready" in started.stdout.readline()
+        started.send_signal(signal.SIGINT)
+        rest = started.stdout.read()
+        assert started.wait(timeout=60) == 143
+    assert sorted(rest.splitlines()) == ["[0] saved", "[1] saved"]
