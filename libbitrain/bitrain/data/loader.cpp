@@ -13,6 +13,7 @@
 #include <utility>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/data/sample_stream.h>
 #include <bitrain/data/worker_pool.h>
@@ -168,8 +169,13 @@ struct Loader::Impl {
   Prepared build(const Position& from) {
     Prepared result;
     result.after = from;
-    const std::vector<Row> rows = options.single_source_steps ? rows_of_one_source(result.after)
-                                                              : rows_of(result.after, result.after.carry, -1);
+    std::vector<Row> rows = options.single_source_steps ? rows_of_one_source(result.after)
+                                                        : rows_of(result.after, result.after.carry, -1);
+    if (packing == Packing::kWhole && static_cast<std::int64_t>(rows.size()) < rank.ranks && !rows.empty()) {
+      // Losses that look across a step need rows on every rank.
+      log_warn("the last ", rows.size(), " examples are left out: there are ", rank.ranks, " ranks");
+      rows.clear();
+    }
     const auto group = static_cast<std::size_t>(options.micro_batch_rows > 0 ? options.micro_batch_rows
                                                                              : options.rows_per_step);
     result.batches = micro_batches(rows, group, options.keep_boundaries, rank);

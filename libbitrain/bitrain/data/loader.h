@@ -59,7 +59,9 @@ void visit_fields(Visitor& v, LoaderOptions& o) {
 struct LoaderRun {
   std::uint64_t seed = 0;
   std::int64_t total_steps = 0;  ///< Of the run; for unimax and stages. The loader itself does not end there.
-  RankOf rank = {};              ///< Which share of every step it gives; all ranks read and pack it all.
+  /// Which share of every step it gives; all ranks read and pack it all. With packing whole, what is left at
+  /// the end of the data is left out where it is fewer rows than ranks.
+  RankOf rank = {};
 };
 
 /// Where a loader stands, between steps: counters alone, so that it fits any checkpoint, thread count and

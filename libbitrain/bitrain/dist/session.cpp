@@ -157,7 +157,6 @@ const Environment& Session::environment() const {
 }
 
 void Session::fail(const std::string& message) {
-  write_error_file(parts_->environment.error_file, message);
   parts_->failed = true;
   if (parts_->watch) parts_->watch->fail(message);
 }

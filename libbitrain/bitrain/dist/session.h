@@ -28,7 +28,7 @@ class Session {
   [[nodiscard]] const std::shared_ptr<Communicator>& world() const;
   [[nodiscard]] const Environment& environment() const;
 
-  /// This rank ends because of `message`: the others are told, and so is torchrun, through its error file.
+  /// This rank ends because of `message`: the others are told. torchrun is by write_error_file.
   void fail(const std::string& message);
 
  private:

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include <bitrain/dist/options.h>
 #include <bitrain/recipe/claims.h>
 #include <bitrain/recipe/document.h>
 #include <bitrain/recipe/late_interaction_options.h>
@@ -48,6 +49,7 @@ struct Recipe {
   std::string device = "cpu";
   std::string dtype = "bfloat16";
   std::int64_t threads = 0;
+  dist::ParallelOptions parallel;
   std::string base;
   bool skip_invalid = false;
   TextOptions source;
@@ -68,7 +70,9 @@ void visit_fields(Visitor& v, Recipe& o) {
   v.field("seed", o.seed, at_least(0), "Seed of everything random.");
   v.field("device", o.device, one_of({"cpu", "cuda"}), "Where models live.");
   v.field("dtype", o.dtype, one_of({"bfloat16", "float32"}), "Type of weights and activations.");
-  v.field("threads", o.threads, in_range(0, 1024), "CPU threads; 0: as many as there are cores.");
+  v.field("threads", o.threads, in_range(0, 1024),
+          "CPU threads of each process; 0: as many as there are cores for it.");
+  v.field("parallel", o.parallel, any(), "How several processes share the run.");
   v.field("base", o.base, any(),
           "Hugging Face folder to start from, in place of the stages tokenizer and pretrain.");
   v.field("skip_invalid", o.skip_invalid, any(),

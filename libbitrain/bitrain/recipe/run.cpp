@@ -14,6 +14,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/base/version.h>
+#include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/recipe/decode.h>
@@ -26,7 +27,17 @@ namespace bitrain::recipe {
 namespace fs = std::filesystem;
 namespace {
 
+using Ranks = std::shared_ptr<dist::Communicator>;
+
 constexpr const char* kStageFile = "stage.json";
+constexpr const char* kFinished = "finished";
+
+/// Whether a stage has steps that ranks can share.
+bool trains(const Stage& stage) {
+  return is_one_of<PretrainStage, CptStage, SftStage, MaskedLmStage, ContrastiveStage, LateInteractionStage,
+                   CrossEncoderStage, ContextPredictionStage, DocumentEncoderStage, SimilarityStage>(
+      stage.options);
+}
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -115,22 +126,29 @@ void prepare_work(const fs::path& work, const io::Json& made_from) {
   io::write_json(marker, made_from);
 }
 
-/// Runs one stage that is not finished; its figures, or nothing when a signal came.
-std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const io::Json& made_from,
-                                int& signal) {
-  const fs::path directory = stage_directory(recipe, stage.name);
-  const fs::path work = directory.string() + ".work";
-  prepare_work(work, made_from);
-  io::AtomicDirectory out(directory);
-  StageContext context{recipe, stage, out.path(), work};
-  train::reset_peak_memory(context.device());
-  const auto begin = std::chrono::steady_clock::now();
+/// Runs a stage's function, with its name in what it throws.
+void run_function(const Stage& stage, StageContext& context) {
   try {
     std::visit([&](const auto& options) { run_stage(options, context); }, stage.options);
   } catch (Error& error) {
     error.add_context("stage " + stage.name);
     throw;
   }
+}
+
+/// Runs one stage that is not finished; its figures, or nothing when a signal came.
+std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const io::Json& made_from,
+                                const Ranks& ranks, int& signal) {
+  const fs::path directory = stage_directory(recipe, stage.name);
+  const fs::path work = directory.string() + ".work";
+  prepare_work(work, made_from);
+  if (trains(stage)) ranks->await(0, "preparing stage " + stage.name);
+  io::AtomicDirectory out(directory);
+  StageContext context{recipe, stage, out.path(), work};
+  context.ranks = trains(stage) ? ranks : std::make_shared<dist::Communicator>();
+  train::reset_peak_memory(context.device());
+  const auto begin = std::chrono::steady_clock::now();
+  run_function(stage, context);
   if (context.signal != 0) {
     signal = context.signal;
     return std::nullopt;
@@ -140,6 +158,7 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
       {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()},
       {"peak_memory_bytes", train::peak_memory_bytes(context.device())},
       {"directory", directory.string()}};
+  if (trains(stage) && ranks->size() > 1) result["ranks"] = ranks->size();
   result.update(context.result);
   const io::Json file = {{"name", stage.name},
                          {"hash", short_hash(made_from.dump())},
@@ -149,6 +168,30 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
   out.commit();
   io::remove_tree(work);
   return result;
+}
+
+/// What a rank other than 0 does of a stage. The signal that ended it early, or 0.
+int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
+  if (!trains(stage)) return 0;
+  const fs::path directory = stage_directory(recipe, stage.name);
+  ranks->await(0, "preparing stage " + stage.name);
+  // What a stage writes besides its training is rank 0's; it must go somewhere.
+  const io::AtomicDirectory scratch(fs::temp_directory_path() / ("bitrain-" + stage.name));
+  StageContext context{recipe, stage, scratch.path(), directory.string() + ".work"};
+  context.ranks = ranks;
+  run_function(stage, context);
+  return context.signal;
+}
+
+/// The other ranks follow rank 0 through the stages.
+void follow(const Recipe& recipe, const Ranks& ranks, RunResult& result) {
+  for (const Stage& stage : recipe.stages) {
+    ranks->await(0, "looking at stage " + stage.name);
+    if (dist::broadcast_text({}, 0, *ranks, "whether a stage is finished") == kFinished) continue;
+    result.signal = help_with(recipe, stage, ranks);
+    if (result.signal != 0) return;
+    ranks->await(0, "stage " + stage.name);
+  }
 }
 
 io::Json empty_summary(const Recipe& recipe) {
@@ -186,13 +229,17 @@ fs::path stage_directory(const Recipe& recipe, const std::string& stage) {
   throw StateError("there is no stage '", stage, "'");
 }
 
-RunResult run(const Recipe& recipe) {
+RunResult run(const Recipe& recipe, const Ranks& ranks) {
   if (recipe.source.language == recipe.target.language)
     throw ConfigError("source.language and target.language are both '", recipe.source.language, "'");
   if (recipe.device == "cuda") require_cuda();
   if (recipe.threads > 0) at::set_num_threads(static_cast<int>(recipe.threads));
   RunResult result;
   result.dir = recipe.dir;
+  if (ranks->rank() > 0) {
+    follow(recipe, ranks, result);
+    return result;
+  }
   const io::DirectoryLock lock(result.dir);
   io::remove_leftovers(result.dir);
   result.summary = empty_summary(recipe);
@@ -202,17 +249,21 @@ RunResult run(const Recipe& recipe) {
     const std::string title =
         std::to_string(i + 1) + "/" + std::to_string(recipe.stages.size()) + " " + stage.name;
     const io::Json made_from = fingerprint(recipe, stage);
-    if (const std::optional<io::Json> done = finished(stage_directory(recipe, stage.name), made_from)) {
+    const std::optional<io::Json> done = finished(stage_directory(recipe, stage.name), made_from);
+    ranks->await(0, "looking at stage " + stage.name);
+    (void)dist::broadcast_text(done ? kFinished : "", 0, *ranks, "whether a stage is finished");
+    if (done) {
       log_info("stage ", title, ": finished before, skipped");
       add_stage(result.summary, stage.name, done->at("result"));
       continue;
     }
     log_info("stage ", title, " (", stage.type, ")");
-    const std::optional<io::Json> figures = run_one(recipe, stage, made_from, result.signal);
+    const std::optional<io::Json> figures = run_one(recipe, stage, made_from, ranks, result.signal);
     if (!figures) return result;
     log_info("stage ", title, ": done in ", human_seconds(figures->at("seconds").get<double>()));
     add_stage(result.summary, stage.name, *figures);
     write_summary(result.dir, result.summary);
+    ranks->await(0, "stage " + stage.name);
   }
   if (!recipe.claims.empty())
     result.summary["claims"] = check_claims(recipe.claims, result.summary["stages"]);

@@ -2,8 +2,10 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 
+#include <bitrain/dist/communicator.h>
 #include <bitrain/io/json.h>
 #include <bitrain/recipe/recipe.h>
 
@@ -21,9 +23,13 @@ struct RunResult {
 /// inputs, is skipped; a training stage that was interrupted goes on from its last checkpoint. After each
 /// stage summary.json and report.html are written anew.
 ///
+/// All `ranks` call it with the same recipe, and see the same folder. Stages that train are run by all of
+/// them, the others by rank 0 while the rest waits. Only rank 0's summary is whole.
+///
 /// Throws StateError when another process runs in the folder, and whatever a stage throws, with the stage's
 /// name in front.
-RunResult run(const Recipe& recipe);
+RunResult run(const Recipe& recipe,
+              const std::shared_ptr<dist::Communicator>& ranks = std::make_shared<dist::Communicator>());
 
 /// The folder of a stage.
 [[nodiscard]] std::filesystem::path stage_directory(const Recipe& recipe, const std::string& stage);

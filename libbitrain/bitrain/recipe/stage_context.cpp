@@ -19,6 +19,10 @@ at::Device StageContext::device() const {
   return at::Device(recipe.device);
 }
 
+data::LoaderRun StageContext::loader_run(std::int64_t steps) const {
+  return {static_cast<std::uint64_t>(recipe.seed), steps, {ranks->rank(), ranks->size()}};
+}
+
 std::filesystem::path StageContext::directory_of(const std::string& stage_name) const {
   return stage_name == "base" ? std::filesystem::path(recipe.base) : stage_directory(recipe, stage_name);
 }

@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include <bitrain/data/loader.h>
 #include <bitrain/data/source.h>
+#include <bitrain/dist/communicator.h>
 #include <bitrain/hub/model_dir.h>
 #include <bitrain/io/json.h>
 #include <bitrain/recipe/recipe.h>
@@ -21,9 +23,13 @@ struct StageContext {
   std::filesystem::path work;  ///< Folder that survives an interruption: checkpoints and logs of training.
   io::Json result = io::Json::object();  ///< Figures, under the names of summary.json.
   int signal = 0;                        ///< Set when a signal ended the stage early: nothing is finished.
+  /// That run this stage, all of them together where it trains. Only rank 0's `out` and `result` are kept.
+  std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
 
   [[nodiscard]] at::ScalarType dtype() const;
   [[nodiscard]] at::Device device() const;
+  /// What a loader of training steps must know of a run of `steps` steps.
+  [[nodiscard]] data::LoaderRun loader_run(std::int64_t steps) const;
   /// The Hugging Face folder behind "base" or a stage's name.
   [[nodiscard]] std::filesystem::path directory_of(const std::string& stage_name) const;
 };

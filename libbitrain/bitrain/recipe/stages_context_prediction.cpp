@@ -14,6 +14,7 @@
 #include <bitrain/models/bert/config.h>
 #include <bitrain/nn/unit_rows.h>
 #include <bitrain/objectives/context_prediction.h>
+#include <bitrain/objectives/gathered_loss.h>
 #include <bitrain/recipe/encoder_stage.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/training.h>
@@ -167,9 +168,10 @@ void run_stage(const ContextPredictionStage& options, StageContext& context) {
   objectives::ContextPrediction objective(opened.tokenizer, data::languages_of(sources), model.dimension(),
                                           seed, objective_options, context.device());
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
-  data::Loader loader(options.loader, sources,
-                      [&objective](const data::Example& example) { return objective.encode(example); },
-                      {seed, train::total_steps(options.train, tokens_per_step)});
+  data::Loader loader(
+      options.loader, sources,
+      [&objective](const data::Example& example) { return objective.encode(example); },
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
 
   HeldOutSides held_out(context, options);
   train::TrainParts parts;
@@ -178,7 +180,7 @@ void run_stage(const ContextPredictionStage& options, StageContext& context) {
     parameter.name = "projection_head." + parameter.name;
     parts.parameters.push_back(std::move(parameter));
   }
-  parts.embedding_loss = objective.loss(model);
+  parts.embedding_loss = objectives::over_ranks(objective.loss(model), context.ranks);
   parts.extra_state = train::ExtraState{[&objective] { return objective.state(); },
                                         [&objective](const auto& lookup) { objective.load_state(lookup); }};
   if (held_out.paired())

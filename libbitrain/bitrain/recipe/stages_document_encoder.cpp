@@ -9,6 +9,7 @@
 #include <bitrain/eval/encode_documents.h>
 #include <bitrain/hub/document_encoder.h>
 #include <bitrain/objectives/document_contrastive.h>
+#include <bitrain/objectives/gathered_loss.h>
 #include <bitrain/recipe/encoder_stage.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/training.h>
@@ -129,9 +130,10 @@ void run_stage(const DocumentEncoderStage& options, StageContext& context) {
   const objectives::DocumentContrastive objective(opened.tokenizer, data::languages_of(sources),
                                                   model.max_sentences(), objective_options);
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
-  data::Loader loader(options.loader, sources,
-                      [&objective](const data::Example& example) { return objective.encode(example); },
-                      {seed, train::total_steps(options.train, tokens_per_step)});
+  data::Loader loader(
+      options.loader, sources,
+      [&objective](const data::Example& example) { return objective.encode(example); },
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
 
   const HeldOutDocuments held_out(recipe, options);
   context.result["documents"] = held_out.size();
@@ -141,7 +143,7 @@ void run_stage(const DocumentEncoderStage& options, StageContext& context) {
   context.result["before"] = held_out.score(model, *opened.tokenizer);
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);
-  parts.embedding_loss = objective.loss(model);
+  parts.embedding_loss = objectives::over_ranks(objective.loss(model), context.ranks);
   parts.evaluate = [&](std::int64_t) {
     return retrieval_figures({{"retrieval", held_out.score(model, *opened.tokenizer)}});
   };

@@ -132,14 +132,15 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   data::Loader loader(
       options.loader, sources,
       [&objective](const data::Example& example) { return objective.encode(example); },
-      {static_cast<std::uint64_t>(recipe.seed), train::total_steps(options.train, tokens_per_step)});
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
 
   std::optional<HeldOutPairs> held_out;
   if (has_lines(recipe)) held_out.emplace(context, options.retrieval);
   train::TrainParts parts;
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(*opened.model);
-  parts.embedding_loss = objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr);
+  parts.embedding_loss =
+      objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr, context.ranks);
   if (held_out)
     parts.evaluate = [&](std::int64_t) {
       return retrieval_figures(held_out->score(*opened.model, *opened.tokenizer));

@@ -8,6 +8,7 @@
 #include <bitrain/hub/late_interaction_dir.h>
 #include <bitrain/models/bert/add_language_adapters.h>
 #include <bitrain/models/bert/config.h>
+#include <bitrain/objectives/gathered_loss.h>
 #include <bitrain/objectives/late_interaction.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/training.h>
@@ -69,7 +70,6 @@ void run_stage(const LanguageAdaptersStage& options, StageContext& context) {
 
 void run_stage(const LateInteractionStage& options, StageContext& context) {
   const Recipe& recipe = context.recipe;
-  const auto seed = static_cast<std::uint64_t>(recipe.seed);
   const hub::OpenedLateInteraction opened = open_with_projection(options, context);
   models::LateInteractionEncoder& model = *opened.model;
   const auto save = [&](const fs::path& folder) {
@@ -89,13 +89,14 @@ void run_stage(const LateInteractionStage& options, StageContext& context) {
       std::make_shared<objectives::InteractionTokens>(opened.tokenizer, model.options()), languages,
       options.objective);
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
-  data::Loader loader(options.loader, sources,
-                      [&objective](const data::Example& example) { return objective.encode(example); },
-                      {seed, train::total_steps(options.train, tokens_per_step)});
+  data::Loader loader(
+      options.loader, sources,
+      [&objective](const data::Example& example) { return objective.encode(example); },
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
   train::TrainParts parts;
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(model);
-  parts.embedding_loss = objective.loss(model);
+  parts.embedding_loss = objectives::over_ranks(objective.loss(model), context.ranks);
   run_training(context, options.train, loader, std::move(parts), "retrieval", save);
 }
 

@@ -112,9 +112,10 @@ void run_stage(const MaskedLmStage& options, StageContext& context) {
   objective_options.max_length = std::min(objective_options.max_length, model.encoder().max_tokens());
   const objectives::MaskedLm objective(opened.tokenizer, languages, seed, objective_options);
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
-  data::Loader loader(options.loader, sources,
-                      [&objective](const data::Example& example) { return objective.sequence(example); },
-                      {seed, train::total_steps(options.train, tokens_per_step)});
+  data::Loader loader(
+      options.loader, sources,
+      [&objective](const data::Example& example) { return objective.sequence(example); },
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
 
   const HeldOutTexts held_out(recipe, options);
   train::TrainParts parts;

@@ -116,7 +116,6 @@ void run_stage(const MineNegativesStage& options, StageContext& context) {
 
 void run_stage(const CrossEncoderStage& options, StageContext& context) {
   const Recipe& recipe = context.recipe;
-  const auto seed = static_cast<std::uint64_t>(recipe.seed);
   hub::OpenedCrossEncoder opened = open_with_head(context);
   models::CrossEncoder& model = *opened.model;
   if (options.dropout >= 0) model.encoder().config().hidden_dropout_prob = options.dropout;
@@ -130,9 +129,10 @@ void run_stage(const CrossEncoderStage& options, StageContext& context) {
   objective_options.max_length = std::min(objective_options.max_length, model.encoder().max_tokens());
   const objectives::Listwise objective(opened.tokenizer, languages, objective_options);
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
-  data::Loader loader(options.loader, sources,
-                      [&objective](const data::Example& example) { return objective.encode(example); },
-                      {seed, train::total_steps(options.train, tokens_per_step)});
+  data::Loader loader(
+      options.loader, sources,
+      [&objective](const data::Example& example) { return objective.encode(example); },
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
 
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);

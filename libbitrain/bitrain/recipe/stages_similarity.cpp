@@ -90,7 +90,7 @@ void run_stage(const SimilarityStage& options, StageContext& context) {
   data::Loader loader(
       options.loader, sources,
       [&objective](const data::Example& example) { return objective.encode(example); },
-      {static_cast<std::uint64_t>(recipe.seed), train::total_steps(options.train, tokens_per_step)});
+      context.loader_run(train::total_steps(options.train, tokens_per_step)));
 
   train::TrainParts parts;
   parts.source.languages = languages;

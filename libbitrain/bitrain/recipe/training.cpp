@@ -75,14 +75,19 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   if (!languages.empty()) parts.source.languages = std::move(languages);
   parts.output_dir = context.work.string();
   parts.name = context.stage.name;
+  parts.ranks = context.ranks;
+  parts.parallel = context.recipe.parallel;
   const train::TrainResult result = train::Trainer(options, std::move(parts)).run();
   if (result.interrupted()) {
     context.signal = result.signal;
     return;
   }
   record(result, loader, figures, context.result);
-  save(context.out);
-  keep_logs(context.work, context.out);
+  if (context.ranks->rank() == 0) {
+    save(context.out);
+    keep_logs(context.work, context.out);
+  }
+  context.ranks->await(0, "saving stage " + context.stage.name);
 }
 
 void train_stage(StageContext& context, const TrainingParts& parts) {
@@ -93,7 +98,7 @@ void train_stage(StageContext& context, const TrainingParts& parts) {
   data::Loader loader(
       data.loader, data.sources,
       [&objective](const data::Example& example) { return objective.encode(example); },
-      {static_cast<std::uint64_t>(context.recipe.seed), train::total_steps(data.train, tokens_per_step)});
+      context.loader_run(train::total_steps(data.train, tokens_per_step)));
 
   train::TrainParts trainer_parts;
   trainer_parts.parameters = adapters::trainable_parameters(model);
