@@ -67,6 +67,7 @@ struct How {
   bool recompute = false;
   std::int64_t micro_batch_rows = 0;
   at::ScalarType dtype = at::kFloat;
+  std::int64_t context = 1;
 };
 
 /// One rank of a run with dropout, two languages, best-fit packing and several micro-batches.
@@ -96,11 +97,15 @@ struct Rank {
     loading.rows_per_step = 5;
     loading.micro_batch_rows = how.micro_batch_rows;
     loading.mixture.weights = {{"en", 1}, {"es", 2}};
-    loader =
-        std::make_unique<data::Loader>(loading,
-                                       std::vector<data::SourcePtr>{std::make_shared<Words>("en", 200, 1),
-                                                                    std::make_shared<Words>("es", 90, 2)},
-                                       encode, data::LoaderRun{5, 50, {ranks->rank(), ranks->size()}});
+    loader = std::make_unique<data::Loader>(
+        loading,
+        std::vector<data::SourcePtr>{std::make_shared<Words>("en", 200, 1),
+                                     std::make_shared<Words>("es", 90, 2)},
+        encode,
+        data::LoaderRun{5,
+                        50,
+                        {ranks->rank() / how.context, ranks->size() / how.context},
+                        {ranks->rank() % how.context, how.context}});
     parts.parameters = adapters::trainable_parameters(*model);
     parts.loss = [this](const Batch& batch, const nn::ForwardContext& context) {
       return objectives::next_token_loss(*model, batch, context, {"en", "es"});
@@ -108,6 +113,7 @@ struct Rank {
     parts.source = make_source(*loader);
     parts.ranks = std::move(ranks);
     parts.parallel.shard = how.shard;
+    parts.parallel.context = how.context;
     parts.parallel.bucket_mib = 1;
   }
 
@@ -197,6 +203,23 @@ INSTANTIATE_TEST_SUITE_P(Modes, RankModes,
                                   (how.recompute ? "_recompute" : "") + "_rows" +
                                   std::to_string(how.micro_batch_rows);
                          });
+
+TEST(Ranks, ThatShareTokensAreTheSameRun) {
+  struct Group {
+    std::int64_t ranks;
+    std::int64_t context;
+  };
+  for (const How& base : {How{"none"}, How{"gradients", true, true, 2}, How{"optimizer", false, true, 1}}) {
+    const Outcome one = train(base, 1, 50);
+    // Four heads with two of keys: shares of two and two, of one, one and two, and of one each.
+    for (const auto& [ranks, context] : {Group{2, 2}, Group{3, 3}, Group{4, 4}, Group{4, 2}}) {
+      SCOPED_TRACE(base.shard + " on " + std::to_string(ranks) + ", " + std::to_string(context) + " a row");
+      How how = base;
+      how.context = context;
+      expect_near(one, train(how, ranks, 50), 1e-5);
+    }
+  }
+}
 
 TEST(Ranks, StopAndGoOnAsAnotherNumber) {
   for (const char* shard : {"none", "optimizer", "gradients"}) {

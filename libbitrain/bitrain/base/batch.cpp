@@ -9,9 +9,9 @@
 namespace bitrain {
 
 std::int64_t Batch::longest_segment() const {
+  const std::vector<std::int32_t>& all = whole_boundaries.empty() ? boundaries : whole_boundaries;
   std::int32_t longest = 0;
-  for (std::size_t s = 1; s < boundaries.size(); ++s)
-    longest = std::max(longest, boundaries[s] - boundaries[s - 1]);
+  for (std::size_t s = 1; s < all.size(); ++s) longest = std::max(longest, all[s] - all[s - 1]);
   return longest;
 }
 
@@ -22,6 +22,37 @@ Batch Batch::to(at::Device device) const {
     if (tensor->defined()) *tensor = tensor->to(device);
   }
   return moved;
+}
+
+Batch token_share(const Batch& batch, std::int64_t rank, std::int64_t ranks) {
+  if (ranks == 1 || batch.tokens() == 0) return batch;
+  if (batch.tokens() < ranks)
+    throw DataError("a micro-batch of ", batch.tokens(), " tokens cannot be shared by ", ranks, " ranks");
+  if (!batch.group_ids.empty() || !batch.document_ids.empty() || !batch.scores.empty())
+    throw StateError("tokens of examples with several texts cannot be shared by ranks");
+  const auto begin = static_cast<std::int32_t>(token_begin(batch.tokens(), rank, ranks));
+  const auto end = static_cast<std::int32_t>(token_begin(batch.tokens(), rank + 1, ranks));
+  Batch share;
+  share.whole_boundaries = batch.boundaries;
+  share.first_token = batch.first_token + begin;
+  share.boundaries.push_back(0);
+  for (std::size_t s = 0; s + 1 < batch.boundaries.size(); ++s) {
+    if (batch.boundaries[s + 1] <= begin || batch.boundaries[s] >= end) continue;
+    share.boundaries.push_back(std::min(batch.boundaries[s + 1], end) - begin);
+    if (!batch.language_ids.empty()) share.language_ids.push_back(batch.language_ids[s]);
+    if (!batch.weights.empty()) share.weights.push_back(batch.weights[s]);
+  }
+  const auto part = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? tensor.narrow(0, begin, end - begin).contiguous() : tensor;
+  };
+  share.input_ids = part(batch.input_ids);
+  share.labels = part(batch.labels);
+  share.position_ids = part(batch.position_ids);
+  share.token_type_ids = part(batch.token_type_ids);
+  const at::Tensor ends = at::empty({static_cast<std::int64_t>(share.boundaries.size())}, at::kInt);
+  std::copy(share.boundaries.begin(), share.boundaries.end(), ends.mutable_data_ptr<std::int32_t>());
+  share.cu_seqlens = ends.to(batch.input_ids.device());
+  return share;
 }
 
 Batch make_batch(const std::vector<std::vector<std::int32_t>>& ids,

@@ -31,15 +31,29 @@ struct Batch {
   std::vector<std::int32_t> document_ids;
   std::vector<float> weights;  ///< [S] loss weight of a segment; empty means 1.
   std::vector<float> scores;   ///< [S] score of the example that a segment belongs to; empty: they have none.
+  /// Where ranks share the tokens of a micro-batch and this is the share of one (token_share): the boundaries
+  /// of the whole micro-batch, which attention is over; empty: this is all of it.
+  std::vector<std::int32_t> whole_boundaries;
   std::int64_t first_token =
       0;  ///< Position of this micro-batch's first token among those of the step that the model reads.
 
   [[nodiscard]] std::int64_t tokens() const { return boundaries.empty() ? 0 : boundaries.back(); }
   [[nodiscard]] std::int64_t segments() const { return static_cast<std::int64_t>(boundaries.size()) - 1; }
+  /// Tokens of the longest one, of the whole micro-batch.
   [[nodiscard]] std::int64_t longest_segment() const;
   /// The same batch on `device`.
   [[nodiscard]] Batch to(at::Device device) const;
 };
+
+/// Where the tokens of `rank` begin when `ranks` share `tokens`; of rank + 1, where they end.
+[[nodiscard]] inline std::int64_t token_begin(std::int64_t tokens, std::int64_t rank, std::int64_t ranks) {
+  return tokens * rank / ranks;
+}
+
+/// The tokens of `rank` when `ranks` share a micro-batch, cut anywhere: a segment that is cut is one on both
+/// sides, with its language and weight, and positions go on. A batch without tokens stays as it is. Throws
+/// DataError for fewer tokens than ranks, StateError for a batch of examples with several texts.
+[[nodiscard]] Batch token_share(const Batch& batch, std::int64_t rank, std::int64_t ranks);
 
 /// Builds a batch from its segments: positions, boundaries and tensors from ids and labels of equal length.
 /// Throws DataError when the lengths differ or a segment is empty.

@@ -65,8 +65,7 @@ bool computes_wide(const at::Tensor& a, std::int64_t columns) {
 }
 
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
-  if (is_wide(a, b))
-    return wide_product(a, b, bias).to(is_narrow(a) ? a.scalar_type() : b.scalar_type());
+  if (is_wide(a, b)) return wide_product(a, b, bias).to(is_narrow(a) ? a.scalar_type() : b.scalar_type());
   return bias.defined() ? at::addmm(bias, a, b) : at::mm(a, b);
 }
 

@@ -62,6 +62,7 @@ struct Loader::Impl {
   LoaderOptions options;
   Packing packing;
   RankOf rank;
+  RankOf token_rank;
   std::vector<SourcePtr> sources;
   std::vector<std::string> languages;
   std::optional<Mixture> mixture;
@@ -80,6 +81,7 @@ struct Loader::Impl {
       : options(std::move(given)),
         packing(packing_from(options.packing)),
         rank(run.rank),
+        token_rank(run.tokens),
         sources(std::move(given_sources)),
         languages(languages_of(sources)) {
     check_options(options, sources);
@@ -178,7 +180,8 @@ struct Loader::Impl {
     }
     const auto group = static_cast<std::size_t>(options.micro_batch_rows > 0 ? options.micro_batch_rows
                                                                              : options.rows_per_step);
-    result.batches = micro_batches(rows, group, options.keep_boundaries, rank);
+    for (const Batch& batch : micro_batches(rows, group, options.keep_boundaries, rank))
+      result.batches.push_back(token_share(batch, token_rank.rank, token_rank.ranks));
     if (!rows.empty()) ++result.after.step;
     return result;
   }

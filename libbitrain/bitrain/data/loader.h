@@ -62,6 +62,7 @@ struct LoaderRun {
   /// Which share of every step it gives; all ranks read and pack it all. With packing whole, what is left at
   /// the end of the data is left out where it is fewer rows than ranks.
   RankOf rank = {};
+  RankOf tokens = {};  ///< Which share of the tokens of every micro-batch (bitrain::token_share).
 };
 
 /// Where a loader stands, between steps: counters alone, so that it fits any checkpoint, thread count and

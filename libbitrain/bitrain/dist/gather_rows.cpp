@@ -56,7 +56,36 @@ struct GatherRows : torch::autograd::Function<GatherRows> {
   }
 };
 
+struct ExchangeRows : torch::autograd::Function<ExchangeRows> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& rows,
+                            const std::vector<std::int64_t>& given, const std::vector<std::int64_t>& taken,
+                            Communicator* group, const std::string& what) {
+    context->saved_data["group"] = reinterpret_cast<std::int64_t>(group);
+    context->saved_data["given"] = given;
+    context->saved_data["taken"] = taken;
+    context->saved_data["what"] = what;
+    return group->all_to_all(rows, given, taken, what);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list slopes) {
+    auto* group = reinterpret_cast<Communicator*>(context->saved_data["group"].toInt());
+    return {group->all_to_all(slopes[0].contiguous(), context->saved_data["taken"].toIntVector(),
+                              context->saved_data["given"].toIntVector(),
+                              context->saved_data["what"].toStringRef() + ", backward"),
+            {},
+            {},
+            {},
+            {}};
+  }
+};
+
 }  // namespace
+
+at::Tensor exchange_rows(const at::Tensor& rows, const std::vector<std::int64_t>& given,
+                         const std::vector<std::int64_t>& taken, Communicator& group,
+                         const std::string& what) {
+  return ExchangeRows::apply(rows, given, taken, &group, what);
+}
 
 GatheredRows gather_rows(const at::Tensor& rows, Communicator& group) {
   if (rows.dim() < 1) throw StateError("gather_rows needs rows, not a scalar");

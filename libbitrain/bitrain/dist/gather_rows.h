@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -23,5 +25,11 @@ struct GatheredRows {
 ///
 /// `group` must live until backward has run. In a group of one, the rows themselves.
 [[nodiscard]] GatheredRows gather_rows(const at::Tensor& rows, Communicator& group);
+
+/// Communicator::all_to_all, differentiable: backward gives every row's gradient back to the rank it came
+/// from, so every rank of the group must run backward. `group` must live until then.
+[[nodiscard]] at::Tensor exchange_rows(const at::Tensor& rows, const std::vector<std::int64_t>& given,
+                                       const std::vector<std::int64_t>& taken, Communicator& group,
+                                       const std::string& what);
 
 }  // namespace bitrain::dist

@@ -9,6 +9,10 @@
 
 #include <ATen/core/Tensor.h>
 
+namespace bitrain::dist {
+class Communicator;
+}
+
 namespace bitrain::nn {
 
 /// Where dropout draws come from: a pure function of these and of (layer, position, feature), so that
@@ -25,6 +29,8 @@ struct ForwardContext {
   bool recompute = false;   ///< Keep only each layer's input and compute it again in backward.
   bool all_hidden = false;  ///< Fill ModelOutput::all_hidden.
   DropoutKey dropout;
+  /// That share the tokens of a batch (Batch::whole_boundaries); null: none do.
+  dist::Communicator* token_ranks = nullptr;
 };
 
 /// Base of everything that holds weights: a tree with Hugging Face names. Much smaller than

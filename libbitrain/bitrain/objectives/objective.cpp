@@ -73,6 +73,9 @@ LossSum next_token_loss(models::LanguageModel& model, const Batch& batch, const 
   LossSum result;
   result.sum = losses.sum;
   result.weight = losses.count;
+  // Backward of shared attention needs all ranks, also those whose tokens are not supervised.
+  if (losses.count == 0 && !batch.whole_boundaries.empty())
+    result.sum = output.hidden.narrow(0, 0, 1).sum() * 0;
   at::Tensor token_losses = losses.per_token;
   at::Tensor token_weights = at::ne(batch.labels, kIgnoreIndex);
   if (weights.defined()) {

@@ -20,7 +20,13 @@ at::Device StageContext::device() const {
 }
 
 data::LoaderRun StageContext::loader_run(std::int64_t steps) const {
-  return {static_cast<std::uint64_t>(recipe.seed), steps, {ranks->rank(), ranks->size()}};
+  const std::int64_t context = recipe.parallel.context;
+  if (ranks->size() % context != 0)
+    throw ConfigError("parallel.context is ", context, ", which does not divide ", ranks->size(), " ranks");
+  return {static_cast<std::uint64_t>(recipe.seed),
+          steps,
+          {ranks->rank() / context, ranks->size() / context},
+          {ranks->rank() % context, context}};
 }
 
 std::filesystem::path StageContext::directory_of(const std::string& stage_name) const {

@@ -166,7 +166,8 @@ StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const Los
     step.pass(i, [&](const Batch& batch) {
       context.dropout.first_token = batch.first_token;
       const LossSum one = loss(batch, context);
-      if (one.weight == 0) return;  // Nothing supervised here; the step as a whole decides.
+      // Nothing supervised here; the step as a whole decides. Ranks that share tokens go backward together.
+      if (one.weight == 0 && context.token_ranks == nullptr) return;
       Accumulator::backward(one.sum);
       step.count(one, i);
     });

@@ -95,8 +95,9 @@ struct Trainer::Run {
 
   TrainOptions options;
   TrainParts parts;
-  std::int64_t total = 0;                ///< Steps of the whole run.
-  std::unique_ptr<RankGradients> ranks;  ///< Null: one rank.
+  std::int64_t total = 0;                           ///< Steps of the whole run.
+  std::unique_ptr<RankGradients> ranks;             ///< Null: one rank.
+  std::unique_ptr<dist::Communicator> token_ranks;  ///< That share tokens; null: none do.
   optim::AdamW optimizer;
   std::unique_ptr<GradientSums> local;  ///< Null: several ranks.
   LossGuard guard;
@@ -115,6 +116,7 @@ Trainer::Run::Run(TrainOptions options_in, TrainParts parts_in)
       parts(std::move(parts_in)),
       total(total_steps(options, parts.source.tokens_per_step)),
       ranks(share_gradients(options, parts)),
+      token_ranks(parts.parallel.context > 1 ? parts.ranks->split(parts.parallel.context) : nullptr),
       optimizer(optim::make_groups(ranks ? ranks->own_parameters() : parts.parameters, options.groups),
                 options.adamw),
       guard(options.guards),
@@ -306,6 +308,7 @@ StepRecord Trainer::Run::compute(const std::vector<Batch>& micro_batches, StepSu
   context.recompute = options.recompute;
   context.dropout.seed = static_cast<std::uint64_t>(options.seed);
   context.dropout.step = state.step;
+  context.token_ranks = token_ranks.get();
   const StepTarget target{device, ranks ? *ranks : *local, *parts.ranks};
   sums = parts.embedding_loss ? accumulate_gradients(micro_batches, *parts.embedding_loss, context, target)
                               : accumulate_gradients(micro_batches, parts.loss, context, target);

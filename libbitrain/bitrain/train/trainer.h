@@ -60,9 +60,9 @@ struct TrainParts {
   std::string
       output_dir;    ///< For checkpoints, metrics.jsonl, trainer_state.json, tensorboard/. Empty: no files.
   std::string name;  ///< Of the run or stage, for progress ("adapt").
-  /// Ranks that share every step: `source` gives each its micro-batches (data::LoaderRun), the rest is the
-  /// same on all. They all return the same result; files are written by rank 0, and by the others their share
-  /// of a sharded optimizer.
+  /// Ranks that share every step: `source` gives each its micro-batches (data::LoaderRun), with
+  /// parallel.context its tokens of them, the rest is the same on all. They all return the same result; files
+  /// are written by rank 0, and by the others their share of a sharded optimizer.
   std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
   dist::ParallelOptions parallel;
 };

@@ -323,6 +323,8 @@ class Bert : public EncoderModel {
   }
 
   ModelOutput forward(const Batch& batch, const nn::ForwardContext& context) override {
+    if (!batch.whole_boundaries.empty())
+      throw UnsupportedError("encoders read whole texts: set parallel.context to 1");
     check_length(batch);
     return run(embeddings_.words.forward(batch.input_ids, context), batch, context);
   }

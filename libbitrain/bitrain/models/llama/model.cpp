@@ -18,6 +18,7 @@
 #include <bitrain/models/llama/rotary.h>
 #include <bitrain/nn/functional.h>
 #include <bitrain/nn/recompute.h>
+#include <bitrain/nn/shared_attention.h>
 
 namespace bitrain::models {
 namespace {
@@ -33,9 +34,10 @@ class Norm : public nn::Module {
 
 /// What all layers of a forward pass share.
 struct Tokens {
-  std::vector<std::int32_t> boundaries;
+  std::vector<std::int32_t> boundaries;  ///< Of the whole micro-batch.
   at::Tensor position_ids;
   RotaryTables rotary;
+  bool shared = false;  ///< Other ranks have the other tokens of the micro-batch.
 };
 
 class Attention : public nn::Module {
@@ -57,6 +59,8 @@ class Attention : public nn::Module {
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, const Tokens& tokens,
                                    const nn::ForwardContext& context) const {
     const auto [q, k, v] = project(x, tokens, context);
+    if (tokens.shared)
+      return output(nn::shared_attention(q, k, v, tokens.boundaries, scale(), *context.token_ranks), context);
     return output(nn::packed_attention(q, k, v, tokens.boundaries, scale()), context);
   }
 
@@ -314,7 +318,11 @@ void Llama::check_length(std::int64_t length) {
 ModelOutput Llama::forward(const Batch& batch, const nn::ForwardContext& context) {
   const std::int64_t longest = batch.longest_segment();
   check_length(longest);
-  const Tokens tokens{batch.boundaries, batch.position_ids, rotary(longest, batch.input_ids.device())};
+  const bool shared = !batch.whole_boundaries.empty();
+  if (shared && context.token_ranks == nullptr)
+    throw StateError("a share of a batch's tokens needs the ranks that have the others");
+  const Tokens tokens{shared ? batch.whole_boundaries : batch.boundaries, batch.position_ids,
+                      rotary(longest, batch.input_ids.device()), shared};
   ModelOutput output;
   Stream stream{model_.embed_tokens.forward(batch.input_ids, context), {}};
   if (context.all_hidden) output.all_hidden.push_back(stream.base);
@@ -348,7 +356,7 @@ at::Tensor Llama::forward_cached(const at::Tensor& input_ids, KeyValueCache& cac
   cache.layers.resize(model_.layers.size());
   const at::Tensor positions = at::arange(past, past + count, input_ids.options());
   const Tokens tokens{
-      {0, static_cast<std::int32_t>(count)}, positions, rotary(past + count, input_ids.device())};
+      {0, static_cast<std::int32_t>(count)}, positions, rotary(past + count, input_ids.device()), false};
   const nn::ForwardContext context;
   Stream stream{model_.embed_tokens.forward(input_ids, context), {}};
   for (std::size_t i = 0; i < model_.layers.size(); ++i)
