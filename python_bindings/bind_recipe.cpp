@@ -2,7 +2,7 @@
 #include <vector>
 
 #include <bitrain/recipe/explain.h>
-#include <bitrain/recipe/run.h>
+#include <bitrain/recipe/run_ranks.h>
 #include <bitrain/recipe/validate.h>
 
 #include "bind.h"
@@ -23,9 +23,8 @@ void bind_recipe(py::module_& module) {
         recipe::RunResult result;
         {
           py::gil_scoped_release release;
-          const recipe::Recipe loaded = recipe::load_recipe(file, overrides);
-          recipe::check_inputs(loaded);
-          result = recipe::run(loaded);
+          result =
+              recipe::run_as_rank(file, overrides, dist::resolve_environment(dist::environment_variables()));
         }
         if (result.signal != 0) {
           PyErr_SetNone(PyExc_KeyboardInterrupt);
@@ -34,7 +33,9 @@ void bind_recipe(py::module_& module) {
         return from_json(result.summary);
       },
       py::arg("recipe"), py::arg("overrides") = std::vector<std::string>(),
-      "Runs a recipe with overrides ('key=value'); returns summary.json's content. An interrupted run raises "
+      "Runs a recipe with overrides ('key=value'); returns summary.json's content. Under torchrun, srun, "
+      "mpirun or "
+      "bitrain launch it is one of several ranks; those above 0 return None. An interrupted run raises "
       "KeyboardInterrupt after a checkpoint was written.");
   module.def(
       "validate",

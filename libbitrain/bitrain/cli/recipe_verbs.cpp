@@ -2,20 +2,19 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <thread>
 
 #include <unistd.h>
 
-#include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/cli/cli.h>
 #include <bitrain/data/inspect.h>
-#include <bitrain/dist/session.h>
+#include <bitrain/dist/environment.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/recipe/explain.h>
 #include <bitrain/recipe/memory_plan.h>
 #include <bitrain/recipe/run.h>
+#include <bitrain/recipe/run_ranks.h>
 #include <bitrain/recipe/validate.h>
 #include <bitrain/train/report.h>
 
@@ -47,27 +46,6 @@ void add_rank_arguments(CLI::App& verb, dist::EnvironmentFlags& flags) {
   group->add_option("--master-port", flags.master_port, "Port where they meet");
 }
 
-/// Threads of a process that shares its machine, unless the recipe says a number. torchrun's
-/// OMP_NUM_THREADS=1 is no answer: cores are shared out.
-std::int64_t thread_share(const recipe::Recipe& recipe, const dist::Environment& environment) {
-  if (recipe.threads > 0 || environment.world_size == 1) return recipe.threads;
-  const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
-  return std::max<std::int64_t>(1, cores / environment.local_world_size);
-}
-
-recipe::RunResult run_as_rank(recipe::Recipe recipe, const dist::Environment& environment) {
-  recipe.threads = thread_share(recipe, environment);
-  if (environment.world_size > 1) log_info(dist::describe(environment));
-  dist::Session session(environment, recipe.parallel, at::Device(recipe.device));
-  if (environment.rank > 0 && log_level() < LogLevel::kWarn) set_log_level(LogLevel::kWarn);
-  try {
-    return recipe::run(recipe, session.world());
-  } catch (const std::exception& error) {
-    session.fail(error.what());
-    throw;
-  }
-}
-
 void add_run(CLI::App& app, Outcome& outcome) {
   struct Arguments : RecipeArguments {
     dist::EnvironmentFlags flags;
@@ -80,23 +58,15 @@ void add_run(CLI::App& app, Outcome& outcome) {
   verb->callback([arguments, &outcome] {
     const dist::Environment environment =
         dist::resolve_environment(dist::environment_variables(), arguments->flags);
-    try {
-      const recipe::Recipe loaded = recipe::load_recipe(arguments->file, arguments->overrides);
-      recipe::check_inputs(loaded);
-      const recipe::RunResult result = run_as_rank(loaded, environment);
-      if (result.signal != 0) {
-        if (environment.rank == 0)
-          std::fprintf(stderr,
-                       "bitrain: interrupted; a checkpoint was written, run the same command to go on\n");
-        outcome.code = 128 + result.signal;
-      } else if (environment.rank == 0) {
-        std::printf("%s\nreport:  %s\nsummary: %s\n", train::summarise(result.summary).c_str(),
-                    (result.dir / "report.html").c_str(), (result.dir / "summary.json").c_str());
-      }
-    } catch (const std::exception& error) {
-      dist::write_error_file(environment.error_file, error.what());
-      throw;
+    const recipe::RunResult result = recipe::run_as_rank(arguments->file, arguments->overrides, environment);
+    if (result.signal != 0) outcome.code = 128 + result.signal;
+    if (environment.rank > 0) return;
+    if (result.signal != 0) {
+      std::fprintf(stderr, "bitrain: interrupted; a checkpoint was written, run the same command to go on\n");
+      return;
     }
+    std::printf("%s\nreport:  %s\nsummary: %s\n", train::summarise(result.summary).c_str(),
+                (result.dir / "report.html").c_str(), (result.dir / "summary.json").c_str());
   });
 }
 

@@ -311,6 +311,7 @@ struct ContrastiveStage {
   bool pairs = true;
   std::vector<PairFileOptions> files;
   objectives::ContrastiveOptions objective;
+  std::int64_t group_ranks = 0;
   data::LoaderOptions loader;
   train::TrainOptions train;
   adapters::LoraOptions lora;
@@ -328,6 +329,9 @@ void visit_fields(Visitor& v, ContrastiveStage& o) {
   v.field("files", o.files, any(),
           "Train on these pairs, with hard negatives; in mixtures by the file's name.");
   v.field("objective", o.objective, any(), "Losses.");
+  v.field("group_ranks", o.group_ranks, at_least(0),
+          "Of several processes: how many give each other negatives (M2-Encoder); must divide them. 0: all, "
+          "which is the loss of one process; fewer move fewer embeddings.");
   v.field(
       "loader", o.loader, any(),
       "Batches: rows_per_step pairs give each other negatives, micro_batch_rows of them are in memory at a "

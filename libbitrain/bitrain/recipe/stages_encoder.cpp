@@ -31,6 +31,13 @@ io::Json fertility_json(const text::Tokenizer& tokenizer, const std::vector<std:
           {"continued_words", fertility.continued_share()}};
 }
 
+/// The ranks that candidates come from.
+std::shared_ptr<dist::Communicator> candidate_group(const ContrastiveStage& options,
+                                                    const StageContext& context) {
+  if (options.group_ranks == 0) return context.ranks;
+  return context.ranks->split(options.group_ranks);
+}
+
 /// Makes trainable what the stage trains: adapters, or all weights but the frozen ones.
 void choose_weights(const ContrastiveStage& options, models::SentenceEncoder& model, StageContext& context) {
   if (trains_adapters(options)) {
@@ -139,8 +146,8 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   train::TrainParts parts;
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(*opened.model);
-  parts.embedding_loss =
-      objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr, context.ranks);
+  parts.embedding_loss = objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr,
+                                        candidate_group(options, context));
   if (held_out)
     parts.evaluate = [&](std::int64_t) {
       return retrieval_figures(held_out->score(*opened.model, *opened.tokenizer));

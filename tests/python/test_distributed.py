@@ -1,0 +1,243 @@
+"""One recipe on several processes: the same run as on one, by whichever launcher, and beside torch's DDP."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(os.environ.get("BITRAIN_BUILD_DIR", ROOT / "build" / "release")) / "bin" / "bitrain"
+TORCHRUN = Path(sys.executable).parent / "torchrun"
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC", "SLURM", "OMPI", "PMI", "PET_")
+CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
+
+
+def run(*command, code=0, timeout=240, **extra):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT, timeout=timeout,
+                          env=CLEAN | {k: str(v) for k, v in extra.items()})
+    assert done.returncode == code, f"{command}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A dense and a QLoRA stage with dropout, in float32."""
+    folder = tmp_path_factory.mktemp("distributed")
+    data = folder / "pairs.tsv"
+    data.write_text("".join(
+        f"{i}\tthe cat number {i} saw the dog and {i % 7} birds\tel gato número {i} vio al perro y {i % 7} aves\n"
+        for i in range(400)))
+    train = {"learning_rate": 1e-2, "schedule": {"warmup_steps": 2}, "eval_every": 10, "save_every": 10}
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps({
+        "schema": 1, "name": "ranks", "dir": str(folder / "run"), "dtype": "float32", "threads": 1,
+        "source": {"path": str(data), "format": "tsv", "column": 2, "language": "en"},
+        "target": {"path": str(data), "format": "tsv", "column": 3, "language": "es"},
+        "held_out": {"every": 10},
+        "stages": {
+            "tok": {"recipe": "tokenizer", "tokenizer": {"vocab_size": 320}},
+            "dense": {
+                "recipe": "pretrain",
+                "model": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+                          "intermediate_size": 96},
+                "data": {"loader": {"sequence_length": 64, "rows_per_step": 8, "micro_batch_rows": 2}},
+                "train": train | {"max_steps": 20}},
+            "qlora": {
+                "recipe": "cpt", "quantize": {"type": "nf4"},
+                "lora": {"r": 4, "lora_dropout": 0.1, "target_modules": ["q_proj", "down_proj", "embed_tokens"]},
+                "data": {"loader": {"sequence_length": 64, "rows_per_step": 7}},
+                "train": train | {"max_steps": 12}},
+        }}, indent=1))
+    return path
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())["stages"]
+
+
+@pytest.fixture(scope="module")
+def alone(recipe):
+    folder = recipe.parent / "alone"
+    run(PROGRAM, "run", recipe, f"dir={folder}")
+    return summary(folder)
+
+
+def expect_same(stages, alone):
+    for name in ("dense", "qlora"):
+        ours, one = stages[name], alone[name]
+        assert ours["curve"]["loss"] == pytest.approx(one["curve"]["loss"], abs=1e-5), name
+        assert ours["tokens"] == one["tokens"] and ours["supervised_tokens"] == one["supervised_tokens"]
+        for at, wanted in zip(ours["evaluations"], one["evaluations"], strict=True):
+            assert at["step"] == wanted["step"]
+            for language in ("en", "es"):
+                assert at["languages"][language]["bits_per_byte"] == pytest.approx(
+                    wanted["languages"][language]["bits_per_byte"], abs=1e-4)
+
+
+@pytest.mark.parametrize("ranks,overrides", [
+    (2, []), (3, []), (4, ["parallel.shard=optimizer"]), (2, ["parallel.shard=gradients", "parallel.bucket_mib=1"]),
+    (4, ["parallel.context=2", "stages.qlora.train.recompute=true"])])
+def test_launch_is_the_run_of_one_process(recipe, alone, tmp_path, ranks, overrides):
+    done = run(PROGRAM, "launch", "--nproc", ranks, "run", recipe, f"dir={tmp_path}/run", *overrides)
+    assert f"[{ranks - 1}] rank {ranks - 1} of {ranks}" in done.stderr
+    stages = summary(tmp_path / "run")
+    assert stages["dense"]["ranks"] == ranks
+    expect_same(stages, alone)
+
+
+def test_torchrun(recipe, alone, tmp_path):
+    done = run(TORCHRUN, "--nproc-per-node", 2, "--no-python", PROGRAM, "run", recipe, f"dir={tmp_path}/run")
+    assert "by torchrun" in done.stderr and "served by the launcher" in done.stderr
+    expect_same(summary(tmp_path / "run"), alone)
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun")
+def test_mpirun(recipe, alone, tmp_path):
+    done = run("mpirun", "--allow-run-as-root", "--oversubscribe", "-np", 2, PROGRAM, "run", recipe, f"dir={tmp_path}/run",
+               MASTER_PORT=29617)
+    assert "by Open MPI" in done.stderr
+    expect_same(summary(tmp_path / "run"), alone)
+
+
+def test_srun(recipe, alone, tmp_path):
+    """What srun sets for two tasks of a step on one node."""
+    def task(rank):
+        variables = {"SLURM_PROCID": rank, "SLURM_STEP_NUM_TASKS": 2, "SLURM_LOCALID": rank, "SLURM_STEP_TASKS_PER_NODE": "2",
+                     "SLURM_NODEID": 0, "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": 4711}
+        return subprocess.Popen([PROGRAM, "run", recipe, f"dir={tmp_path}/run"], cwd=ROOT, text=True,
+                                env=CLEAN | {k: str(v) for k, v in variables.items()}, stderr=subprocess.PIPE,
+                                stdout=subprocess.DEVNULL)
+    tasks = [task(0), task(1)]
+    errors = [one.communicate(timeout=240)[1] for one in tasks]
+    assert [one.returncode for one in tasks] == [0, 0], errors
+    assert "by Slurm, store at localhost:19711" in errors[0]
+    expect_same(summary(tmp_path / "run"), alone)
+
+
+def test_flags(recipe, tmp_path):
+    assert "--world-size is missing" in run(PROGRAM, "run", recipe, "--rank", 0, code=2).stderr
+    assert "there are 3 rows" not in run(
+        PROGRAM, "run", recipe, f"dir={tmp_path}/run", "--rank", 0, "--world-size", 1).stderr
+
+
+def read_step(text):
+    """Ids and labels of each segment, from `data inspect --ids`."""
+    segments = []
+    for heading, line in re.findall(r"^segment (.*)\n(.*)$", text, re.M):
+        ids, labels = [], []
+        for word in line.split(" "):
+            number = int(re.search(r"\((\d+)\)\]?$", word).group(1))
+            if word.startswith("[->"):
+                labels[-1] = number
+                continue
+            if word.startswith("[") and labels:
+                labels[-1] = number
+            ids.append(number)
+            labels.append(-100)
+        assert f"{len(ids)} tokens" in heading
+        segments.append((ids, labels))
+    return segments
+
+
+ORACLE = """
+import json, os, sys
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import save_file
+
+folder, steps, out = sys.argv[1:]
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.set_num_threads(1)
+model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+ddp = torch.nn.parallel.DistributedDataParallel(model)
+segments = json.load(open(steps))
+half = len(segments) // world
+count = sum(label != -100 for _, labels in segments for label in labels)
+loss = 0
+for ids, labels in segments[rank * half:(rank + 1) * half if rank + 1 < world else None]:
+    logits = ddp.module(torch.tensor([ids])).logits[0] if False else ddp(torch.tensor([ids])).logits[0]
+    loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
+(loss * world / count).backward()  # DDP takes means over ranks.
+if rank == 0:
+    save_file({name: p.grad.contiguous() for name, p in model.named_parameters()}, out)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_gradients_are_those_of_ddp(recipe, tmp_path):
+    """With a huge epsilon AdamW's step is the gradient over epsilon: weights tell the gradients."""
+    still = ["stages.dense.train.max_steps=1", "stages.dense.train.schedule.warmup_steps=0",
+             "stages.dense.train.schedule.type=constant", "stages.dense.train.max_grad_norm=0",
+             "stages.dense.data.loader.micro_batch_rows=0"]
+    start, after = tmp_path / "start", tmp_path / "after"
+    run(PROGRAM, "run", recipe, f"dir={start}", *still, "stages.dense.train.learning_rate=1e-30")
+    run(PROGRAM, "launch", "--nproc", 2, "run", recipe, f"dir={after}", *still,
+        "stages.dense.train.learning_rate=1e6", "stages.dense.train.adamw.eps=1e6")
+    shown = run(PROGRAM, "data", "inspect", recipe, "dense", f"dir={start}", "--ids", "--segments", 0, "--no-color", *still)
+    segments = read_step(shown.stdout)
+    assert len(segments) > 8
+    (tmp_path / "step.json").write_text(json.dumps(segments))
+    (tmp_path / "oracle.py").write_text(ORACLE)
+    run(TORCHRUN, "--nproc-per-node", 2, tmp_path / "oracle.py", start / "2-dense", tmp_path / "step.json",
+        tmp_path / "gradients.safetensors")
+    theirs = load_file(tmp_path / "gradients.safetensors")
+    before, weights = (load_file(folder / "2-dense" / "model.safetensors") for folder in (start, after))
+    for name, gradient in theirs.items():
+        ours = before[name].double() - weights[name].double()
+        assert gradient.abs().max() > 1e-4, name
+        assert (ours - gradient.double()).abs().max() < 1e-6, name
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(recipe, alone, tmp_path):
+    """A rank is killed in the middle of a stage; torchrun starts all again, and they go on."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [str(part) for part in (TORCHRUN, "--nproc-per-node", 2, "--max-restarts", 2, "--no-python", PROGRAM, "run", recipe,
+                                f"dir={folder}", "stages.dense.train.save_every=3", "parallel.timeout_seconds=10")],
+        cwd=ROOT, env=CLEAN, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    victim = None
+    try:
+        until = time.time() + 100
+        while victim is None and time.time() < until:
+            if list(folder.glob("2-dense.work/checkpoint-*")):
+                children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "bitrain run"], capture_output=True,
+                                          text=True).stdout.split()
+                victim = int(children[-1]) if children else None
+            time.sleep(0.005)
+        assert victim, "no checkpoint came"
+        os.kill(victim, signal.SIGKILL)
+        errors = process.communicate(timeout=200)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert "restart 1" in errors
+    expect_same(summary(folder), alone)
+
+
+def test_a_stop_on_four_goes_on_with_three(recipe, alone, tmp_path):
+    folder = tmp_path / "run"
+    shared = ["run", recipe, f"dir={folder}", "parallel.shard=optimizer"]
+    process = subprocess.Popen([str(part) for part in (PROGRAM, "launch", "--nproc", 4, *shared)], cwd=ROOT, env=CLEAN, text=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    until = time.time() + 100
+    metrics = folder / "2-dense.work" / "metrics.jsonl"
+    while time.time() < until and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=100)[1]
+    assert process.returncode == 143, errors
+    assert list(folder.glob("2-dense.work/checkpoint-*/optimizer-00003-of-00004.safetensors")), errors
+    run(PROGRAM, "launch", "--nproc", 3, *shared)
+    expect_same(summary(folder), alone)
