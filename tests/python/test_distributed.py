@@ -125,8 +125,18 @@ def test_srun(recipe, alone, tmp_path):
 
 def test_flags(recipe, tmp_path):
     assert "--world-size is missing" in run(PROGRAM, "run", recipe, "--rank", 0, code=2).stderr
-    assert "there are 3 rows" not in run(
-        PROGRAM, "run", recipe, f"dir={tmp_path}/run", "--rank", 0, "--world-size", 1).stderr
+    assert "rank 2 by flags is not one of 2" in run(
+        PROGRAM, "run", recipe, "--rank", 2, "--world-size", 2, code=2).stderr
+    run(PROGRAM, "run", recipe, f"dir={tmp_path}/run", "stages.dense.train.max_steps=2", "stages.qlora.train.max_steps=2",
+        "--rank", 0, "--world-size", 1)
+
+
+def test_wrong_numbers_of_ranks(recipe, tmp_path):
+    launch = (PROGRAM, "launch", "--nproc", 2, "run", recipe, f"dir={tmp_path}/run")
+    assert "a step of 1 rows cannot be shared by 2 ranks" in run(
+        *launch, "stages.dense.data.loader.rows_per_step=1", code=2).stderr
+    assert "parallel.context is 3, which does not divide 2 ranks" in run(*launch, "parallel.context=3", code=2).stderr
+    assert "nccl needs device: cuda" in run(*launch, "parallel.backend=nccl", code=2).stderr
 
 
 def read_step(text):
@@ -166,7 +176,7 @@ half = len(segments) // world
 count = sum(label != -100 for _, labels in segments for label in labels)
 loss = 0
 for ids, labels in segments[rank * half:(rank + 1) * half if rank + 1 < world else None]:
-    logits = ddp.module(torch.tensor([ids])).logits[0] if False else ddp(torch.tensor([ids])).logits[0]
+    logits = ddp(torch.tensor([ids])).logits[0]
     loss = loss + torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
 (loss * world / count).backward()  # DDP takes means over ranks.
 if rank == 0:
@@ -241,3 +251,77 @@ def test_a_stop_on_four_goes_on_with_three(recipe, alone, tmp_path):
     assert list(folder.glob("2-dense.work/checkpoint-*/optimizer-00003-of-00004.safetensors")), errors
     run(PROGRAM, "launch", "--nproc", 3, *shared)
     expect_same(summary(folder), alone)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_on_one_rank(recipe, tmp_path, background):
+    """Rank 1 may not write files of more than a few KiB: its slices do not fit."""
+    folder = tmp_path / "run"
+    command = f'"{PROGRAM}" run "{recipe}" dir="{folder}" parallel.shard=optimizer parallel.timeout_seconds=10 ' \
+        f"stages.dense.train.save_every=5 stages.dense.train.save_in_background={str(background).lower()}"
+    done = run(PROGRAM, "launch", "--nproc", 3, "--", "sh", "-c",
+               f'if [ "$RANK" = 1 ]; then trap "" XFSZ; ulimit -f 8; fi; exec {command}', code=5)
+    assert re.search(r"cannot save .*checkpoint-5: .*File too large", done.stderr), done.stderr
+    assert "rank 1" in done.stderr
+    assert not [path for path in folder.glob("2-dense.work/checkpoint-*") if (path / "manifest.json").exists()]
+
+
+@pytest.fixture
+def two_hosts():
+    """Two network namespaces joined by a cable, as two machines would be: their names, and how to cut the cable."""
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("needs root and iproute2")
+    names = [f"bitrain-{os.getpid()}-{side}" for side in "ab"]
+    ends = [f"bt{os.getpid() % 100000}{side}" for side in "ab"]
+
+    def ip(*words, check=True):
+        return subprocess.run(["ip", *words], capture_output=True, text=True, check=check)
+
+    if ip("netns", "add", names[0], check=False).returncode:
+        pytest.skip("no network namespaces here")
+    try:
+        ip("netns", "add", names[1])
+        ip("link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
+        for side in (0, 1):
+            ip("link", "set", ends[side], "netns", names[side])
+            ip("-n", names[side], "addr", "add", f"10.77.0.{side + 1}/24", "dev", ends[side])
+            ip("-n", names[side], "link", "set", "lo", "up")
+            ip("-n", names[side], "link", "set", ends[side], "up")
+        yield names, lambda: ip("-n", names[0], "link", "set", ends[0], "down")
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
+def start_on(host, rank, recipe, *overrides):
+    return subprocess.Popen(
+        [str(part) for part in ("ip", "netns", "exec", host, PROGRAM, "run", recipe, *overrides, "--rank", rank, "--world-size", 2,
+                                "--local-rank", 0, "--local-world-size", 1, "--master-addr", "10.77.0.1", "--master-port", 29701)],
+        cwd=ROOT, env=CLEAN, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_two_hosts(recipe, alone, tmp_path, two_hosts):
+    hosts, _ = two_hosts
+    ranks = [start_on(host, rank, recipe, f"dir={tmp_path}/run") for rank, host in enumerate(hosts)]
+    errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    expect_same(summary(tmp_path / "run"), alone)
+
+
+def test_a_cut_cable_ends_both_sides(recipe, tmp_path, two_hosts):
+    hosts, cut = two_hosts
+    ranks = [start_on(host, rank, recipe, f"dir={tmp_path}/run", "stages.dense.train.max_steps=100000",
+                      "parallel.timeout_seconds=5") for rank, host in enumerate(hosts)]
+    try:
+        metrics = tmp_path / "run" / "2-dense.work" / "metrics.jsonl"
+        until = time.time() + 100
+        while time.time() < until and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
+            time.sleep(0.01)
+        cut()
+        errors = [rank.communicate(timeout=60)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [9, 9], errors
+    assert "rank 1 (" in errors[0] and "is silent: killed, stopped or cut off" in errors[0]
+    assert "the store at 10.77.0.1:29701 does not answer" in errors[1]

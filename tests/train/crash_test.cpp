@@ -130,8 +130,12 @@ int train_and_note(const fs::path& folder, const TrainOptions& options, const fs
 
 constexpr int kKills = 50;
 
-TEST(KillChild, Loop) {
-  CHILD_FOLDER(folder);
+void kill_again_and_again(const fs::path& folder, bool in_background) {
+  const auto options = [&](std::int64_t steps, std::int64_t save_every) {
+    TrainOptions saving = saving_options(steps, save_every);
+    saving.save_in_background = in_background;
+    return saving;
+  };
   const fs::path run = folder / "run";
   RandomStream stream(5, "kill");
   int half_written = 0;
@@ -139,7 +143,7 @@ TEST(KillChild, Loop) {
     // Half of the kills fall around the first checkpoint of a process, half around its second.
     const When when = kill_number % 2 == 0 ? When::kBegin : When::kSave;
     const pid_t pid = start_child(
-        [&](int fd) { return train_and_note(run, saving_options(1000000, 1), folder / "unused", fd, when); });
+        [&](int fd) { return train_and_note(run, options(1000000, 1), folder / "unused", fd, when); });
     usleep(static_cast<useconds_t>(1000 + stream.below(30000)));
     kill(pid, SIGKILL);
     ASSERT_EQ(wait_for(pid), 128 + SIGKILL) << "the run could not go on after kill " << kill_number;
@@ -156,8 +160,8 @@ TEST(KillChild, Loop) {
   EXPECT_GT(half_written, 0) << "no kill hit a checkpoint in the making: the test shows nothing";
   const std::int64_t steps = CheckpointStore(run).newest().value_or(0) + 3;
   EXPECT_GT(steps, 3) << "no checkpoint was finished between kills: the test shows nothing";
-  const pid_t last = start_child(
-      [&](int fd) { return train_and_note(run, saving_options(steps, steps), folder / "killed", fd); });
+  const pid_t last =
+      start_child([&](int fd) { return train_and_note(run, options(steps, steps), folder / "killed", fd); });
   EXPECT_EQ(wait_for(last), 0);
   const pid_t whole = start_child([&](int fd) {
     return train_and_note(folder / "whole", saving_options(steps, 0), folder / "uninterrupted", fd);
@@ -165,9 +169,21 @@ TEST(KillChild, Loop) {
   EXPECT_EQ(wait_for(whole), 0);
 }
 
-TEST(Kill, FiftyTimesDuringCheckpointsLosesNothing) {
+TEST(KillChild, Loop) {
+  CHILD_FOLDER(folder);
+  kill_again_and_again(folder, false);
+}
+
+TEST(KillChild, BackgroundLoop) {
+  CHILD_FOLDER(folder);
+  kill_again_and_again(folder, true);
+}
+
+class Kill : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Kill, FiftyTimesDuringCheckpointsLosesNothing) {
   const TemporaryFolder folder;
-  ASSERT_EQ(run_in_fresh_process("KillChild.Loop", folder.path()), 0);
+  ASSERT_EQ(run_in_fresh_process(GetParam(), folder.path()), 0);
   const std::string killed = io::read_file(folder.path() / "killed");
   EXPECT_FALSE(killed.empty());
   EXPECT_EQ(killed, io::read_file(folder.path() / "uninterrupted"));
@@ -180,6 +196,8 @@ TEST(Kill, FiftyTimesDuringCheckpointsLosesNothing) {
   }
   EXPECT_EQ(checkpoints, 2);
 }
+
+INSTANTIATE_TEST_SUITE_P(Saves, Kill, ::testing::Values("KillChild.Loop", "KillChild.BackgroundLoop"));
 
 /// Ten milliseconds a step, so that a signal falls into the run.
 TinyRun& slowed(TinyRun& tiny, int announce) {

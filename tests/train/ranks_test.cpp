@@ -1,4 +1,5 @@
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include <ATen/core/grad_mode.h>
@@ -23,6 +24,7 @@
 namespace bitrain::train {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::TemporaryFolder;
 using testing::tiny_options;
@@ -68,6 +70,7 @@ struct How {
   std::int64_t micro_batch_rows = 0;
   at::ScalarType dtype = at::kFloat;
   std::int64_t context = 1;
+  bool save_in_background = false;
 };
 
 /// One rank of a run with dropout, two languages, best-fit packing and several micro-batches.
@@ -127,6 +130,7 @@ TrainOptions options_of(const How& how, std::int64_t steps) {
   options.learning_rate = 0.003;
   options.recompute = how.recompute;
   options.max_grad_norm = 0.5;
+  options.save_in_background = how.save_in_background;
   return options;
 }
 
@@ -139,14 +143,14 @@ struct Outcome {
 /// Trains on so many ranks up to `stop`, going on from what is in `folder`; what rank 0 has at the end. The
 /// schedule is always that of `steps`.
 Outcome train(const How& how, std::int64_t ranks, std::int64_t steps, const std::string& folder = {},
-              std::int64_t stop = 0) {
+              std::int64_t stop = 0, std::int64_t save_every = 0) {
   Outcome outcome;
   dist::run_ranks(ranks, [&](dist::Communicator& world) {
     // The communicator is the caller's.
     Rank rank(how, std::shared_ptr<dist::Communicator>(&world, [](dist::Communicator*) {}));
     TrainOptions options = options_of(how, steps);
     rank.parts.output_dir = folder;
-    if (!folder.empty()) options.save_every = steps;
+    if (!folder.empty()) options.save_every = save_every > 0 ? save_every : steps;
     struct Stop {};
     if (stop > 0) {
       options.save_every = stop;
@@ -234,6 +238,24 @@ TEST(Ranks, StopAndGoOnAsAnotherNumber) {
     const Outcome last = train(how, 1, 50, folder.path());
     EXPECT_EQ(last.result.resumed_from, 31);
     expect_near(through, last, 1e-5);
+  }
+}
+
+TEST(Ranks, SaveWhileTheyTrain) {
+  for (const char* shard : {"none", "optimizer"}) {
+    SCOPED_TRACE(shard);
+    How how{shard};
+    how.save_in_background = true;
+    const Outcome through = train(how, 1, 50);
+    const TemporaryFolder folder;
+    const Outcome saving = train(how, 3, 50, folder.path(), 0, 10);
+    expect_near(through, saving, 1e-5);
+    EXPECT_EQ(saving.result.saves, 5);
+    EXPECT_THAT(CheckpointStore(folder.path()).steps(), ElementsAre(40, 50));
+    std::filesystem::remove_all(CheckpointStore(folder.path()).path(50));
+    const Outcome again = train(how, 2, 50, folder.path());
+    EXPECT_EQ(again.result.resumed_from, 40);
+    expect_near(through, again, 1e-5);
   }
 }
 

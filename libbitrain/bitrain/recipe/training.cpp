@@ -2,6 +2,7 @@
 
 #include <bitrain/adapters/parameters.h>
 #include <bitrain/base/log.h>
+#include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/train/connect.h>
@@ -43,12 +44,33 @@ void record(const train::TrainResult& result, const data::Loader& loader, const 
   json["tokens_per_second"] = result.tokens_per_second;
   json["train_loss"] = result.train_loss;
   json["skipped_steps"] = result.skipped_steps;
+  if (result.saves > 0) json["saves"] = {{"count", result.saves}, {"seconds", result.save_seconds}};
   json["shares"] = shares_json(loader.shares(), figures != "languages");
   json["curve"] = {{"step", result.curve.step},
                    {"loss", result.curve.loss},
                    {"learning_rate", result.curve.learning_rate},
                    {"tokens_per_second", result.curve.tokens_per_second}};
   json["evaluations"] = evaluations_json(result.evaluations, figures);
+}
+
+using Traffic = std::map<std::string, dist::Traffic>;
+
+/// What the ranks moved in this stage, by kind of collective (of rank 0), and each one's peak of memory.
+void record_ranks(dist::Communicator& ranks, const Traffic& before, const train::TrainResult& result,
+                  io::Json& json) {
+  if (ranks.size() == 1) return;
+  json["traffic"] = io::Json::object();
+  for (const auto& [collective, now] : ranks.traffic()) {
+    const auto found = before.find(collective);
+    const dist::Traffic then = found == before.end() ? dist::Traffic{} : found->second;
+    json["traffic"][collective] = {{"calls", now.calls - then.calls},
+                                   {"bytes", now.bytes - then.bytes},
+                                   {"seconds", now.seconds - then.seconds}};
+  }
+  json["peak_memory_bytes_of_ranks"] = io::Json::array();
+  for (const std::string& peak :
+       dist::gather_text(std::to_string(result.peak_memory_bytes), ranks, "peaks of memory"))
+    json["peak_memory_bytes_of_ranks"].push_back(std::stoull(peak));
 }
 
 /// The logs of training move from the work folder to the stage's.
@@ -77,12 +99,14 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   parts.name = context.stage.name;
   parts.ranks = context.ranks;
   parts.parallel = context.recipe.parallel;
+  const Traffic before = context.ranks->traffic();
   const train::TrainResult result = train::Trainer(options, std::move(parts)).run();
   if (result.interrupted()) {
     context.signal = result.signal;
     return;
   }
   record(result, loader, figures, context.result);
+  record_ranks(*context.ranks, before, result, context.result);
   if (context.ranks->rank() == 0) {
     save(context.out);
     keep_logs(context.work, context.out);

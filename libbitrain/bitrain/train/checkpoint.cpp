@@ -36,14 +36,6 @@ constexpr const char* kState = "trainer_state.json";
 constexpr const char* kManifest = "manifest.json";
 constexpr std::string_view kOptimizerStem = "optimizer";
 
-std::string optimizer_file(const dist::Communicator& ranks, bool sharded) {
-  if (!sharded) return kOptimizer;
-  std::array<char, 64> name{};
-  std::snprintf(name.data(), name.size(), "optimizer-%05lld-of-%05lld.safetensors",
-                static_cast<long long>(ranks.rank()), static_cast<long long>(ranks.size()));
-  return name.data();
-}
-
 bool is_optimizer_file(const std::string& name) {
   return starts_with(name, kOptimizerStem) && name.find('/') == std::string::npos;
 }
@@ -116,17 +108,30 @@ fs::path CheckpointStore::path(std::int64_t step) const {
   return directory_ / c10::str(kPrefix, step);
 }
 
-namespace {
-
-/// Everything but the optimizer's slices of other ranks, which are there.
-void write_most(const fs::path& aside, const CheckpointStore::Contents& contents) {
-  io::write_safetensors(aside / kTrainable, contents.trainable);
-  if (!contents.sharded) io::write_safetensors(aside / kOptimizer, contents.optimizer);
-  if (!contents.extra.empty()) io::write_safetensors(aside / kExtra, contents.extra);
-  io::write_json(aside / kState, *contents.state);
-  if (contents.save_weights) contents.save_weights(aside.string());
-  io::write_json(aside / kManifest, make_manifest(aside));
+std::string slice_file(std::int64_t rank, std::int64_t ranks) {
+  std::array<char, 64> name{};
+  std::snprintf(name.data(), name.size(), "optimizer-%05lld-of-%05lld.safetensors",
+                static_cast<long long>(rank), static_cast<long long>(ranks));
+  return name.data();
 }
+
+void write_slice(const fs::path& folder, const CheckpointStore::Contents& contents, std::int64_t rank,
+                 std::int64_t ranks) {
+  io::write_safetensors(folder / slice_file(rank, ranks), contents.optimizer);
+}
+
+void write_files(const fs::path& folder, const CheckpointStore::Contents& contents) {
+  io::write_safetensors(folder / kTrainable, contents.trainable);
+  if (!contents.sharded) io::write_safetensors(folder / kOptimizer, contents.optimizer);
+  if (!contents.extra.empty()) io::write_safetensors(folder / kExtra, contents.extra);
+  io::write_json(folder / kState, *contents.state);
+}
+
+void write_manifest(const fs::path& folder) {
+  io::write_json(folder / kManifest, make_manifest(folder));
+}
+
+namespace {
 
 /// Each rank writes its slices into the folder that rank 0 has made. Throws on all ranks what went wrong on
 /// one.
@@ -135,7 +140,7 @@ void write_slices(const std::string& aside, const CheckpointStore::Contents& con
   const fs::path folder = dist::broadcast_text(aside, 0, ranks, "the folder of a checkpoint");
   std::string problem;
   try {
-    io::write_safetensors(folder / optimizer_file(ranks, true), contents.optimizer);
+    write_slice(folder, contents, ranks.rank(), ranks.size());
   } catch (const std::exception& error) {
     problem = error.what();
   }
@@ -155,7 +160,9 @@ fs::path CheckpointStore::save(std::int64_t step, const Contents& contents, dist
       io::AtomicDirectory folder(target);
       const fs::path aside = folder.path();
       if (contents.sharded) write_slices(aside.string(), contents, ranks);
-      write_most(aside, contents);
+      write_files(aside, contents);
+      if (contents.save_weights) contents.save_weights(aside.string());
+      write_manifest(aside);
       folder.commit();
     }
     ranks.await(0, "saving " + target.string());

@@ -62,6 +62,18 @@ class CheckpointStore {
   fs::path directory_;
 };
 
+// The steps of a save, for those who take them apart (BackgroundSave).
+
+/// "optimizer-<rank>-of-<ranks>.safetensors"
+[[nodiscard]] std::string slice_file(std::int64_t rank, std::int64_t ranks);
+/// This rank's slices of the optimizer.
+void write_slice(const fs::path& folder, const CheckpointStore::Contents& contents, std::int64_t rank,
+                 std::int64_t ranks);
+/// Everything else of rank 0 but `save_weights` and the manifest.
+void write_files(const fs::path& folder, const CheckpointStore::Contents& contents);
+/// Last: names what is there.
+void write_manifest(const fs::path& folder);
+
 /// A checkpoint opened for reading.
 class CheckpointReader {
  public:

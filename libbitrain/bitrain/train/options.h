@@ -44,6 +44,7 @@ struct TrainOptions {
   bool eval_at_start = false;
   bool eval_at_end = true;
   std::int64_t save_every = 0;
+  bool save_in_background = false;
   std::int64_t keep_last = 2;
   bool keep_best = false;
   std::string best_metric = "loss_per_token";
@@ -71,6 +72,8 @@ void visit_fields(Visitor& v, TrainOptions& o) {
   v.field("eval_at_start", o.eval_at_start, any(), "Evaluate before the first step.");
   v.field("eval_at_end", o.eval_at_end, any(), "Evaluate after the last step.");
   v.field("save_every", o.save_every, at_least(0), "Steps between checkpoints; 0: only when interrupted.");
+  v.field("save_in_background", o.save_in_background, any(),
+          "Go on training while a checkpoint is written, from a copy in host memory.");
   v.field("keep_last", o.keep_last, at_least(1), "Checkpoints to keep, the newest ones.");
   v.field("keep_best", o.keep_best, any(), "Save after a best evaluation, and keep that checkpoint as well.");
   v.field("best_metric", o.best_metric, not_empty(),

@@ -16,6 +16,7 @@
 #include <bitrain/io/json.h>
 #include <bitrain/optim/adamw.h>
 #include <bitrain/optim/clip.h>
+#include <bitrain/train/background_save.h>
 #include <bitrain/train/checkpoint.h>
 #include <bitrain/train/metrics.h>
 #include <bitrain/train/peak_memory.h>
@@ -86,6 +87,8 @@ struct Trainer::Run {
   void evaluate();
   [[nodiscard]] bool checkpoint_due() const;
   void save();
+  void finish_save();
+  void after_save(std::int64_t step, const std::filesystem::path& path);
   bool train_step();
   StepRecord compute(const std::vector<Batch>& micro_batches, StepSums& sums);
   void count(const StepSums& sums, double seconds);
@@ -107,6 +110,9 @@ struct Trainer::Run {
   RunState state;
   std::int64_t resumed_from = 0;
   std::int64_t last_saved = -1;
+  std::unique_ptr<BackgroundSave> saving;
+  std::int64_t saves = 0;
+  double save_seconds = 0;
   int agreed_signal = 0;  ///< Of several ranks: what all of them know of.
   int signal = 0;
 };
@@ -240,6 +246,8 @@ bool Trainer::Run::checkpoint_due() const {
 }
 
 void Trainer::Run::save() {
+  finish_save();
+  const auto start = Clock::now();
   if (parts.source.cursor) state.cursor = parts.source.cursor();
   const Json json = trainer_state_json(state, options, total);
   CheckpointStore::Contents contents;
@@ -257,13 +265,36 @@ void Trainer::Run::save() {
   if (parts.extra_state) contents.extra = parts.extra_state->save();
   contents.state = &json;
   contents.save_weights = parts.save_weights;
-  const std::filesystem::path path = checkpoints.save(state.step, contents, *parts.ranks);
   last_saved = state.step;
+  ++saves;
+  if (options.save_in_background) {
+    saving = std::make_unique<BackgroundSave>(checkpoints, state.step, contents, *parts.ranks,
+                                              std::chrono::seconds(parts.parallel.timeout_seconds));
+    save_seconds += seconds_since(start);
+    return;
+  }
+  const std::filesystem::path path = checkpoints.save(state.step, contents, *parts.ranks);
+  save_seconds += seconds_since(start);
+  after_save(state.step, path);
+}
+
+/// Waits for the checkpoint that is being written, where there is one.
+void Trainer::Run::finish_save() {
+  if (!saving) return;
+  const auto start = Clock::now();
+  const std::filesystem::path path = saving->finish();
+  save_seconds += seconds_since(start);
+  const std::int64_t step = saving->step();
+  saving.reset();
+  after_save(step, path);
+}
+
+void Trainer::Run::after_save(std::int64_t step, const std::filesystem::path& path) {
   if (parts.ranks->rank() == 0)
     checkpoints.prune(options.keep_last, options.keep_best && state.best_step > 0
                                              ? std::optional(state.best_step)
                                              : std::nullopt);
-  for (const auto& callback : callbacks) callback->on_save(state.step, path.string());
+  for (const auto& callback : callbacks) callback->on_save(step, path.string());
 }
 
 bool Trainer::Run::train_step() {
@@ -369,6 +400,7 @@ TrainResult Trainer::Run::train() {
   callbacks = make_callbacks(options, parts);
   begin();
   while (true) {
+    if (saving && saving->done()) finish_save();
     signal = received_signal();
     if (signal != 0) {
       if (!parts.output_dir.empty() && state.step > 0 && last_saved != state.step) save();
@@ -380,12 +412,15 @@ TrainResult Trainer::Run::train() {
     if (received_signal() != 0) continue;
     if (!train_step()) total = state.step;
   }
+  finish_save();
   finish();
   TrainResult result = summarise_run(state);
   for (const optim::Parameter& parameter : parts.parameters) {
     result.trainable_parameters += parameter.tensor.numel();
   }
   result.resumed_from = resumed_from;
+  result.saves = saves;
+  result.save_seconds = save_seconds;
   result.peak_memory_bytes = peak_memory_bytes(device);
   result.signal = signal;
   for (const auto& callback : callbacks) callback->on_end(result);

@@ -1,0 +1,160 @@
+"""How a run scales from one process to two, beside torch's DDP over Gloo; and what each way to share it moves and holds.
+
+    python benchmarks/scaling.py [--steps 12] [--rows 8] [--only speed|modes]      about 6 minutes on two cores
+
+A Llama of about 14 M weights in float32, steps of --rows rows of 512 tokens, the same for any number of processes, one
+thread each. Efficiency is tokens a second of two processes over twice those of one, by the median step. Both sides train
+all weights with AdamW; the peer is transformers' model in DistributedDataParallel, fused AdamW, the logits of all tokens.
+Needs a release build.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = ROOT / "build/release/bin/bitrain"
+SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1024}
+VOCABULARY = 4000
+LENGTH = 512
+
+PEER = """
+import json, sys, time
+import torch
+import torch.distributed as dist
+import transformers
+
+shape, vocabulary, length, rows, steps = json.loads(sys.argv[1])
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.set_num_threads(1)
+torch.manual_seed(0)
+config = transformers.LlamaConfig(vocab_size=vocabulary, max_position_embeddings=1024, attn_implementation="sdpa", **shape)
+model = transformers.LlamaForCausalLM(config)
+if world > 1:
+    model = torch.nn.parallel.DistributedDataParallel(model)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+seconds = []
+for step in range(steps):
+    ids = torch.randint(0, vocabulary, (rows // world, length))
+    start = time.perf_counter()
+    optimizer.zero_grad(set_to_none=True)
+    model(ids, labels=ids).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    seconds.append(time.perf_counter() - start)
+if rank == 0:
+    print("seconds", json.dumps(seconds))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def recipe(folder, arguments):
+    data = ROOT / "examples/data/en-es.tsv.zst"
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps({
+        "schema": 1, "name": "scaling", "dtype": "float32", "threads": 1, "dir": str(folder / "tok"),
+        "source": {"path": str(data), "format": "tsv", "column": 2, "language": "en"},
+        "target": {"path": str(data), "format": "tsv", "column": 3, "language": "es"},
+        "held_out": {"every": 1000},
+        "stages": {
+            "tok": {"recipe": "tokenizer", "tokenizer": {"vocab_size": VOCABULARY, "model_type": "bpe"}},
+            "train": {
+                "recipe": "pretrain", "from": "tok", "model": SHAPE | {"max_position_embeddings": 1024},
+                "data": {"lines_per_document": 8,
+                         "loader": {"sequence_length": LENGTH, "rows_per_step": arguments.rows, "packing": "cut"}},
+                "train": {"max_steps": arguments.steps, "learning_rate": 1e-3, "eval_at_end": False, "log_every": 1,
+                          "progress": "none", "tensorboard": False, "schedule": {"warmup_steps": 1}}}}}))
+    return path
+
+
+def train(path, folder, name, ranks, *overrides):
+    """Of the stage that trains: its figures."""
+    directory = folder / name
+    done = subprocess.run([PROGRAM, "launch", "--nproc", str(ranks), "run", path, f"dir={directory}", *overrides],
+                          capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads((directory / "summary.json").read_text())["stages"]["train"]
+
+
+def ours(path, folder, ranks, arguments):
+    curve = train(path, folder, f"speed-{ranks}", ranks)["curve"]["tokens_per_second"]
+    return statistics.median(curve[2:])
+
+
+def theirs(folder, ranks, arguments):
+    script = folder / "peer.py"
+    script.write_text(PEER)
+    what = json.dumps([SHAPE, VOCABULARY, LENGTH, arguments.rows, arguments.steps])
+    done = subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc-per-node", str(ranks), script, what],
+                          capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        sys.exit(done.stderr)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("seconds "))
+    return arguments.rows * LENGTH / statistics.median(json.loads(line[8:])[2:])
+
+
+def speed(path, folder, arguments):
+    figures = {}
+    for turn in range(arguments.rounds):
+        for ranks in (1, 2):
+            figures.setdefault(("bitrain", ranks), []).append(ours(path, folder, ranks, arguments))
+            figures.setdefault(("DDP", ranks), []).append(theirs(folder, ranks, arguments))
+    print(f"{'tokens/s':24}{'1 process':>12}{'2 processes':>14}{'efficiency':>12}")
+    efficiency = {}
+    for side in ("bitrain", "DDP"):
+        one, two = (statistics.median(figures[side, ranks]) for ranks in (1, 2))
+        efficiency[side] = two / (2 * one)
+        print(f"{side:24}{one:12,.0f}{two:14,.0f}{efficiency[side]:12.2f}")
+    print(f"ratio of efficiencies {efficiency['bitrain'] / efficiency['DDP']:.2f}, of speeds with two processes "
+          f"{statistics.median(figures['bitrain', 2]) / statistics.median(figures['DDP', 2]):.2f}")
+
+
+def modes(path, folder, arguments):
+    print(f"\n{'':28}{'all_reduce':>14}{'reduce_scatter':>16}{'all_gather':>14}{'all_to_all':>14}{'waited':>10}"
+          f"{'peak of a rank':>18}")
+    for ranks in (1, 2, 4):
+        for overrides in ([], ["parallel.shard=optimizer"], ["parallel.shard=gradients"], ["parallel.context=2"]):
+            if ranks == 1 and overrides:
+                continue
+            steps = 4
+            name = f"{ranks} " + (overrides[0].removeprefix("parallel.") if overrides else "shard=none")
+            figures = train(path, folder, f"mode-{name}".replace("=", "-").replace(" ", "-"), ranks, *overrides,
+                            f"stages.train.train.max_steps={steps}", f"stages.train.data.loader.micro_batch_rows=1")
+            traffic = figures.get("traffic", {})
+            megabytes = [traffic.get(kind, {}).get("bytes", 0) / steps / 1e6
+                         for kind in ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")]
+            waited = sum(kind["seconds"] for kind in traffic.values()) / steps
+            peak = max(figures.get("peak_memory_bytes_of_ranks", [figures["peak_memory_bytes"]]))
+            print(f"{name:28}" + "".join(f"{mb:{w},.1f} MB" for mb, w in zip(megabytes, (11, 13, 11, 11)))
+                  + f"{waited:8.2f} s{peak / 2**20:13,.0f} MiB")
+    weights = figures["parameters"]
+    print(f"a step; {weights:,} weights, so float32 gradients are {4 * weights / 1e6:.1f} MB. The figures of a step, which all "
+          "ranks gather, are in all_gather.")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=("speed", "modes"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = recipe(folder, arguments)
+        if arguments.only != "modes":
+            speed(path, folder, arguments)
+        if arguments.only != "speed":
+            modes(path, folder, arguments)
+
+
+if __name__ == "__main__":
+    main()
