@@ -30,6 +30,8 @@ packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   libgloo-dev  # headers alone: LibTorch brings the library
 )
+# The tests launch ranks by mpirun, and in network namespaces.
+[ "$want_tests" = yes ] && packages+=(openmpi-bin iproute2)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -14,6 +14,7 @@
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/validate.h>
 
+#include "recipe/several_ranks.h"
 #include "support/letters_encoder.h"
 #include "support/temporary_directory.h"
 
@@ -215,6 +216,14 @@ TEST_F(DocumentsRun, WhatTheDataLacksIsSaid) {
   };
   EXPECT_THAT(error_of(with({"stages.context.lines_per_document=1"})), HasSubstr("no document has two"));
   EXPECT_THAT(error_of(with({"held_out={last: 3}"})), HasSubstr("two held-out documents or more are needed"));
+}
+
+TEST_F(DocumentsRun, SeveralRanksAreTheSameRun) {
+  expect_same_on_three_ranks(
+      directory_.path() / "recipe.yaml",
+      with_folders({"stages.context.train.max_steps=6", "stages.context.train.eval_every=0",
+                    "stages.documents.train.max_steps=6", "stages.documents.train.eval_every=0"}),
+      directory_.path() / "ranks", {"context", "documents"});
 }
 
 }  // namespace

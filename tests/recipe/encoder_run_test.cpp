@@ -20,6 +20,7 @@
 #include <bitrain/recipe/validate.h>
 #include <bitrain/text/hf_tokenizer.h>
 
+#include "recipe/several_ranks.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
 
@@ -450,6 +451,47 @@ TEST_F(EncoderRun, ProblemsAreNamedBeforeAnythingRuns) {
 TEST_F(EncoderRun, ABaseOfAnotherKindIsAProblem) {
   std::ofstream(base() / "config.json") << R"({"model_type": "llama", "hidden_size": 8})";
   EXPECT_THAT(problems_with({}), HasSubstr("llama"));
+}
+
+TEST_F(EncoderRun, SeveralRanksAreTheSameRun) {
+  const auto on_ranks = [&](const std::string& name, const std::vector<std::string>& overrides) {
+    SCOPED_TRACE(name);
+    std::vector<std::string> all = with_folders(overrides);
+    const std::string stage = "stages." + name;
+    for (const char* one : {".train.max_steps=6", ".train.eval_every=3", ".train.schedule.warmup_steps=2"})
+      all.push_back(stage + one);
+    all.push_back(stage + ".dropout=0.1");
+    expect_same_on_three_ranks(directory_.path() / "recipe.yaml", all, directory_.path() / name, {name});
+  };
+  on_ranks("align", {});
+  on_ranks("align", {"dir=x", "stages.align.objective.loss=nt_xent", "stages.align.loader.micro_batch_rows=0",
+                     "name=other"});
+  on_ranks("tlm", {"stages={tlm: {recipe: masked_lm, from: base, pairs: true, loader: {rows_per_step: 24, "
+                   "micro_batch_rows: 7}, train: {learning_rate: 1e-2}}}"});
+}
+
+TEST_F(EncoderRun, GroupsOfRanksAreAnotherLossAndLessTraffic) {
+  const auto on_four = [&](int group) {
+    io::Json align;
+    dist::run_ranks(4, [&](dist::Communicator& world) {
+      const RunResult result =
+          run(load_recipe(directory_.path() / "recipe.yaml",
+                          with_folders({"stages.align.train.max_steps=3", "stages.align.train.eval_every=0",
+                                        "stages.align.train.schedule.warmup_steps=1",
+                                        "stages.align.objective.distill_text=0",
+                                        "stages.align.group_ranks=" + std::to_string(group)})),
+              {&world, [](dist::Communicator*) {}});
+      if (world.rank() == 0) align = result.summary["stages"]["align"];
+    });
+    return align;
+  };
+  const double all = on_four(0)["curve"]["loss"][0];
+  EXPECT_EQ(on_four(4)["curve"]["loss"][0], all);
+  const double pairs = on_four(2)["curve"]["loss"][0];
+  const double alone = on_four(1)["curve"]["loss"][0];
+  EXPECT_LT(pairs, all - 0.1) << "fewer texts to tell it from";
+  EXPECT_LT(alone, pairs - 0.1);
+  EXPECT_THROW((void)on_four(3), ConfigError);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/validate.h>
 
+#include "recipe/several_ranks.h"
 #include "support/letter_tokenizer.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
@@ -211,6 +212,13 @@ TEST_F(LateInteractionRun, ProblemsAreNamedBeforeAnythingRuns) {
               HasSubstr("put a stage evaluate_retrieval behind it"));
   EXPECT_THAT(problems_with({"stages.train.loader.mixture.weights.source=1"}),
               HasSubstr("there is no source"));
+}
+
+TEST_F(LateInteractionRun, SeveralRanksAreTheSameRun) {
+  expect_same_on_three_ranks(path("recipe.yaml"),
+                             with_folders({"stages.train.train.max_steps=6", "stages.train.dropout=0.1",
+                                           "stages.train.train.schedule.warmup_steps=1"}),
+                             path("ranks"), {"train"});
 }
 
 }  // namespace

@@ -13,6 +13,7 @@
 #include <bitrain/recipe/validate.h>
 #include <bitrain/text/hf_tokenizer.h>
 
+#include "recipe/several_ranks.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
 
@@ -210,6 +211,13 @@ TEST_F(RerankingRun, ProblemsAreNamedBeforeAnythingRuns) {
   EXPECT_THAT(problems_with({"stages.cross.loader.mixture.weights.pairs=1"}),
               HasSubstr("there is no source 'pairs'"));
   EXPECT_THAT(problems_with({"stages.cross.train.max_steps=0"}), HasSubstr("set max_steps"));
+}
+
+TEST_F(RerankingRun, SeveralRanksAreTheSameRun) {
+  expect_same_on_three_ranks(path("recipe.yaml"),
+                             {"base=" + path("base").string(), "stages.dual.train.max_steps=4",
+                              "stages.dual.train.schedule.warmup_steps=1", "stages.cross.train.max_steps=6"},
+                             path("ranks"), {"dual", "cross"});
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <bitrain/recipe/validate.h>
 #include <bitrain/text/hf_tokenizer.h>
 
+#include "recipe/several_ranks.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
 
@@ -193,6 +194,12 @@ TEST(SearchMeans, AreOverAllSetsOfSystemsThatSearchedThem) {
   EXPECT_FALSE(result["mean"].contains("encoder"));
   ASSERT_EQ(result["tables"].size(), 1U);
   EXPECT_EQ(result["tables"][0]["rows"][0][0], "bm25");
+}
+
+TEST_F(SimilarityRun, SeveralRanksAreTheSameRun) {
+  expect_same_on_three_ranks(directory_.path() / "recipe.yaml",
+                             with_folders({"stages.sts.train.max_steps=6", "stages.sts.dropout=0.1"}),
+                             directory_.path() / "ranks", {"sts"});
 }
 
 }  // namespace

@@ -119,11 +119,13 @@ void expect_same(const Outcome& a, const Outcome& b) {
 
 TEST(DocumentContrastive, GradCacheGivesTheGradientsOfTheWholeBatch) {
   for (const bool frozen : {false, true}) {
-    const Outcome whole = step_of(5, frozen, 0);
-    EXPECT_GT(whole.sums.loss, 1);
-    EXPECT_EQ(whole.sums.weight, 5);
-    expect_same(whole, step_of(2, frozen, 0));
-    expect_same(whole, step_of(1, frozen, 0));
+    for (const double dropout : {0.0, 0.3}) {
+      const Outcome whole = step_of(5, frozen, dropout);
+      EXPECT_GT(whole.sums.loss, 1);
+      EXPECT_EQ(whole.sums.weight, 5);
+      expect_same(whole, step_of(2, frozen, dropout));
+      expect_same(whole, step_of(1, frozen, dropout));
+    }
     expect_same(step_of(2, frozen, 0.3, /*cached=*/false), step_of(2, frozen, 0.3));  // Dropout is replayed.
   }
 }

@@ -37,6 +37,10 @@ struct Batch {
   std::int64_t first_token =
       0;  ///< Position of this micro-batch's first token among those of the step that the model reads.
 
+  /// Of examples of documents: the same for an encoder that reads, of each document, itself and its sentences
+  /// as tokens.
+  std::int64_t first_sentence = 0;
+
   [[nodiscard]] std::int64_t tokens() const { return boundaries.empty() ? 0 : boundaries.back(); }
   [[nodiscard]] std::int64_t segments() const { return static_cast<std::int64_t>(boundaries.size()) - 1; }
   /// Tokens of the longest one, of the whole micro-batch.

@@ -231,6 +231,21 @@ std::vector<std::size_t> share_rows(const std::vector<Row>& rows, std::int64_t r
   return begins;
 }
 
+namespace {
+
+/// Documents and their sentences.
+std::int64_t sentences_of(const TokenSequence& sequence) {
+  std::int64_t count = 0;
+  std::int32_t document = -1;
+  for (const TokenSequence::Part& part : sequence.parts) {
+    count += part.document != document || part.document < 0 ? 2 : 1;
+    document = part.document;
+  }
+  return count;
+}
+
+}  // namespace
+
 std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group, bool keep_boundaries,
                                  const RankOf& which) {
   const std::vector<std::size_t> begins = share_rows(rows, which.ranks);
@@ -245,13 +260,22 @@ std::vector<Batch> micro_batches(const std::vector<Row>& rows, std::size_t group
       for (const Piece& piece : rows[r]) tokens += piece.size() - piece.sequence->unread;
     return tokens;
   };
+  const auto sentences = [&](std::size_t begin, std::size_t end) {
+    std::int64_t sum = 0;
+    for (std::size_t r = begin; r < end; ++r)
+      for (const Piece& piece : rows[r]) sum += sentences_of(*piece.sequence);
+    return sum;
+  };
   std::vector<Batch> batches;
   std::int64_t first_token = read_tokens(0, first);
+  std::int64_t first_sentence = sentences(0, first);
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t begin = std::min(first + i * group, last);
     const std::size_t end = std::min(begin + group, last);
     batches.push_back(batch_rows(rows.data() + begin, end - begin, keep_boundaries, first_token));
+    batches.back().first_sentence = first_sentence;
     first_token += read_tokens(begin, end);
+    first_sentence += sentences(begin, end);
   }
   return batches;
 }

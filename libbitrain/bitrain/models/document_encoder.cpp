@@ -66,10 +66,21 @@ void DocumentEncoder::register_parts() {
   register_child("documents", *documents_);
 }
 
+namespace {
+
+/// For the encoder of documents: not the masks of the layers below, and its own places in the step.
+nn::ForwardContext above(nn::ForwardContext context, const Batch& batch) {
+  context.dropout.seed = stream_key(context.dropout.seed, "documents");
+  context.dropout.first_token = batch.first_sentence;
+  return context;
+}
+
+}  // namespace
+
 at::Tensor DocumentEncoder::forward(const Batch& batch, const nn::ForwardContext& context) {
   const std::vector<std::int32_t> ends = document_ends(batch);
   if (!context.training || trains(*sentences_))
-    return embed(sentences_->forward(batch, context), ends, context);
+    return embed(sentences_->forward(batch, context), ends, above(context, batch));
   at::Tensor sentences;
   {
     const at::NoGradGuard no_grad;
@@ -77,7 +88,7 @@ at::Tensor DocumentEncoder::forward(const Batch& batch, const nn::ForwardContext
     frozen.training = false;
     sentences = sentences_->forward(batch, frozen);
   }
-  return embed(sentences, ends, context);
+  return embed(sentences, ends, above(context, batch));
 }
 
 at::Tensor DocumentEncoder::embed(const at::Tensor& sentences, const std::vector<std::int32_t>& ends,
@@ -109,12 +120,10 @@ DocumentStates DocumentEncoder::states(const at::Tensor& sentences, const std::v
   }
   const Batch batch = make_batch(words, words).to(own.device());
   const at::Tensor joined = at::cat({own, sentences.to(own.scalar_type())});
-  nn::ForwardContext above = context;
-  above.dropout.seed = stream_key(context.dropout.seed, "documents");  // Not the masks of the layers below.
-  return {
-      documents_->forward_embeddings(joined.index_select(0, at::tensor(rows).to(own.device())), batch, above)
-          .hidden,
-      batch.boundaries};
+  return {documents_
+              ->forward_embeddings(joined.index_select(0, at::tensor(rows).to(own.device())), batch, context)
+              .hidden,
+          batch.boundaries};
 }
 
 void initialise_documents(DocumentEncoder& model, std::uint64_t seed) {

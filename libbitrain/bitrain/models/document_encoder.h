@@ -58,6 +58,7 @@ class DocumentEncoder : public nn::Module {
   /// than max_sentences(); StateError for a batch without document_ids; else as EncoderModel::forward.
   [[nodiscard]] at::Tensor forward(const Batch& batch, const nn::ForwardContext& context);
   /// The same from sentence vectors [S, dimension()] of documents that end at `ends` (rising, the last S).
+  /// Dropout is keyed by `context` as it is, which forward() sets for the upper encoder.
   [[nodiscard]] at::Tensor embed(const at::Tensor& sentences, const std::vector<std::int32_t>& ends,
                                  const nn::ForwardContext& context);
   /// What is pooled there.

@@ -53,20 +53,13 @@ void record(const train::TrainResult& result, const data::Loader& loader, const 
   json["evaluations"] = evaluations_json(result.evaluations, figures);
 }
 
-using Traffic = std::map<std::string, dist::Traffic>;
-
-/// What the ranks moved in this stage, by kind of collective (of rank 0), and each one's peak of memory.
-void record_ranks(dist::Communicator& ranks, const Traffic& before, const train::TrainResult& result,
-                  io::Json& json) {
+/// What rank 0 moved in this stage, by kind of collective, and each rank's peak of memory.
+void record_ranks(dist::Communicator& ranks, const train::TrainResult& result, io::Json& json) {
   if (ranks.size() == 1) return;
   json["traffic"] = io::Json::object();
-  for (const auto& [collective, now] : ranks.traffic()) {
-    const auto found = before.find(collective);
-    const dist::Traffic then = found == before.end() ? dist::Traffic{} : found->second;
-    json["traffic"][collective] = {{"calls", now.calls - then.calls},
-                                   {"bytes", now.bytes - then.bytes},
-                                   {"seconds", now.seconds - then.seconds}};
-  }
+  for (const auto& [collective, moved] : result.traffic)
+    json["traffic"][collective] = {
+        {"calls", moved.calls}, {"bytes", moved.bytes}, {"seconds", moved.seconds}};
   json["peak_memory_bytes_of_ranks"] = io::Json::array();
   for (const std::string& peak :
        dist::gather_text(std::to_string(result.peak_memory_bytes), ranks, "peaks of memory"))
@@ -99,14 +92,13 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   parts.name = context.stage.name;
   parts.ranks = context.ranks;
   parts.parallel = context.recipe.parallel;
-  const Traffic before = context.ranks->traffic();
   const train::TrainResult result = train::Trainer(options, std::move(parts)).run();
   if (result.interrupted()) {
     context.signal = result.signal;
     return;
   }
   record(result, loader, figures, context.result);
-  record_ranks(*context.ranks, before, result, context.result);
+  record_ranks(*context.ranks, result, context.result);
   if (context.ranks->rank() == 0) {
     save(context.out);
     keep_logs(context.work, context.out);

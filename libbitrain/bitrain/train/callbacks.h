@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <bitrain/dist/communicator.h>
+
 namespace bitrain::train {
 
 /// What one optimizer step did.
@@ -63,6 +65,8 @@ struct TrainResult {
   std::uint64_t peak_memory_bytes = 0;  ///< Of the process, or of the GPU where there is one.
   std::int64_t best_step = 0;           ///< 0: nothing was evaluated.
   double best_metric = 0;
+  /// What this process moved to and from other ranks, by kind of collective.
+  std::map<std::string, dist::Traffic> traffic;
   std::int64_t saves = 0;   ///< Checkpoints that this process wrote, and
   double save_seconds = 0;  ///< how long training stood still for them.
   int signal = 0;  ///< SIGINT or SIGTERM when that ended the run early (a checkpoint was written), else 0.

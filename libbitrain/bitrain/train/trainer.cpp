@@ -88,6 +88,7 @@ struct Trainer::Run {
   [[nodiscard]] bool checkpoint_due() const;
   void save();
   void finish_save();
+  [[nodiscard]] std::map<std::string, dist::Traffic> traffic() const;
   void after_save(std::int64_t step, const std::filesystem::path& path);
   bool train_step();
   StepRecord compute(const std::vector<Batch>& micro_batches, StepSums& sums);
@@ -111,6 +112,7 @@ struct Trainer::Run {
   std::int64_t resumed_from = 0;
   std::int64_t last_saved = -1;
   std::unique_ptr<BackgroundSave> saving;
+  std::map<std::string, dist::Traffic> earlier_traffic;  ///< Of parts.ranks, before this run.
   std::int64_t saves = 0;
   double save_seconds = 0;
   int agreed_signal = 0;  ///< Of several ranks: what all of them know of.
@@ -136,6 +138,23 @@ Trainer::Run::Run(TrainOptions options_in, TrainParts parts_in)
   }
   optim::check_schedule(options.schedule, total);
   state.seed = options.seed;
+  earlier_traffic = parts.ranks->traffic();
+}
+
+std::map<std::string, dist::Traffic> Trainer::Run::traffic() const {
+  std::map<std::string, dist::Traffic> moved;
+  const auto add = [&](const std::map<std::string, dist::Traffic>& traffic, int sign) {
+    for (const auto& [collective, one] : traffic) {
+      dist::Traffic& sum = moved[collective];
+      sum.calls += sign * one.calls;
+      sum.bytes += sign * one.bytes;
+      sum.seconds += sign * one.seconds;
+    }
+  };
+  add(parts.ranks->traffic(), 1);
+  add(earlier_traffic, -1);
+  if (token_ranks) add(token_ranks->traffic(), 1);
+  return moved;
 }
 
 /// Rank 0 looks, and all go on from the same.
@@ -419,6 +438,7 @@ TrainResult Trainer::Run::train() {
     result.trainable_parameters += parameter.tensor.numel();
   }
   result.resumed_from = resumed_from;
+  result.traffic = traffic();
   result.saves = saves;
   result.save_seconds = save_seconds;
   result.peak_memory_bytes = peak_memory_bytes(device);
