@@ -136,6 +136,7 @@ def test_wrong_numbers_of_ranks(recipe, tmp_path):
     assert "a step of 1 rows cannot be shared by 2 ranks" in run(
         *launch, "stages.dense.data.loader.rows_per_step=1", code=2).stderr
     assert "parallel.context is 3, which does not divide 2 ranks" in run(*launch, "parallel.context=3", code=2).stderr
+    assert "parameters is known to `bitrain plan` alone" in run(*launch, "parallel.shard=parameters", code=8).stderr
     assert "nccl needs device: cuda" in run(*launch, "parallel.backend=nccl", code=2).stderr
 
 

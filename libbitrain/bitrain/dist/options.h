@@ -26,8 +26,9 @@ void visit_fields(Visitor& v, ParallelOptions& o) {
   v.field(
       "shard", o.shard, one_of({"none", "optimizer", "gradients", "parameters"}),
       "What each rank holds only its share of: optimizer: moments and master weights (ZeRO-1); gradients: "
-      "those and gradients (ZeRO-2); parameters: those and all weights, frozen ones too, gathered layer by "
-      "layer (ZeRO-3, FSDP).");
+      "those "
+      "and gradients (ZeRO-2); parameters: those and all weights, frozen ones too, gathered layer by layer "
+      "(ZeRO-3, FSDP): `bitrain plan` reckons with it, runs do not have it yet.");
   v.field("context", o.context, at_least(1),
           "Ranks that share the tokens of the same rows, for rows that are too long for one; must divide the "
           "number of ranks and not exceed the attention heads.");

@@ -32,6 +32,11 @@ RankGradients::RankGradients(const std::vector<optim::Parameter>& parameters,
                              std::shared_ptr<dist::Communicator> ranks, const dist::ParallelOptions& options,
                              bool accumulate_in_float32)
     : parameters_(parameters), ranks_(std::move(ranks)), sharded_(options.shard != "none") {
+  if (options.shard == "parameters")
+    throw UnsupportedError(
+        "parallel.shard: parameters is known to `bitrain plan` alone so far; gradients shares the most that "
+        "can "
+        "be");
   dist::BucketOptions buckets;
   buckets.bucket_bytes = options.bucket_mib << 20;
   buckets.accumulate_in_float32 = accumulate_in_float32;
