@@ -113,7 +113,7 @@ TEST(Collectives, GoOnWhileTheRankComputes) {
     }
     EXPECT_EQ(world.traffic().at("all_reduce").calls, 20);
     EXPECT_EQ(world.traffic().at("all_reduce").bytes, 20 * 40'000);
-    EXPECT_GE(world.traffic().at("all_reduce").seconds, 0);
+    EXPECT_GT(world.traffic().at("all_reduce").seconds, 0);
   });
 }
 

@@ -22,15 +22,12 @@ struct LaunchOptions {
 /// (launch_environment.h) until all have ended, and returns the exit code: 0 when all ended with 0, else that
 /// of the rank that failed first (launch_failure.h).
 ///
-/// - What the ranks write comes out in whole lines, with "[rank] " before each where there is more than one.
-/// They
+/// - What the ranks write comes out in whole lines, with "[rank] " before each where there are several. They
 ///   have no standard input. A reader of the output that does not read stops everything.
 /// - The first rank that fails ends the others: SIGTERM, SIGKILL after `grace_seconds`. One summary says who,
-/// how
-///   and why. All start again while restarts are left, unless the code is 2 (wrong recipe or command line),
-///   130 or 143 (interrupted), which would come again.
-/// - Each rank leads a process group, which gets its signals; so a terminal's Ctrl-C reaches this process
-/// alone.
+///   how and why. All start again while restarts are left, unless the code is 2 (wrong recipe or command
+///   line), 130 or 143 (interrupted), which would come again.
+/// - Each rank leads a process group, which gets its signals; so a terminal's Ctrl-C reaches only this one.
 ///   The first SIGINT, SIGTERM or SIGHUP sends every group one SIGTERM and waits without limit, since ranks
 ///   write a checkpoint first; the second kills.
 /// - No process is left behind, not even when this one is killed by SIGKILL; only one that left its group

@@ -51,9 +51,8 @@
 ///              9.6 us a step between nodes, for the W-1 steps of a ring, 2 (W-1) for an all-reduce; or its
 ///              quicker protocols of less bandwidth, or for an all-reduce a tree, whichever takes least
 ///   overlap    Gradients hide under the backward pass of their micro-batch, but for the last bucket; with
-///   shard
-///              parameters, gathers hide under forward and backward but for the first piece. The all-gather
-///              of updated weights and all-to-alls hide under nothing.
+///              shard=parameters gathers hide under forward and backward but for the first piece. The
+///              all-gather of updated weights and all-to-alls hide under nothing.
 namespace bitrain::recipe {
 
 /// Shares of the data sheet that are reached.
