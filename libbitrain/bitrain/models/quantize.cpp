@@ -33,4 +33,8 @@ std::vector<std::string> quantize(EncoderModel& model, const quant::QuantizeOpti
   return quantize_maps(model, nullptr, options);
 }
 
+std::vector<std::string> quantize(nn::Unit& layer, const quant::QuantizeOptions& options) {
+  return quantize_maps(layer, nullptr, options);
+}
+
 }  // namespace bitrain::models

@@ -47,4 +47,8 @@ void Embedding::visit_own_tensors(const TensorVisitor& visit) {
   visit("weight", weight);
 }
 
+void Embedding::visit_own_parts(const PartVisitor& visit) {
+  visit_parts(adapters, trainable_rows, visit);
+}
+
 }  // namespace bitrain::nn

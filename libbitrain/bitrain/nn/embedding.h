@@ -26,6 +26,7 @@ class Embedding : public Module {
   std::optional<TrainableRows> trainable_rows;
 
   void visit_own_tensors(const TensorVisitor& visit) override;
+  void visit_own_parts(const PartVisitor& visit) override;
 };
 
 }  // namespace bitrain::nn

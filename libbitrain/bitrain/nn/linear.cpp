@@ -200,4 +200,12 @@ void Linear::visit_own_tensors(const TensorVisitor& visit) {
   if (bias.defined()) visit("bias", bias);
 }
 
+void Linear::visit_own_parts(const PartVisitor& visit) {
+  if (quantized)
+    for (at::Tensor* part :
+         {&quantized->codes, &quantized->absmax, &quantized->absmax_codes, &quantized->nested_absmax})
+      if (part->defined()) visit(*part);
+  visit_parts(adapters, trainable_rows, visit);
+}
+
 }  // namespace bitrain::nn

@@ -37,6 +37,7 @@ class Linear : public Module {
   std::optional<TrainableRows> trainable_rows;  ///< For a head.
 
   void visit_own_tensors(const TensorVisitor& visit) override;
+  void visit_own_parts(const PartVisitor& visit) override;
 };
 
 }  // namespace bitrain::nn

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -24,5 +27,17 @@ struct TrainableRows {
   at::Tensor indices;  ///< [n] int64, sorted and unique.
   at::Tensor rows;     ///< [n, dim]: replacement rows, not differences.
 };
+
+/// Calls `visit` for every tensor of these.
+inline void visit_parts(std::vector<LowRank>& adapters, std::optional<TrainableRows>& rows,
+                        const std::function<void(at::Tensor&)>& visit) {
+  for (LowRank& adapter : adapters) {
+    visit(adapter.a);
+    visit(adapter.b);
+  }
+  if (!rows) return;
+  visit(rows->indices);
+  visit(rows->rows);
+}
 
 }  // namespace bitrain::nn

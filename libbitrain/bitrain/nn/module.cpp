@@ -26,6 +26,13 @@ void Module::visit_tensors(const TensorVisitor& visit) {
   });
 }
 
+void Module::visit_all(const PartVisitor& visit) {
+  visit_modules([&visit](const std::string&, Module& module) {
+    module.visit_own_tensors([&visit](const std::string&, at::Tensor& tensor) { visit(tensor); });
+    module.visit_own_parts(visit);
+  });
+}
+
 Module* Module::find(const std::string& path) {
   Module* found = nullptr;
   visit_modules([&](const std::string& at, Module& module) {

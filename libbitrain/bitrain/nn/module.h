@@ -46,6 +46,9 @@ class Module {
   /// under its name. `visit` may replace the tensor (loading, moving, casting).
   using TensorVisitor = std::function<void(const std::string& name, at::Tensor& tensor)>;
   virtual void visit_own_tensors(const TensorVisitor& visit);
+  /// The same for what this module computes with besides: packed weights, adapters, trained rows.
+  using PartVisitor = std::function<void(at::Tensor& tensor)>;
+  virtual void visit_own_parts(const PartVisitor& /*visit*/) {}
 
   /// Children in registration order, with their names ("self_attn").
   [[nodiscard]] const std::vector<std::pair<std::string, Module*>>& children() const { return children_; }
@@ -55,6 +58,8 @@ class Module {
   void visit_modules(const ModuleVisitor& visit, const std::string& path = "");
   /// Every saved tensor below, with its full name ("model.layers.0.self_attn.q_proj.weight").
   void visit_tensors(const TensorVisitor& visit);
+  /// Every tensor below, saved or not.
+  void visit_all(const PartVisitor& visit);
   /// The module at `path`, or null.
   [[nodiscard]] Module* find(const std::string& path);
   /// Paths of all modules for which `accept` holds.

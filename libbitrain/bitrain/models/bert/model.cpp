@@ -19,6 +19,7 @@
 #include <bitrain/nn/linear.h>
 #include <bitrain/nn/pooling.h>
 #include <bitrain/nn/recompute.h>
+#include <bitrain/nn/unit.h>
 
 namespace bitrain::models {
 namespace {
@@ -222,7 +223,7 @@ class Output : public BlockOutput {
   Dropout adapter_dropout_;
 };
 
-class Layer : public nn::Module {
+class Layer : public nn::Unit {
  public:
   Layer(const BertConfig& config, const std::string& path, at::TensorOptions options)
       : pre_norm_(config.pre_norm),
@@ -245,7 +246,16 @@ class Layer : public nn::Module {
     register_child("output", output_);
   }
 
-  [[nodiscard]] at::Tensor forward(const at::Tensor& hidden, const Tokens& tokens,
+  [[nodiscard]] at::Tensor forward(at::Tensor hidden, const Tokens& tokens,
+                                   const nn::ForwardContext& context) const {
+    enter({&hidden});
+    at::Tensor output = compute(hidden, tokens, context);
+    leave({&output});
+    return output;
+  }
+
+ private:
+  [[nodiscard]] at::Tensor compute(const at::Tensor& hidden, const Tokens& tokens,
                                    const nn::ForwardContext& context) const {
     const nn::LayerNorm& first = attention_.output.norm;
     if (pre_norm_) {
@@ -261,7 +271,6 @@ class Layer : public nn::Module {
     return output_.norm.forward(branch, residual).second;
   }
 
- private:
   bool pre_norm_;
   Attention attention_;
   Intermediate intermediate_;
@@ -394,6 +403,7 @@ ModelOutput Bert::run(const at::Tensor& words, const Batch& batch, const nn::For
     if (context.all_hidden) output.all_hidden.push_back(hidden);
   }
   output.hidden = encoder_.norm ? encoder_.norm->forward(hidden) : hidden;
+  if (!encoder_.layers.get().empty()) encoder_.layers.get().front()->end_of_model(output.hidden);
   return output;
 }
 

@@ -19,6 +19,7 @@
 #include <bitrain/nn/functional.h>
 #include <bitrain/nn/recompute.h>
 #include <bitrain/nn/shared_attention.h>
+#include <bitrain/nn/unit.h>
 
 namespace bitrain::models {
 namespace {
@@ -185,7 +186,7 @@ struct Stream {
   [[nodiscard]] at::Tensor sum() const { return branch.defined() ? base + branch : base; }
 };
 
-class Layer : public nn::Module {
+class Layer : public nn::Unit {
  public:
   Layer(const LlamaConfig& config, at::TensorOptions options)
       : eps_(config.rms_norm_eps),
@@ -200,14 +201,18 @@ class Layer : public nn::Module {
   }
 
   void forward(Stream& stream, const Tokens& tokens, const nn::ForwardContext& context) const {
+    enter({&stream.base, &stream.branch});
     stream.branch = self_attn_.forward(stream.normed(input_norm_, eps_), tokens, context);
     stream.branch = mlp_.forward(stream.normed(post_attention_norm_, eps_), context);
+    leave({&stream.base, &stream.branch});
   }
 
   void forward_cached(Stream& stream, const Tokens& tokens, KeyValueCache::Layer& cache, std::int64_t past,
                       const nn::ForwardContext& context) const {
+    enter({});
     stream.branch = self_attn_.forward_cached(stream.normed(input_norm_, eps_), tokens, cache, past, context);
     stream.branch = mlp_.forward(stream.normed(post_attention_norm_, eps_), context);
+    leave({});
   }
 
  private:
@@ -345,6 +350,7 @@ ModelOutput Llama::forward(const Batch& batch, const nn::ForwardContext& context
     if (context.all_hidden) output.all_hidden.push_back(stream.sum());
   }
   output.hidden = stream.normed(model_.norm, config_.rms_norm_eps);
+  if (model_.layers.size() > 0) model_.layers[0].end_of_model(output.hidden);
   return output;
 }
 
