@@ -91,7 +91,7 @@ void write_files(const fs::path& directory, io::Json config, nn::Module& model,
   const CollectedWeights weights = collect_weights(model, options.dtype);
   add_dtype(config, weights);
   io::write_json(directory / "config.json", config);
-  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes);
+  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes, weights.load);
   if (tokenizer != nullptr) tokenizer->save(directory);
 }
 

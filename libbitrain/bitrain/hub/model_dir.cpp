@@ -71,7 +71,10 @@ OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
     // Tensors of old files that hold nothing trained, and a tied head that was saved all the same.
     return ends_with(name, "rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
   };
-  load_weights(*opened.model, source, dtype, options.device, names);
+  load_weights(*opened.model, source, dtype, options.device, names, [&](nn::Unit& layer) {
+    if (options.quantize) models::quantize(layer, *options.quantize);
+    if (options.layer_loaded) options.layer_loaded(*opened.model, layer);
+  });
   if (options.quantize) models::quantize(*opened.model, *options.quantize);
   if (options.tokenizer) {
     opened.tokenizer = text::open_tokenizer(directory);
@@ -95,7 +98,7 @@ void save_model(const fs::path& directory, models::LanguageModel& model, const t
   io::AtomicDirectory folder(directory);
   io::write_json(folder.path() / "config.json", config);
   io::write_json(folder.path() / "generation_config.json", generation_config(model.config()));
-  io::write_safetensors_folder(folder.path(), weights.tensors, options.max_shard_bytes);
+  io::write_safetensors_folder(folder.path(), weights.tensors, options.max_shard_bytes, weights.load);
   if (tokenizer != nullptr) tokenizer->save(folder.path());
   folder.commit();
 }

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 
 #include <bitrain/io/json.h>
 #include <bitrain/models/language_model.h>
+#include <bitrain/nn/unit.h>
 #include <bitrain/quant/quantized_tensor.h>
 #include <bitrain/text/tokenizer.h>
 
@@ -17,6 +19,9 @@ struct OpenOptions {
   at::Device device = at::kCPU;
   std::optional<quant::QuantizeOptions> quantize;  ///< Pack the linear maps in 4 bits while loading.
   bool tokenizer = true;                           ///< Open the tokenizer as well.
+  /// Told of each layer when it is loaded, and packed, before the next one is read: to share it out over
+  /// ranks, so that none holds the whole model. May be empty.
+  std::function<void(models::LanguageModel& model, nn::Unit& layer)> layer_loaded;
 };
 
 struct OpenedModel {

@@ -14,6 +14,7 @@
 #include <bitrain/adapters/parameters.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/safetensors.h>
 #include <bitrain/models/language_model.h>
@@ -326,15 +327,17 @@ LoraOptions parse_adapter_config(const Json& json, const std::string& where) {
 void save_adapter(const fs::path& directory, nn::Module& model, const LoraOptions& options,
                   const std::string& base_name) {
   io::NamedTensors tensors;
+  LazyTensors lazy(model);
   for (const optim::Parameter& parameter : adapters::trainable_parameters(model))
-    tensors.emplace_back(kPrefix + parameter.name, parameter.tensor.detach());
+    lazy.add(tensors, kPrefix + parameter.name, parameter.tensor);
   if (tensors.empty()) throw StateError("there is no adapter to save: nothing in the model is trained");
   io::AtomicDirectory folder(directory);
   const bool generates = dynamic_cast<models::LanguageModel*>(&model) != nullptr;
   io::write_json(
       folder.path() / "adapter_config.json",
       adapter_config(for_peft(options, model), base_name, generates ? "CAUSAL_LM" : "FEATURE_EXTRACTION"));
-  io::write_safetensors(folder.path() / "adapter_model.safetensors", tensors);
+  io::write_safetensors(folder.path() / "adapter_model.safetensors", tensors, {{"format", "pt"}},
+                        lazy.loader());
   folder.commit();
 }
 

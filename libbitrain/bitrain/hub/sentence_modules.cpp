@@ -135,7 +135,7 @@ void write_dense(const fs::path& directory, Dense& dense, const std::string& fea
     config["module_input_name"] = config["module_output_name"] = features;
   io::write_json(directory / "config.json", config);
   const CollectedWeights weights = collect_weights(dense, options.dtype);
-  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes);
+  io::write_safetensors_folder(directory, weights.tensors, options.max_shard_bytes, weights.load);
 }
 
 }  // namespace bitrain::hub

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include <ATen/ops/empty.h>
 #include <c10/core/ScalarType.h>
 
 #include <bitrain/base/error.h>
@@ -27,25 +28,16 @@ std::string list_some(const std::vector<std::string>& names) {
 class Loader {
  public:
   Loader(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
-         const WeightNames& names)
-      : model_(model), source_(source), dtype_(dtype), device_(device), names_(names) {}
+         const WeightNames& names, const UnitLoaded& unit_loaded)
+      : model_(model),
+        source_(source),
+        dtype_(dtype),
+        device_(device),
+        names_(names),
+        unit_loaded_(unit_loaded) {}
 
   void load() {
-    const TensorLookup lookup = [this](const std::string& name) {
-      if (!source_.contains(name)) return at::Tensor();
-      used_.insert(name);
-      return source_.tensor(name);
-    };
-    model_.visit_modules([&](const std::string& path, nn::Module& module) {
-      auto* linear = dynamic_cast<nn::Linear*>(&module);
-      if (linear != nullptr && !linear->shares_weight) {
-        const std::string name = names_.in_file(joined(path, "weight"));
-        if (is_bitsandbytes(name, lookup)) load_packed(name, *linear, lookup);
-      }
-      module.visit_own_tensors([&](const std::string& own, at::Tensor& tensor) {
-        load_dense(names_.in_file(joined(path, own)), tensor);
-      });
-    });
+    load("", model_);
     report();
   }
 
@@ -54,6 +46,32 @@ class Loader {
   }
 
  private:
+  void load(const std::string& path, nn::Module& module) {
+    const TensorLookup lookup = [this](const std::string& name) {
+      if (!source_.contains(name)) return at::Tensor();
+      used_.insert(name);
+      return source_.tensor(name);
+    };
+    auto* linear = dynamic_cast<nn::Linear*>(&module);
+    if (linear != nullptr && !linear->shares_weight) {
+      const std::string name = names_.in_file(joined(path, "weight"));
+      if (is_bitsandbytes(name, lookup)) load_packed(name, *linear, lookup);
+    }
+    module.visit_own_tensors([&](const std::string& own, at::Tensor& tensor) {
+      load_dense(names_.in_file(joined(path, own)), tensor);
+    });
+    for (const auto& [name, child] : module.children()) load(joined(path, name), *child);
+    auto* unit = dynamic_cast<nn::Unit*>(&module);
+    const bool whole = missing_.empty() && faults_.empty();  // Else there is nothing to go on with.
+    if (unit == nullptr || !unit_loaded_ || !whole) return;
+    try {
+      unit_loaded_(*unit);
+    } catch (Error& error) {
+      error.add_context(path);
+      throw;
+    }
+  }
+
   void load_packed(const std::string& name, nn::Linear& linear, const TensorLookup& lookup) {
     quant::QuantizedTensor packed = from_bitsandbytes(name, lookup);
     linear.weight = at::Tensor();  // Dealt with here, whether it fits or not.
@@ -99,6 +117,7 @@ class Loader {
   at::ScalarType dtype_;
   at::Device device_;
   const WeightNames& names_;
+  const UnitLoaded& unit_loaded_;
   std::set<std::string> used_;
   std::vector<std::string> missing_;
   std::vector<std::string> faults_;
@@ -135,12 +154,32 @@ at::ScalarType file_dtype(const io::TensorSource& source) {
 }
 
 void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
-                  const WeightNames& names) {
-  Loader(model, source, dtype, device, names).load();
+                  const WeightNames& names, const UnitLoaded& unit_loaded) {
+  Loader(model, source, dtype, device, names, unit_loaded).load();
+}
+
+void LazyTensors::add(io::NamedTensors& tensors, const std::string& name, const at::Tensor& tensor,
+                      std::optional<at::ScalarType> dtype) {
+  const at::ScalarType type = dtype.value_or(tensor.scalar_type());
+  if (!keeper_ && type == tensor.scalar_type()) {
+    tensors.emplace_back(name, tensor.detach());
+    return;
+  }
+  later_.insert_or_assign(name, std::pair(tensor, type));
+  tensors.emplace_back(name, at::empty(tensor.sizes(), at::TensorOptions().dtype(type).device(at::kMeta)));
+}
+
+io::TensorLoader LazyTensors::loader() const {
+  return [keeper = keeper_, later = later_](const std::string& name) {
+    const auto& [tensor, type] = later.at(name);
+    if (keeper) keeper->fetch(tensor);
+    return tensor.detach().to(type);
+  };
 }
 
 CollectedWeights collect_weights(nn::Module& model, std::optional<at::ScalarType> dtype) {
   CollectedWeights result;
+  LazyTensors lazy(model);
   std::optional<at::ScalarType> stored = dtype;
   model.visit_modules([&](const std::string& path, nn::Module& module) {
     const auto* linear = dynamic_cast<const nn::Linear*>(&module);
@@ -158,10 +197,10 @@ CollectedWeights collect_weights(nn::Module& model, std::optional<at::ScalarType
     }
     module.visit_own_tensors([&](const std::string& own, at::Tensor& tensor) {
       if (!stored) stored = tensor.scalar_type();
-      result.tensors.emplace_back(Loader::joined(path, own),
-                                  dtype ? tensor.detach().to(*dtype) : tensor.detach());
+      lazy.add(result.tensors, Loader::joined(path, own), tensor, dtype);
     });
   });
+  result.load = lazy.loader();
   result.dtype = stored.value_or(at::kFloat);
   return result;
 }

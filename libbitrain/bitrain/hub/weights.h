@@ -1,8 +1,11 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -10,6 +13,7 @@
 #include <bitrain/io/json.h>
 #include <bitrain/io/safetensors.h>
 #include <bitrain/nn/module.h>
+#include <bitrain/nn/unit.h>
 #include <bitrain/quant/quantized_tensor.h>
 
 /// What all model folders share: dtypes in config.json, and tensors between files and modules.
@@ -29,22 +33,41 @@ struct WeightNames {
   std::function<bool(const std::string& name)> harmless = [](const std::string&) { return false; };
 };
 
+/// Told of each unit of a model (a layer) when all its weights are there.
+using UnitLoaded = std::function<void(nn::Unit& unit)>;
+
 /// Fills `model` from `source`, copying dense weights as `dtype` to `device`; weights that bitsandbytes
 /// packed stay packed. Throws FormatError listing every tensor that is missing, unexpected or of another
 /// shape.
 void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
-                  const WeightNames& names = {});
+                  const WeightNames& names = {}, const UnitLoaded& unit_loaded = {});
 
 /// The tensors of a model as files hold them.
 struct CollectedWeights {
-  io::NamedTensors tensors;
+  io::NamedTensors tensors;                      ///< On the meta device: what `load` gives.
+  io::TensorLoader load;                         ///< One that is to be converted, or that is elsewhere.
   at::ScalarType dtype = at::kFloat;             ///< Of dense weights.
   std::optional<quant::QuantizeOptions> packed;  ///< How linear maps are packed, where they are.
   std::vector<std::string> dense_linears;        ///< Paths of those that are not.
 };
 
-/// Collects them, dense weights as `dtype` where given. Throws StateError for a model with adapters.
+/// Collects them, dense weights as `dtype` where given, one at a time when they are loaded. Throws StateError
+/// for a model with adapters. `model` must live as long as the result.
 [[nodiscard]] CollectedWeights collect_weights(nn::Module& model, std::optional<at::ScalarType> dtype);
+
+/// Puts `tensor` under `name`: by itself, or where it is to be converted to `dtype` or a keeper of units may
+/// have it elsewhere, as one to be loaded.
+class LazyTensors {
+ public:
+  explicit LazyTensors(nn::Module& model) : keeper_(nn::keeper_of(model)) {}
+  void add(io::NamedTensors& tensors, const std::string& name, const at::Tensor& tensor,
+           std::optional<at::ScalarType> dtype = {});
+  [[nodiscard]] io::TensorLoader loader() const;
+
+ private:
+  std::shared_ptr<nn::WeightKeeper> keeper_;
+  std::map<std::string, std::pair<at::Tensor, at::ScalarType>> later_;
+};
 
 /// Writes the dtype, and how weights are packed, into a config.json.
 void add_dtype(io::Json& config, const CollectedWeights& weights);

@@ -231,7 +231,8 @@ std::vector<std::int64_t> SafetensorsFolder::shape(const std::string& name) cons
   return shard(name).shape(name);
 }
 
-void write_safetensors(const fs::path& path, const NamedTensors& tensors, const Metadata& metadata) {
+void write_safetensors(const fs::path& path, const NamedTensors& tensors, const Metadata& metadata,
+                       const TensorLoader& load) {
   std::vector<const std::pair<std::string, at::Tensor>*> sorted;
   std::set<std::string_view> seen{"__metadata__"};
   for (const auto& pair : tensors) {
@@ -262,14 +263,21 @@ void write_safetensors(const fs::path& path, const NamedTensors& tensors, const 
   file.write(&size, 8);
   file.write(text);
   for (const auto* pair : sorted) {
-    const at::Tensor tensor = pair->second.detach().cpu().contiguous();
+    at::Tensor tensor = pair->second;
+    if (tensor.is_meta()) {
+      tensor = load(pair->first);
+      if (tensor.sizes() != pair->second.sizes() || tensor.scalar_type() != pair->second.scalar_type())
+        throw StateError("cannot write ", path.string(), ": '", pair->first, "' is not what was announced");
+    }
+    tensor = tensor.detach().cpu().contiguous();
     file.write(tensor.const_data_ptr(), tensor.nbytes());
   }
   file.commit();
 }
 
 void write_safetensors_folder(const fs::path& directory, const NamedTensors& tensors,
-                              std::uint64_t max_shard_bytes, const std::string& stem) {
+                              std::uint64_t max_shard_bytes, const TensorLoader& load,
+                              const std::string& stem) {
   std::vector<NamedTensors> shards(1);
   std::uint64_t filled = 0;
   std::uint64_t total = 0;
@@ -283,12 +291,13 @@ void write_safetensors_folder(const fs::path& directory, const NamedTensors& ten
     filled += size;
     total += size;
   }
-  if (shards.size() == 1) return write_safetensors(directory / (stem + ".safetensors"), tensors);
+  if (shards.size() == 1)
+    return write_safetensors(directory / (stem + ".safetensors"), tensors, {{"format", "pt"}}, load);
   Json weight_map = Json::object();
   for (std::size_t i = 0; i < shards.size(); ++i) {
     char suffix[64];
     std::snprintf(suffix, sizeof suffix, "-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    write_safetensors(directory / (stem + suffix), shards[i]);
+    write_safetensors(directory / (stem + suffix), shards[i], {{"format", "pt"}}, load);
     for (const auto& pair : shards[i]) weight_map[pair.first] = stem + suffix;
   }
   write_json(directory / (stem + ".safetensors.index.json"),

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -93,16 +94,20 @@ class SafetensorsFolder : public TensorSource {
   std::vector<std::string> names_;
 };
 
+/// Gives the tensor of that name.
+using TensorLoader = std::function<at::Tensor(const std::string& name)>;
+
 /// Writes the tensors in Hugging Face's order (wider types first, then by name), each contiguous, on the CPU,
-/// through an AtomicFile, one tensor in memory at a time beyond those given. Throws StateError for a name
-/// used twice or a dtype the format does not have, IoError when the disk is full.
+/// through an AtomicFile, one tensor in memory at a time beyond those given. One on the meta device stands
+/// for what `load` gives when its turn comes. Throws StateError for a name used twice, a dtype the format
+/// does not have, or what is loaded in another shape or dtype; IoError when the disk is full.
 void write_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
-                       const Metadata& metadata = {{"format", "pt"}});
+                       const Metadata& metadata = {{"format", "pt"}}, const TensorLoader& load = {});
 
 /// Writes `directory`/<stem>.safetensors, or shards of at most `max_shard_bytes` (a larger tensor gets its
 /// own) with <stem>.safetensors.index.json.
 void write_safetensors_folder(const std::filesystem::path& directory, const NamedTensors& tensors,
-                              std::uint64_t max_shard_bytes = 5'000'000'000,
+                              std::uint64_t max_shard_bytes = 5'000'000'000, const TensorLoader& load = {},
                               const std::string& stem = "model");
 
 }  // namespace bitrain::io
