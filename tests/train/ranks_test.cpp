@@ -14,9 +14,11 @@
 #include <bitrain/data/loader.h>
 #include <bitrain/dist/thread_ranks.h>
 #include <bitrain/models/llama/model.h>
+#include <bitrain/models/quantize.h>
 #include <bitrain/objectives/objective.h>
 #include <bitrain/train/checkpoint.h>
 #include <bitrain/train/connect.h>
+#include <bitrain/train/sharded_weights.h>
 #include "support/temporary_directory.h"
 #include "train/tiny_run.h"
 
@@ -71,6 +73,9 @@ struct How {
   at::ScalarType dtype = at::kFloat;
   std::int64_t context = 1;
   bool save_in_background = false;
+  bool quantized = false;     ///< The linear maps in 4 bits.
+  bool unsupervised = false;  ///< Half of the documents have no labels.
+  bool freeze = false;        ///< Embedding, first layer and the second one's attention.
 };
 
 /// One rank of a run with dropout, two languages, best-fit packing and several micro-batches.
@@ -86,6 +91,7 @@ struct Rank {
     config.initializer_range = 0.1;
     model = models::make_llama(config, at::TensorOptions().dtype(how.dtype));
     models::initialise(*model, 1);
+    if (how.quantized) models::quantize(*model);
     if (how.lora) {
       adapters::LoraOptions lora;
       lora.r = 4;
@@ -94,6 +100,7 @@ struct Rank {
       adapters::attach(*model, lora, 7);
     } else {
       adapters::train_all(*model);
+      if (how.freeze) adapters::freeze(*model, {"embed_tokens", "layers.0", "layers.1.self_attn"});
     }
     data::LoaderOptions loading;
     loading.sequence_length = 48;
@@ -104,12 +111,18 @@ struct Rank {
         loading,
         std::vector<data::SourcePtr>{std::make_shared<Words>("en", 200, 1),
                                      std::make_shared<Words>("es", 90, 2)},
-        encode,
+        [how](const data::Example& example) {
+          data::TokenSequence sequence = encode(example);
+          if (how.unsupervised && example.text.front() < 'l')
+            sequence.labels.assign(sequence.labels.size(), static_cast<std::int32_t>(kIgnoreIndex));
+          return sequence;
+        },
         data::LoaderRun{5,
                         50,
                         {ranks->rank() / how.context, ranks->size() / how.context},
                         {ranks->rank() % how.context, how.context}});
     parts.parameters = adapters::trainable_parameters(*model);
+    parts.model = model.get();
     parts.loss = [this](const Batch& batch, const nn::ForwardContext& context) {
       return objectives::next_token_loss(*model, batch, context, {"en", "es"});
     };
@@ -165,10 +178,19 @@ Outcome train(const How& how, std::int64_t ranks, std::int64_t steps, const std:
       if (world.rank() == 0) outcome.result = std::move(result);
     } catch (const Stop&) {
     }
-    if (world.rank() > 0) return;
-    outcome.cursor = rank.parts.source.cursor();
-    for (const optim::Parameter& parameter : rank.parts.parameters)
-      outcome.weights[parameter.name] = parameter.tensor.detach().clone();
+    const auto keeper = nn::keeper_of(*rank.model);
+    const auto look = [&] {
+      if (world.rank() > 0) return;
+      outcome.cursor = rank.parts.source.cursor();
+      for (const optim::Parameter& parameter : rank.parts.parameters) {
+        if (keeper) keeper->fetch(parameter.tensor);
+        outcome.weights[parameter.name] = parameter.tensor.detach().clone();
+      }
+    };
+    if (keeper)
+      std::dynamic_pointer_cast<ShardedWeights>(keeper)->lead(look);
+    else
+      look();
   });
   return outcome;
 }
@@ -197,15 +219,32 @@ TEST_P(RankModes, AnyNumberIsTheSameRun) {
   }
 }
 
+How quantized(const char* shard) {
+  How how{shard, true, true, 1};
+  how.quantized = true;
+  return how;
+}
+
+How partly(bool How::*what, const char* shard) {
+  How how{shard, false, false, 1};
+  how.*what = true;
+  return how;
+}
+
 INSTANTIATE_TEST_SUITE_P(Modes, RankModes,
                          Values(How{"none"}, How{"none", true, true, 1}, How{"optimizer"},
                                 How{"optimizer", true, false, 2}, How{"gradients"},
-                                How{"gradients", true, true, 1}, How{"gradients", false, false, 1}),
+                                How{"gradients", true, true, 1}, How{"gradients", false, false, 1},
+                                How{"parameters"}, How{"parameters", false, true, 1},
+                                How{"parameters", true, false, 1}, quantized("parameters"), quantized("none"),
+                                partly(&How::unsupervised, "parameters"), partly(&How::unsupervised, "none"),
+                                partly(&How::freeze, "parameters")),
                          [](const ::testing::TestParamInfo<How>& mode) {
                            const How& how = mode.param;
                            return how.shard + (how.lora ? "_lora" : "_dense") +
-                                  (how.recompute ? "_recompute" : "") + "_rows" +
-                                  std::to_string(how.micro_batch_rows);
+                                  (how.quantized ? "_nf4" : "") + (how.unsupervised ? "_unsupervised" : "") +
+                                  (how.freeze ? "_frozen" : "") + (how.recompute ? "_recompute" : "") +
+                                  "_rows" + std::to_string(how.micro_batch_rows);
                          });
 
 TEST(Ranks, ThatShareTokensAreTheSameRun) {
@@ -213,7 +252,8 @@ TEST(Ranks, ThatShareTokensAreTheSameRun) {
     std::int64_t ranks;
     std::int64_t context;
   };
-  for (const How& base : {How{"none"}, How{"gradients", true, true, 2}, How{"optimizer", false, true, 1}}) {
+  for (const How& base : {How{"none"}, How{"gradients", true, true, 2}, How{"optimizer", false, true, 1},
+                          How{"parameters", true, true, 2}}) {
     const Outcome one = train(base, 1, 50);
     // Four heads with two of keys: shares of two and two, of one, one and two, and of one each.
     for (const auto& [ranks, context] : {Group{2, 2}, Group{3, 3}, Group{4, 4}, Group{4, 2}}) {
@@ -226,7 +266,7 @@ TEST(Ranks, ThatShareTokensAreTheSameRun) {
 }
 
 TEST(Ranks, StopAndGoOnAsAnotherNumber) {
-  for (const char* shard : {"none", "optimizer", "gradients"}) {
+  for (const char* shard : {"none", "optimizer", "gradients", "parameters"}) {
     SCOPED_TRACE(shard);
     const How how{shard};
     const Outcome through = train(how, 1, 50);
@@ -242,7 +282,7 @@ TEST(Ranks, StopAndGoOnAsAnotherNumber) {
 }
 
 TEST(Ranks, SaveWhileTheyTrain) {
-  for (const char* shard : {"none", "optimizer"}) {
+  for (const char* shard : {"none", "optimizer", "parameters"}) {
     SCOPED_TRACE(shard);
     How how{shard};
     how.save_in_background = true;

@@ -36,14 +36,15 @@ struct GradientBuckets::Buckets {
 
   struct Bucket {
     std::vector<std::size_t> members;
-    at::ScalarType type = at::kFloat;  ///< Of the parameters.
-    std::int64_t numel = 0;            ///< A multiple of the number of ranks: the end is not used.
-    at::Tensor buffer;                 ///< [numel] sums of this rank, then of all.
-    at::Tensor own;                    ///< [numel / ranks] this rank's share of the sum.
-    at::Tensor wire;                   ///< What travels, where that is not the buffer.
-    at::Tensor arriving;               ///< The share as it travels.
-    at::Tensor parameters;             ///< [numel], with `shard`: what the parameters are views of.
-    std::size_t waiting = 0;           ///< Gradients of this pass that are not there yet.
+    at::ScalarType type = at::kFloat;     ///< Of the parameters.
+    std::int64_t unit = -1;               ///< Of a model, or none.
+    std::int64_t numel = 0;               ///< A multiple of the number of ranks: the end is not used.
+    at::Tensor buffer;                    ///< [numel] sums of this rank, then of all.
+    at::Tensor own;                       ///< [numel / ranks] this rank's share of the sum.
+    at::Tensor wire;                      ///< What travels, where that is not the buffer.
+    at::Tensor arriving;                  ///< The share as it travels.
+    std::shared_ptr<ShardedBlock> block;  ///< With `shard`: the parameters.
+    std::size_t waiting = 0;              ///< Gradients of this pass that are not there yet.
     bool sent = false;
     Pending pending;
   };
@@ -55,6 +56,8 @@ struct GradientBuckets::Buckets {
   std::vector<Place> places;
   std::vector<Bucket> buckets;
   std::vector<Slice> slices;
+  std::vector<std::size_t> bucket_of_slice;
+  bool by_units = false;
   bool sending = false;         ///< This pass sends what is complete.
   std::size_t next = 0;         ///< The bucket to be sent next: all ranks send in one order.
   std::deque<std::size_t> out;  ///< Sent, not arrived.
@@ -68,48 +71,65 @@ struct GradientBuckets::Buckets {
   }
   [[nodiscard]] std::int64_t own_numel(const Bucket& bucket) const { return bucket.numel / ranks->size(); }
 
-  void lay_out() {
+  void fill_buckets(const std::vector<std::int64_t>& unit_of) {
     places.resize(parameters.size());
     for (std::size_t i = parameters.size(); i-- > 0;) {
       const at::Tensor& parameter = parameters[i];
+      const std::int64_t unit = unit_of.empty() ? -1 : unit_of[i];
       const auto fits = [&](const Bucket& bucket) {
         const auto bytes = (bucket.numel + parameter.numel()) * c10::elementSize(wire_type(bucket));
-        return bucket.type == parameter.scalar_type() &&
-               static_cast<std::int64_t>(bytes) <= options.bucket_bytes;
+        return bucket.unit == unit && bucket.type == parameter.scalar_type() &&
+               (unit >= 0 || static_cast<std::int64_t>(bytes) <= options.bucket_bytes);
       };
       if (buckets.empty() || !fits(buckets.back())) {
         buckets.emplace_back();
         buckets.back().type = parameter.scalar_type();
+        buckets.back().unit = unit;
       }
       Bucket& bucket = buckets.back();
-      places[i] = {buckets.size() - 1, bucket.numel};
+      places[i].bucket = buckets.size() - 1;
       bucket.members.push_back(i);
       bucket.numel += parameter.numel();
     }
-    const std::int64_t size = ranks->size();
-    for (Bucket& bucket : buckets) bucket.numel = (bucket.numel + size - 1) / size * size;
+    for (Bucket& bucket : buckets) {
+      const FlatLayout layout = lay_out(members_of(bucket), ranks->size());
+      for (std::size_t m = 0; m < bucket.members.size(); ++m)
+        places[bucket.members[m]].offset = layout.offsets[m];
+      bucket.numel = layout.numel;
+    }
   }
 
-  void take_over_parameters() {
-    const at::NoGradGuard no_grad;
-    for (Bucket& bucket : buckets) {
-      const at::TensorOptions like = parameters[bucket.members.front()].options().requires_grad(false);
-      bucket.parameters = at::zeros({bucket.numel}, like);
-      for (const std::size_t i : bucket.members) {
-        at::Tensor& parameter = parameters[i];
-        const at::Tensor home =
-            bucket.parameters.narrow(0, places[i].offset, parameter.numel()).view(parameter.sizes());
-        home.copy_(parameter);
-        parameter.set_data(home);
+  [[nodiscard]] std::vector<at::Tensor> members_of(const Bucket& bucket) const {
+    std::vector<at::Tensor> members;
+    for (const std::size_t i : bucket.members) members.push_back(parameters[i]);
+    return members;
+  }
+
+  void take_over_parameters(const BucketUnits& units) {
+    for (std::size_t b = 0; b < buckets.size(); ++b) {
+      Bucket& bucket = buckets[b];
+      const auto unit = static_cast<std::size_t>(bucket.unit);
+      if (bucket.unit >= 0) units.before(unit);
+      bucket.block =
+          std::make_shared<ShardedBlock>(members_of(bucket), ranks, "parameters " + std::to_string(b));
+      if (bucket.unit >= 0) {
+        bucket.block->keep_share(units.pool);
+        units.after(unit, bucket.block);
       }
-      const std::int64_t own = own_numel(bucket);
-      const std::int64_t first = ranks->rank() * own;
-      for (const std::size_t i : bucket.members) {
-        const std::int64_t begin = std::max<std::int64_t>(first - places[i].offset, 0);
-        const std::int64_t end = std::min(first + own - places[i].offset, parameters[i].numel());
-        if (begin < end) slices.push_back({i, begin, end});
+      for (std::size_t m = 0; m < bucket.members.size(); ++m) {
+        const auto [begin, end] = bucket.block->owned_of(m);
+        if (begin == end) continue;
+        slices.push_back({bucket.members[m], begin, end});
+        bucket_of_slice.push_back(b);
       }
     }
+  }
+
+  /// Where a slice lies in the part of its bucket that this rank owns.
+  [[nodiscard]] at::Tensor own_part(std::size_t index, const at::Tensor& own) const {
+    const Slice& slice = slices[index];
+    const std::int64_t first = ranks->rank() * own_numel(buckets[bucket_of_slice[index]]);
+    return own.narrow(0, places[slice.parameter].offset + slice.begin - first, slice.end - slice.begin);
   }
 
   void take(std::size_t i) {
@@ -132,7 +152,8 @@ struct GradientBuckets::Buckets {
     gradient.reset();
     if (!place.arrived) --bucket.waiting;
     place.touched = place.seen = place.arrived = true;
-    if (sending) send_complete();
+    // What units have is sent where they end, at the same point of the pass on all ranks: they also gather.
+    if (sending && !by_units) send_complete();
   }
 
   [[nodiscard]] at::Tensor view_of(const at::Tensor& flat, std::size_t i) const {
@@ -164,9 +185,10 @@ struct GradientBuckets::Buckets {
     const at::TensorOptions like = parameters[bucket.members.front()].options().requires_grad(false);
     if (!bucket.buffer.defined()) bucket.buffer = at::empty({bucket.numel}, like.dtype(sum_type(bucket)));
     std::int64_t end = 0;
-    for (const std::size_t i : bucket.members) {
+    for (const std::size_t i : bucket.members) {  // What no gradient is in must not hold NaN.
+      bucket.buffer.narrow(0, end, places[i].offset - end).zero_();
       if (!places[i].touched) view_of(bucket.buffer, i).zero_();
-      end = std::max(end, places[i].offset + parameters[i].numel());
+      end = places[i].offset + parameters[i].numel();
     }
     bucket.buffer.narrow(0, end, bucket.numel - end).zero_();
     const bool converts = wire_type(bucket) != sum_type(bucket);
@@ -228,7 +250,8 @@ struct TakeGradient : torch::autograd::PostAccumulateGradHook {
 }  // namespace
 
 GradientBuckets::GradientBuckets(const std::vector<at::Tensor>& parameters, std::vector<std::string> names,
-                                 std::shared_ptr<Communicator> ranks, const BucketOptions& options)
+                                 std::shared_ptr<Communicator> ranks, const BucketOptions& options,
+                                 const BucketUnits& units)
     : buckets_(std::make_shared<Buckets>()) {
   Buckets& b = *buckets_;
   b.parameters = parameters;
@@ -236,8 +259,10 @@ GradientBuckets::GradientBuckets(const std::vector<at::Tensor>& parameters, std:
   b.ranks = std::move(ranks);
   b.options = options;
   if (options.shard_gradients && !options.shard) throw StateError("shard_gradients needs shard");
-  b.lay_out();
-  if (options.shard) b.take_over_parameters();
+  if (!units.unit_of.empty() && !options.shard_gradients) throw StateError("units need shard_gradients");
+  b.by_units = !units.unit_of.empty();
+  b.fill_buckets(units.unit_of);
+  if (options.shard) b.take_over_parameters(units);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     // Not by a shared pointer: the leaf outlives the buckets, and the destructor takes the hook away.
     torch::autograd::impl::set_post_acc_grad_hooks(
@@ -263,6 +288,13 @@ void GradientBuckets::after_backward() {
   if (buckets_->options.shard_gradients) buckets_->send_rest();
 }
 
+void GradientBuckets::unit_is_complete(std::int64_t unit) {
+  Buckets& b = *buckets_;
+  std::size_t end = b.buckets.size();
+  while (end > b.next && b.buckets[end - 1].unit != unit) --end;
+  while (b.next < end) b.send(b.next++);
+}
+
 std::vector<bool> GradientBuckets::finish() {
   Buckets& b = *buckets_;
   // Nothing has left where this rank had no last backward pass, or none at all.
@@ -275,11 +307,12 @@ std::vector<bool> GradientBuckets::finish() {
 at::Tensor GradientBuckets::gradient(std::size_t index) const {
   const Buckets& b = *buckets_;
   if (!b.options.shard) return b.view_of(b.buckets[b.places[index].bucket].buffer, index);
-  const Slice& slice = b.slices[index];
-  const Buckets::Place& place = b.places[slice.parameter];
-  const Buckets::Bucket& bucket = b.buckets[place.bucket];
-  const std::int64_t first = b.ranks->rank() * b.own_numel(bucket);
-  return bucket.own.narrow(0, place.offset + slice.begin - first, slice.end - slice.begin);
+  return b.own_part(index, b.buckets[b.bucket_of_slice[index]].own);
+}
+
+at::Tensor GradientBuckets::slice(std::size_t index) const {
+  const at::NoGradGuard no_grad;
+  return buckets_->own_part(index, buckets_->buckets[buckets_->bucket_of_slice[index]].block->own());
 }
 
 const std::vector<Slice>& GradientBuckets::slices() const {
@@ -289,15 +322,11 @@ const std::vector<Slice>& GradientBuckets::slices() const {
 void GradientBuckets::gather_parameters() {
   const at::NoGradGuard no_grad;
   Buckets& b = *buckets_;
-  std::vector<Pending> pending;
-  for (std::size_t i = 0; i < b.buckets.size(); ++i) {
-    Buckets::Bucket& bucket = b.buckets[i];
-    const std::int64_t own = b.own_numel(bucket);
-    pending.push_back(b.ranks->start_all_gather(
-        bucket.parameters, bucket.parameters.narrow(0, b.ranks->rank() * own, own).clone(),
-        c10::str("parameters ", i)));
+  for (Buckets::Bucket& bucket : b.buckets) {
+    bucket.block->parts_changed();
+    if (bucket.unit < 0) bucket.block->start_gather();
   }
-  for (Pending& one : pending) one.wait();
+  for (Buckets::Bucket& bucket : b.buckets) bucket.block->wait();
 }
 
 std::int64_t GradientBuckets::gradient_bytes() const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -8,6 +9,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <bitrain/dist/communicator.h>
+#include <bitrain/dist/sharded_block.h>
 
 namespace bitrain::dist {
 
@@ -22,6 +24,15 @@ struct BucketOptions {
   /// With `shard`: a bucket's memory is given back as soon as its share is there, in every micro-batch
   /// (ZeRO-2).
   bool shard_gradients = false;
+};
+
+/// With shard_gradients: parameters in units of a model (nn::Unit) whose weights ranks hold in shares too
+/// (ZeRO-3). A bucket is the parameters of one type of one unit, whatever their size.
+struct BucketUnits {
+  std::vector<std::int64_t> unit_of;  ///< Of each parameter, rising; -1: in none, a bucket like any other.
+  std::shared_ptr<BlockPool> pool;
+  std::function<void(std::size_t unit)> before;  ///< Its parameters are about to move into a block;
+  std::function<void(std::size_t unit, std::shared_ptr<ShardedBlock>)> after;  ///< they have.
 };
 
 /// A part of a flattened parameter.
@@ -46,7 +57,8 @@ class GradientBuckets {
   /// Floating point leaves that require grad, in the order of the forward pass, with their names for errors.
   /// While this lives it takes their gradients. With `shard` they are moved into buffers of their own.
   GradientBuckets(const std::vector<at::Tensor>& parameters, std::vector<std::string> names,
-                  std::shared_ptr<Communicator> ranks, const BucketOptions& options);
+                  std::shared_ptr<Communicator> ranks, const BucketOptions& options,
+                  const BucketUnits& units = {});
   ~GradientBuckets();
   GradientBuckets(const GradientBuckets&) = delete;
   GradientBuckets& operator=(const GradientBuckets&) = delete;
@@ -55,6 +67,8 @@ class GradientBuckets {
   void begin();
   void before_backward(bool last);
   void after_backward();
+  /// No more gradients are to come for parameters of this unit or later ones in this pass.
+  void unit_is_complete(std::int64_t unit);
   /// Sends what has not left yet and waits for all. Which parameters had a gradient on this rank.
   std::vector<bool> finish();
 
@@ -63,7 +77,10 @@ class GradientBuckets {
 
   /// With `shard`: the parts of parameters that this rank owns. Every element is one rank's.
   [[nodiscard]] const std::vector<Slice>& slices() const;
-  /// With `shard`: every rank gets what the others have made of their slices.
+  /// The memory of slice number `index`, flat.
+  [[nodiscard]] at::Tensor slice(std::size_t index) const;
+  /// With `shard`: every rank gets what the others have made of their slices, but of units only when these
+  /// are entered.
   void gather_parameters();
 
   /// Held now, for gradients.

@@ -25,10 +25,9 @@ void visit_fields(Visitor& v, ParallelOptions& o) {
           "How ranks talk; auto: nccl on GPUs, gloo on CPUs. gloo also serves ranks that share a GPU.");
   v.field(
       "shard", o.shard, one_of({"none", "optimizer", "gradients", "parameters"}),
-      "What each rank holds only its share of: optimizer: moments and master weights (ZeRO-1); gradients: "
-      "those "
-      "and gradients (ZeRO-2); parameters: those and all weights, frozen ones too, gathered layer by layer "
-      "(ZeRO-3, FSDP): `bitrain plan` reckons with it, runs do not have it yet.");
+      "What each rank holds only its share of. optimizer: moments and master weights (ZeRO-1); gradients: "
+      "those and gradients (ZeRO-2); parameters: those and the weights of layers, frozen and 4-bit ones too, "
+      "gathered layer by layer (ZeRO-3, FSDP).");
   v.field("context", o.context, at_least(1),
           "Ranks that share the tokens of the same rows, for rows that are too long for one; must divide the "
           "number of ranks and not exceed the attention heads.");

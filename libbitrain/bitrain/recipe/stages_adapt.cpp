@@ -11,6 +11,7 @@
 #include <bitrain/models/generation.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/training.h>
+#include <bitrain/train/sharded_weights.h>
 
 /// Stages that work with adapters: cpt, sft, merge.
 namespace bitrain::recipe {
@@ -24,6 +25,10 @@ hub::OpenedModel open_for_adapters(StageContext& context, const QuantizationOpti
   open.dtype = context.dtype();
   open.device = context.device();
   open.quantize = quantize_options(quantization);
+  if (context.ranks->size() > 1 && context.recipe.parallel.shard == "parameters")
+    open.layer_loaded = [&](nn::Module& model, nn::Unit& layer) {
+      train::ShardedWeights::attach(model, context.ranks)->share_rest(layer.index());
+    };
   hub::OpenedModel opened = hub::open_model(context.directory_of(context.stage.from), open);
   const adapters::AttachReport report =
       adapters::attach(*opened.model, lora, static_cast<std::uint64_t>(context.recipe.seed));

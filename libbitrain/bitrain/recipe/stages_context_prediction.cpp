@@ -176,6 +176,7 @@ void run_stage(const ContextPredictionStage& options, StageContext& context) {
   HeldOutSides held_out(context, options);
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);
+  parts.model = &model;
   for (optim::Parameter& parameter : adapters::trainable_parameters(objective.head())) {
     parameter.name = "projection_head." + parameter.name;
     parts.parameters.push_back(std::move(parameter));

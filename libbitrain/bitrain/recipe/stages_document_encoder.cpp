@@ -143,6 +143,7 @@ void run_stage(const DocumentEncoderStage& options, StageContext& context) {
   context.result["before"] = held_out.score(model, *opened.tokenizer);
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);
+  parts.model = &model;
   parts.embedding_loss = objectives::over_ranks(objective.loss(model), context.ranks);
   parts.evaluate = [&](std::int64_t) {
     return retrieval_figures({{"retrieval", held_out.score(model, *opened.tokenizer)}});

@@ -146,6 +146,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   train::TrainParts parts;
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(*opened.model);
+  parts.model = opened.model.get();
   parts.embedding_loss = objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr,
                                         candidate_group(options, context));
   if (held_out)

@@ -96,6 +96,7 @@ void run_stage(const LateInteractionStage& options, StageContext& context) {
   train::TrainParts parts;
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(model);
+  parts.model = &model;
   parts.embedding_loss = objectives::over_ranks(objective.loss(model), context.ranks);
   run_training(context, options.train, loader, std::move(parts), "retrieval", save);
 }

@@ -120,6 +120,7 @@ void run_stage(const MaskedLmStage& options, StageContext& context) {
   const HeldOutTexts held_out(recipe, options);
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);
+  parts.model = &model;
   parts.loss = [&](const Batch& batch, const nn::ForwardContext& forward) {
     return objective.loss(model, batch, forward);
   };

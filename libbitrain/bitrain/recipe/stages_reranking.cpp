@@ -136,6 +136,7 @@ void run_stage(const CrossEncoderStage& options, StageContext& context) {
 
   train::TrainParts parts;
   parts.parameters = adapters::trainable_parameters(model);
+  parts.model = &model;
   parts.loss = [&](const Batch& batch, const nn::ForwardContext& forward) {
     return objective.loss(model, batch, forward);
   };

@@ -95,6 +95,7 @@ void run_stage(const SimilarityStage& options, StageContext& context) {
   train::TrainParts parts;
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(*opened.model);
+  parts.model = opened.model.get();
   parts.embedding_loss = objectives::Similarity::loss(*opened.model);
   context.result["parameters"] = adapters::count_parameters(*opened.model);
   context.result["pairs_per_step"] = options.loader.rows_per_step;

@@ -6,6 +6,7 @@
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/train/connect.h>
+#include <bitrain/train/sharded_weights.h>
 #include <bitrain/train/trainer.h>
 
 namespace bitrain::recipe {
@@ -92,6 +93,7 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   parts.name = context.stage.name;
   parts.ranks = context.ranks;
   parts.parallel = context.recipe.parallel;
+  nn::Module* const model = parts.model;
   const train::TrainResult result = train::Trainer(options, std::move(parts)).run();
   if (result.interrupted()) {
     context.signal = result.signal;
@@ -99,10 +101,16 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   }
   record(result, loader, figures, context.result);
   record_ranks(*context.ranks, result, context.result);
-  if (context.ranks->rank() == 0) {
+  const auto write = [&] {
+    if (context.ranks->rank() > 0) return;
     save(context.out);
     keep_logs(context.work, context.out);
-  }
+  };
+  const auto weights = std::dynamic_pointer_cast<train::ShardedWeights>(nn::keeper_of(*model));
+  if (weights)
+    weights->lead(write);
+  else
+    write();
   context.ranks->await(0, "saving stage " + context.stage.name);
 }
 
@@ -118,6 +126,7 @@ void train_stage(StageContext& context, const TrainingParts& parts) {
 
   train::TrainParts trainer_parts;
   trainer_parts.parameters = adapters::trainable_parameters(model);
+  trainer_parts.model = &model;
   trainer_parts.loss = train::make_loss(model, objective);
   trainer_parts.evaluate = [&](std::int64_t) {
     return language_figures(score_held_out(context.recipe, model, *parts.model.tokenizer));

@@ -32,8 +32,9 @@ BackgroundSave::BackgroundSave(const CheckpointStore& store, std::int64_t step,
       timeout_(timeout) {
   const bool writes_all = rank_ == 0;
   contents_.sharded = contents.sharded;
+  contents_.sharded_weights = contents.sharded_weights;
   contents_.state = &state_;
-  if (writes_all) contents_.trainable = copied(contents.trainable);
+  if (writes_all || contents.sharded_weights) contents_.trainable = copied(contents.trainable);
   if (writes_all || contents.sharded) contents_.optimizer = copied(contents.optimizer);
   if (writes_all) contents_.extra = copied(contents.extra);
   if (writes_all) {

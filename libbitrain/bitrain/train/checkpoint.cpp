@@ -34,15 +34,27 @@ constexpr const char* kOptimizer = "optimizer.safetensors";
 constexpr const char* kExtra = "extra.safetensors";
 constexpr const char* kState = "trainer_state.json";
 constexpr const char* kManifest = "manifest.json";
+constexpr std::string_view kTrainableStem = "trainable";
 constexpr std::string_view kOptimizerStem = "optimizer";
+constexpr std::string_view kSlice = ".slice";
 
-bool is_optimizer_file(const std::string& name) {
-  return starts_with(name, kOptimizerStem) && name.find('/') == std::string::npos;
+/// Whether it is <stem>.safetensors or a rank's slices of that.
+bool is_file_of(std::string_view stem, const std::string& name) {
+  return starts_with(name, stem) && name.find('/') == std::string::npos;
 }
 
 /// Whether a resume reads it: its checksum is kept, and checked.
 bool is_resume_file(const std::string& name) {
-  return name == kTrainable || name == kState || name == kExtra || is_optimizer_file(name);
+  return name == kState || name == kExtra || is_file_of(kTrainableStem, name) ||
+         is_file_of(kOptimizerStem, name);
+}
+
+/// "<stem>-<rank>-of-<ranks>.safetensors"
+std::string sliced(std::string_view stem, std::int64_t rank, std::int64_t ranks) {
+  std::array<char, 96> name{};
+  std::snprintf(name.data(), name.size(), "%s-%05lld-of-%05lld.safetensors", std::string(stem).c_str(),
+                static_cast<long long>(rank), static_cast<long long>(ranks));
+  return name.data();
 }
 
 /// The step in a name like "checkpoint-12", or nothing.
@@ -84,12 +96,12 @@ std::string find_damage(const fs::path& directory) {
         return c10::str(name, " has ", size, " bytes, the manifest says ", entry.at("size").dump());
       }
     }
-    bool optimizer = false;
-    for (const auto& [name, entry] : manifest.at("files").items())
-      optimizer = optimizer || is_optimizer_file(name);
-    if (!optimizer) return c10::str("the manifest has no ", kOptimizer);
-    for (const char* name : {kTrainable, kState})
-      if (!manifest.at("files").contains(name)) return c10::str("the manifest has no ", name);
+    for (const auto& [stem, usual] : {std::pair{kTrainableStem, kTrainable}, {kOptimizerStem, kOptimizer}}) {
+      bool there = false;
+      for (const auto& [name, entry] : manifest.at("files").items()) there = there || is_file_of(stem, name);
+      if (!there) return c10::str("the manifest has no ", usual);
+    }
+    if (!manifest.at("files").contains(kState)) return c10::str("the manifest has no ", kState);
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -109,19 +121,18 @@ fs::path CheckpointStore::path(std::int64_t step) const {
 }
 
 std::string slice_file(std::int64_t rank, std::int64_t ranks) {
-  std::array<char, 64> name{};
-  std::snprintf(name.data(), name.size(), "optimizer-%05lld-of-%05lld.safetensors",
-                static_cast<long long>(rank), static_cast<long long>(ranks));
-  return name.data();
+  return sliced(kOptimizerStem, rank, ranks);
 }
 
 void write_slice(const fs::path& folder, const CheckpointStore::Contents& contents, std::int64_t rank,
                  std::int64_t ranks) {
+  if (contents.sharded_weights)
+    io::write_safetensors(folder / sliced(kTrainableStem, rank, ranks), contents.trainable);
   io::write_safetensors(folder / slice_file(rank, ranks), contents.optimizer);
 }
 
 void write_files(const fs::path& folder, const CheckpointStore::Contents& contents) {
-  io::write_safetensors(folder / kTrainable, contents.trainable);
+  if (!contents.sharded_weights) io::write_safetensors(folder / kTrainable, contents.trainable);
   if (!contents.sharded) io::write_safetensors(folder / kOptimizer, contents.optimizer);
   if (!contents.extra.empty()) io::write_safetensors(folder / kExtra, contents.extra);
   io::write_json(folder / kState, *contents.state);
@@ -218,8 +229,8 @@ void CheckpointStore::prune(std::int64_t keep_last, std::optional<std::int64_t> 
 struct CheckpointReader::Files {
   fs::path directory;
   Json state;
-  io::SafetensorsFile trainable;
-  std::vector<io::SafetensorsFile> optimizer;  ///< One, or one of each rank that wrote it.
+  std::vector<io::SafetensorsFile> trainable;  ///< One, or one of each rank that wrote it.
+  std::vector<io::SafetensorsFile> optimizer;  ///< Likewise.
   std::optional<io::SafetensorsFile> extra;
 };
 
@@ -227,6 +238,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory) {
   const std::string damage = find_damage(directory);
   if (!damage.empty()) throw FormatError(directory.string(), ": not a complete checkpoint: ", damage);
   const Json manifest = io::read_json(directory / kManifest);
+  std::vector<io::SafetensorsFile> trainable;
   std::vector<io::SafetensorsFile> optimizer;
   for (const auto& [name, entry] : manifest.at("files").items()) {
     if (!is_resume_file(name)) continue;
@@ -236,10 +248,10 @@ CheckpointReader::CheckpointReader(const fs::path& directory) {
           ": its bytes are not those that were written (checksum); delete this checkpoint to resume from "
           "an older one");
     }
-    if (is_optimizer_file(name)) optimizer.push_back(io::SafetensorsFile::open(directory / name));
+    if (is_file_of(kTrainableStem, name)) trainable.push_back(io::SafetensorsFile::open(directory / name));
+    if (is_file_of(kOptimizerStem, name)) optimizer.push_back(io::SafetensorsFile::open(directory / name));
   }
-  files_ = std::make_unique<Files>(Files{directory, io::read_json(directory / kState),
-                                         io::SafetensorsFile::open(directory / kTrainable),
+  files_ = std::make_unique<Files>(Files{directory, io::read_json(directory / kState), std::move(trainable),
                                          std::move(optimizer), std::nullopt});
   if (manifest.at("files").contains(kExtra)) files_->extra = io::SafetensorsFile::open(directory / kExtra);
 }
@@ -250,18 +262,69 @@ const Json& CheckpointReader::state() const {
   return files_->state;
 }
 
-void CheckpointReader::restore(const std::vector<optim::Parameter>& parameters) const {
+namespace {
+
+/// A tensor that one file has, or that files have slices of: those, by where they begin.
+struct Pieces {
+  std::map<std::int64_t, at::Tensor> by_begin;
+  bool sliced = false;
+};
+
+Pieces pieces_of(const std::vector<io::SafetensorsFile>& files, const std::string& name,
+                 const std::string& slice) {
+  Pieces pieces;
+  for (const io::SafetensorsFile& file : files) {
+    if (!file.contains(name)) continue;
+    at::Tensor piece = file.tensor(name);
+    if (piece.dim() == 0 || !file.contains(slice)) return {{{0, std::move(piece)}}, false};
+    pieces.sliced = true;
+    pieces.by_begin[file.tensor(slice).const_data_ptr<std::int64_t>()[0]] = std::move(piece);
+  }
+  return pieces;
+}
+
+/// The whole of it; flat where it was in slices.
+at::Tensor joined(const Pieces& pieces, const std::string& name, const fs::path& where) {
+  std::vector<at::Tensor> in_order;
+  std::int64_t end = 0;
+  for (const auto& [begin, piece] : pieces.by_begin) {
+    if (!pieces.sliced) return piece;
+    if (begin != end)
+      throw FormatError(where.string(), ": elements ", end, " to ", begin, " of '", name, "' are missing");
+    end += piece.numel();
+    in_order.push_back(piece);
+  }
+  return at::cat(in_order);
+}
+
+}  // namespace
+
+at::Tensor CheckpointReader::trainable_tensor(const optim::Parameter& parameter) const {
+  const Pieces pieces = pieces_of(files_->trainable, parameter.name, parameter.name + std::string(kSlice));
+  return joined(pieces, parameter.name, files_->directory).view(parameter.tensor.sizes());
+}
+
+void CheckpointReader::check(const std::vector<optim::Parameter>& parameters) const {
   const std::string where = files_->directory.string();
   std::set<std::string> left_over;
-  for (const std::string& name : files_->trainable.names()) left_over.insert(name);
+  for (const io::SafetensorsFile& file : files_->trainable)
+    for (const std::string& name : file.names())
+      if (!ends_with(name, kSlice)) left_over.insert(name);
   for (const optim::Parameter& parameter : parameters) {
-    if (!files_->trainable.contains(parameter.name)) {
+    const Pieces pieces = pieces_of(files_->trainable, parameter.name, parameter.name + std::string(kSlice));
+    if (pieces.by_begin.empty()) {
       throw StateError(where, ": does not fit this run: it has no tensor '", parameter.name, "'");
     }
-    const at::Tensor saved = files_->trainable.tensor(parameter.name);
-    if (saved.sizes() != parameter.tensor.sizes() || saved.scalar_type() != parameter.tensor.scalar_type()) {
+    const at::Tensor& saved = pieces.by_begin.begin()->second;
+    std::int64_t elements = 0;
+    for (const auto& [begin, piece] : pieces.by_begin) elements += piece.numel();
+    const std::vector<std::int64_t> shape =
+        pieces.sliced ? std::vector<std::int64_t>{elements} : saved.sizes().vec();
+    const std::vector<std::int64_t> wanted =
+        pieces.sliced ? std::vector<std::int64_t>{parameter.tensor.numel()} : parameter.tensor.sizes().vec();
+    if (shape != wanted || saved.scalar_type() != parameter.tensor.scalar_type()) {
       throw StateError(where, ": does not fit this run: '", parameter.name, "' is ",
-                       c10::toString(saved.scalar_type()), saved.sizes(), " there and ",
+                       c10::toString(saved.scalar_type()), at::IntArrayRef(shape), " there and ",
                        c10::toString(parameter.tensor.scalar_type()), parameter.tensor.sizes(), " here");
     }
     left_over.erase(parameter.name);
@@ -270,33 +333,22 @@ void CheckpointReader::restore(const std::vector<optim::Parameter>& parameters) 
     throw StateError(where, ": does not fit this run: it has ", left_over.size(),
                      " tensors that are not trained here, '", *left_over.begin(), "' for one");
   }
+}
+
+void CheckpointReader::restore(const std::vector<optim::Parameter>& parameters) const {
+  check(parameters);
   const at::NoGradGuard no_grad;
   for (const optim::Parameter& parameter : parameters) {
     at::Tensor target = parameter.tensor;
-    target.copy_(files_->trainable.tensor(parameter.name));
+    target.copy_(trainable_tensor(parameter));
   }
 }
 
 std::optional<at::Tensor> CheckpointReader::optimizer_tensor(const std::string& name) const {
-  const std::string slice_name = name.substr(0, name.rfind('.')) + ".slice";
-  std::map<std::int64_t, at::Tensor> pieces;  // By where they begin.
-  for (const io::SafetensorsFile& file : files_->optimizer) {
-    if (!file.contains(name)) continue;
-    at::Tensor piece = file.tensor(name);
-    if (piece.dim() == 0 || !file.contains(slice_name)) return piece;
-    pieces[file.tensor(slice_name).const_data_ptr<std::int64_t>()[0]] = std::move(piece);
-  }
-  if (pieces.empty()) return std::nullopt;
-  std::vector<at::Tensor> in_order;
-  std::int64_t end = 0;
-  for (auto& [begin, piece] : pieces) {
-    if (begin != end)
-      throw FormatError(files_->directory.string(), ": elements ", end, " to ", begin, " of '", name,
-                        "' are missing");
-    end += piece.numel();
-    in_order.push_back(std::move(piece));
-  }
-  return at::cat(in_order);
+  const Pieces pieces =
+      pieces_of(files_->optimizer, name, name.substr(0, name.rfind('.')) + std::string(kSlice));
+  if (pieces.by_begin.empty()) return std::nullopt;
+  return joined(pieces, name, files_->directory);
 }
 
 std::optional<at::Tensor> CheckpointReader::extra_tensor(const std::string& name) const {

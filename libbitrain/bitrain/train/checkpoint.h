@@ -17,9 +17,9 @@
 /// Checkpoints: folders `checkpoint-<step>` that are complete or not there.
 ///
 ///   trainable.safetensors   every trained tensor under its name, in its own dtype
-///   optimizer.safetensors   AdamW's state (optim::AdamW::state); of an optimizer that is shared out over
-///                           ranks, optimizer-<rank>-of-<ranks>.safetensors, with flat slices of it and
-///                           "<parameter>.slice" [2], begin and end
+///   optimizer.safetensors   AdamW's state (optim::AdamW::state)
+///                           Either, where ranks share it out: <name>-<rank>-of-<ranks>.safetensors, with
+///                           flat slices and for each parameter "<parameter>.slice" [2], begin and end
 ///   extra.safetensors       what else a run goes on from (TrainParts::extra_state), where there is any
 ///   trainer_state.json      Hugging Face's keys (global_step, log_history, ...) and, under "bitrain", the
 ///                           counters a run resumes from
@@ -43,10 +43,10 @@ class CheckpointStore {
     const nlohmann::ordered_json* state = nullptr;         ///< trainer_state.json
     std::function<void(const std::string&)> save_weights;  ///< Writes more into the folder; may be empty.
     bool sharded = false;                                  ///< `optimizer` is this rank's slices.
+    bool sharded_weights = false;                          ///< So is `trainable`; with sharded.
   };
-  /// Writes checkpoint-<step> aside, makes it durable, renames it. Rank 0 does it, but for the slices of
-  /// others; all return when it is there. IoError when the disk is full, on any rank: what was there before
-  /// is untouched.
+  /// Writes checkpoint-<step> aside, makes it durable, renames it. Rank 0 does it, but for slices; all return
+  /// when it is there. IoError when the disk is full, on any rank: what was there before is untouched.
   fs::path save(std::int64_t step, const Contents& contents, dist::Communicator& ranks);
 
   /// Steps of the complete checkpoints, ascending. Half-written and damaged folders are passed over with a
@@ -64,9 +64,9 @@ class CheckpointStore {
 
 // The steps of a save, for those who take them apart (BackgroundSave).
 
-/// "optimizer-<rank>-of-<ranks>.safetensors"
+/// "optimizer-<rank>-of-<ranks>.safetensors": the last file of a rank to be there.
 [[nodiscard]] std::string slice_file(std::int64_t rank, std::int64_t ranks);
-/// This rank's slices of the optimizer.
+/// This rank's slices.
 void write_slice(const fs::path& folder, const CheckpointStore::Contents& contents, std::int64_t rank,
                  std::int64_t ranks);
 /// Everything else of rank 0 but `save_weights` and the manifest.
@@ -81,9 +81,12 @@ class CheckpointReader {
   explicit CheckpointReader(const fs::path& directory);
 
   [[nodiscard]] const nlohmann::ordered_json& state() const;
-  /// Copies the saved tensors into `parameters`. StateError, before anything is changed, naming what is
-  /// missing, left over or of another shape or dtype.
+  /// StateError, naming what is missing, left over or of another shape or dtype than `parameters`.
+  void check(const std::vector<optim::Parameter>& parameters) const;
+  /// Checks, and copies the saved tensors into `parameters`.
   void restore(const std::vector<optim::Parameter>& parameters) const;
+  /// What was saved of one that check() has found, in its shape.
+  [[nodiscard]] at::Tensor trainable_tensor(const optim::Parameter& parameter) const;
   /// As it was saved, or put together from slices and then flat.
   [[nodiscard]] std::optional<at::Tensor> optimizer_tensor(const std::string& name) const;
   [[nodiscard]] std::optional<at::Tensor> extra_tensor(const std::string& name) const;

@@ -22,6 +22,10 @@ class GradientSums {
   virtual void begin(std::size_t micro_batches) = 0;
   virtual void before_backward(bool /*last*/) {}
   virtual void after_backward() {}
+  /// Whether all ranks must go through the model as often, forward and backward, whatever they have.
+  [[nodiscard]] virtual bool in_lockstep() const { return false; }
+  /// In place of backward where there is nothing to go backward from.
+  virtual void pass_without_loss() {}
   /// The last backward pass is over.
   virtual void finish() = 0;
 };

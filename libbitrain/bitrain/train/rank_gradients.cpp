@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 
@@ -28,34 +29,51 @@ std::vector<std::string> names_of(const std::vector<optim::Parameter>& parameter
 
 }  // namespace
 
-RankGradients::RankGradients(const std::vector<optim::Parameter>& parameters,
+RankGradients::RankGradients(const std::vector<optim::Parameter>& parameters, nn::Module* model,
                              std::shared_ptr<dist::Communicator> ranks, const dist::ParallelOptions& options,
                              bool accumulate_in_float32)
     : parameters_(parameters), ranks_(std::move(ranks)), sharded_(options.shard != "none") {
-  if (options.shard == "parameters")
-    throw UnsupportedError(
-        "parallel.shard: parameters is known to `bitrain plan` alone so far; gradients shares the most that "
-        "can "
-        "be");
   dist::BucketOptions buckets;
   buckets.bucket_bytes = options.bucket_mib << 20;
   buckets.accumulate_in_float32 = accumulate_in_float32;
   buckets.reduce_narrow = options.reduce_dtype == "bfloat16";
   buckets.shard = sharded_;
-  buckets.shard_gradients = options.shard == "gradients";
+  buckets.shard_gradients = options.shard == "gradients" || options.shard == "parameters";
   check_same();
+  dist::BucketUnits units;
+  if (options.shard == "parameters") {
+    if (model == nullptr) throw StateError("parallel.shard: parameters needs the model");
+    weights_ = ShardedWeights::attach(*model, ranks_);
+    if (weights_->units() == 0)
+      throw UnsupportedError("parallel.shard: parameters needs a model with layers that ranks can share");
+    units.pool = weights_->pool();
+    units.before = [this](std::size_t unit) { weights_->make_whole(unit); };
+    units.after = [this](std::size_t unit, std::shared_ptr<dist::ShardedBlock> block) {
+      weights_->add_trained(unit, std::move(block));
+    };
+    for (const optim::Parameter& parameter : parameters_)
+      units.unit_of.push_back(weights_->unit_of(parameter.tensor));
+  }
   buckets_ = std::make_unique<dist::GradientBuckets>(tensors_of(parameters_), names_of(parameters_), ranks_,
-                                                     buckets);
+                                                     buckets, units);
+  if (weights_) {
+    weights_->share_rest();
+    weights_->set_on_backward_end(
+        [this](std::size_t unit) { buckets_->unit_is_complete(static_cast<std::int64_t>(unit)); });
+  }
   if (!sharded_) {
     own_ = parameters_;
     return;
   }
-  for (const dist::Slice& slice : buckets_->slices()) {
-    optim::Parameter own = parameters_[slice.parameter];
-    own.tensor = own.tensor.detach().view(-1).narrow(0, slice.begin, slice.end - slice.begin);
-    own.tensor.requires_grad_();
+  for (std::size_t i = 0; i < buckets_->slices().size(); ++i) {
+    optim::Parameter own = parameters_[buckets_->slices()[i].parameter];
+    own.tensor = buckets_->slice(i).requires_grad_();
     own_.push_back(std::move(own));
   }
+}
+
+RankGradients::~RankGradients() {
+  if (weights_) weights_->set_on_backward_end({});
 }
 
 void RankGradients::set_optimizer(optim::AdamW& optimizer) {
@@ -76,6 +94,7 @@ void RankGradients::before_backward(bool last) {
 }
 
 void RankGradients::after_backward() {
+  if (weights_) weights_->end_pass();
   buckets_->after_backward();
 }
 
@@ -112,8 +131,21 @@ std::optional<dist::Slice> RankGradients::slice_of(const std::string& parameter)
   return std::nullopt;
 }
 
+void RankGradients::restore(const std::function<at::Tensor(const optim::Parameter&)>& saved) {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < own_.size(); ++i) {
+    const dist::Slice& slice = buckets_->slices()[i];
+    own_[i].tensor.copy_(
+        saved(parameters_[slice.parameter]).reshape(-1).narrow(0, slice.begin, slice.end - slice.begin));
+  }
+  share_update();
+}
+
 void RankGradients::check_same() {
-  dist::check_same(tensors_of(parameters_), names_of(parameters_), *ranks_);
+  std::vector<optim::Parameter> whole;
+  for (const optim::Parameter& parameter : parameters_)
+    if (!weights_ || weights_->unit_of(parameter.tensor) < 0) whole.push_back(parameter);
+  dist::check_same(tensors_of(whole), names_of(whole), *ranks_);
 }
 
 }  // namespace bitrain::train

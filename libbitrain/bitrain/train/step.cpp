@@ -83,13 +83,31 @@ class Accumulator {
     sum.backward(slope);
   }
 
-  /// Runs `work`, which may call backward, as micro-batch `index`.
+  /// Runs `work`, which may call backward, as micro-batch `index`. In lockstep with others a rank without
+  /// tokens for it goes through its first one, for nothing.
   template <class Work>
   void pass(std::size_t index, const Work& work) {
     target_.gradients.before_backward(index + 1 == micro_batches_.size());
-    if (micro_batches_[index].tokens() > 0) work(micro_batches_[index]);
+    if (micro_batches_[index].tokens() > 0) {
+      work(micro_batches_[index]);
+    } else if (target_.gradients.in_lockstep()) {
+      idle_ = true;
+      work(micro_batches_.front());
+      idle_ = false;
+    }
     target_.gradients.after_backward();
   }
+
+  /// Backward of a pass whose loss has this sum and weight; whether there was anything to learn.
+  bool learn(const at::Tensor& sum, bool supervised, const at::Tensor& slope = {}) {
+    if (supervised && !idle_) {
+      backward(sum, slope);
+      return true;
+    }
+    if (target_.gradients.in_lockstep()) target_.gradients.pass_without_loss();
+    return false;
+  }
+  [[nodiscard]] bool idle() const { return idle_; }
 
   /// Counts the loss of micro-batch `index`.
   void count(const LossSum& loss, std::size_t index) {
@@ -118,21 +136,26 @@ class Accumulator {
 
  private:
   StepTarget target_;
+  bool idle_ = false;
   std::vector<Batch> micro_batches_;
   StepSums sums_;
   std::vector<at::Tensor> losses_;
   std::vector<std::int64_t> micro_batch_of_;
 };
 
-/// The embeddings of all micro-batches, and the teacher's, in order; without gradients.
+/// The embeddings of all micro-batches, and the teacher's, in order; without gradients. `in_lockstep`: as in
+/// Accumulator::pass.
 std::pair<at::Tensor, at::Tensor> embed_all(const std::vector<Batch>& micro_batches,
                                             const objectives::EmbeddingLoss& loss, nn::ForwardContext context,
-                                            bool teach_only) {
+                                            bool teach_only, bool in_lockstep) {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> embedded;
   std::vector<at::Tensor> taught;
   for (const Batch& batch : micro_batches) {
-    if (batch.tokens() == 0) continue;
+    if (batch.tokens() == 0) {
+      if (in_lockstep && !teach_only) (void)loss.embed(micro_batches.front(), context);
+      continue;
+    }
     context.dropout.first_token = batch.first_token;
     if (!teach_only) embedded.push_back(loss.embed(batch, context));
     if (loss.teach) taught.push_back(loss.teach(batch));
@@ -167,9 +190,7 @@ StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const Los
       context.dropout.first_token = batch.first_token;
       const LossSum one = loss(batch, context);
       // Nothing supervised here; the step as a whole decides. Ranks that share tokens go backward together.
-      if (one.weight == 0 && context.token_ranks == nullptr) return;
-      Accumulator::backward(one.sum);
-      step.count(one, i);
+      if (step.learn(one.sum, one.weight != 0 || context.token_ranks != nullptr)) step.count(one, i);
     });
   }
   return std::move(step).finish();
@@ -181,15 +202,14 @@ StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const obj
   Accumulator step(micro_batches, target);
   const std::vector<Batch>& batches = step.micro_batches();
   const bool once = batches.size() == 1;
-  auto [embedded, taught] = embed_all(batches, loss, context, once);
+  const bool in_lockstep = target.gradients.in_lockstep();
+  auto [embedded, taught] = embed_all(batches, loss, context, once, in_lockstep);
   if (once) {
     step.pass(0, [&](const Batch& batch) {
       context.dropout.first_token = batch.first_token;
       embedded = loss.embed(batch, context);
       const LossSum whole = loss.loss(embedded, taught, batches);
-      if (!(whole.weight > 0)) return;
-      Accumulator::backward(whole.sum);
-      step.count(whole, 0);
+      if (step.learn(whole.sum, whole.weight > 0)) step.count(whole, 0);
     });
     return std::move(step).finish();
   }
@@ -203,11 +223,13 @@ StepSums accumulate_gradients(const std::vector<Batch>& micro_batches, const obj
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < batches.size(); ++i) {
     step.pass(i, [&](const Batch& batch) {
-      if (!slopes.defined()) return;  // Nothing supervised: finish() says so.
+      const bool supervised = slopes.defined() && !step.idle();  // If none is, finish() says so.
+      if (!supervised && !in_lockstep) return;
       context.dropout.first_token = batch.first_token;
       const at::Tensor rows = loss.embed(batch, context);
-      Accumulator::backward(rows, slopes.narrow(0, begin, rows.size(0)));
-      begin += rows.size(0);
+      const std::int64_t count = supervised ? rows.size(0) : 0;
+      step.learn(rows, supervised, supervised ? slopes.narrow(0, begin, count) : at::Tensor());
+      begin += count;
     });
   }
   return std::move(step).finish();

@@ -69,7 +69,7 @@ std::vector<std::shared_ptr<Callback>> make_callbacks(const TrainOptions& option
 
 std::unique_ptr<RankGradients> share_gradients(const TrainOptions& options, const TrainParts& parts) {
   if (parts.ranks->size() == 1) return nullptr;
-  return std::make_unique<RankGradients>(parts.parameters, parts.ranks, parts.parallel,
+  return std::make_unique<RankGradients>(parts.parameters, parts.model, parts.ranks, parts.parallel,
                                          options.accumulate_in_float32);
 }
 
@@ -208,7 +208,11 @@ void Trainer::Run::resume() {
                      options.seed, "; set train.seed back, or start in another directory");
   }
   optimizer.load_state([&](const std::string& name) { return optimizer_tensor(checkpoint, name); });
-  checkpoint.restore(parts.parameters);
+  checkpoint.check(parts.parameters);
+  if (ranks && ranks->sharded())
+    ranks->restore([&](const optim::Parameter& one) { return checkpoint.trainable_tensor(one); });
+  else
+    checkpoint.restore(parts.parameters);
   if (parts.extra_state)
     parts.extra_state->load([&](const std::string& name) { return checkpoint.extra_tensor(name); });
   parts.source.seek(saved.cursor);
@@ -270,15 +274,17 @@ void Trainer::Run::save() {
   if (parts.source.cursor) state.cursor = parts.source.cursor();
   const Json json = trainer_state_json(state, options, total);
   CheckpointStore::Contents contents;
-  for (const optim::Parameter& parameter : parts.parameters) {
-    contents.trainable.emplace_back(parameter.name, parameter.tensor.detach());
-  }
   contents.optimizer = optimizer.state();
   contents.sharded = ranks && ranks->sharded();
+  contents.sharded_weights = ranks && ranks->weights_sharded();
+  for (const optim::Parameter& one : contents.sharded_weights ? ranks->own_parameters() : parts.parameters)
+    contents.trainable.emplace_back(one.name, one.tensor.detach());
   if (contents.sharded) {
     for (const optim::Parameter& own : optimizer.parameters()) {
       const dist::Slice slice = *ranks->slice_of(own.name);
-      contents.optimizer.emplace_back(own.name + ".slice", at::tensor({slice.begin, slice.end}, at::kLong));
+      const at::Tensor range = at::tensor({slice.begin, slice.end}, at::kLong);
+      contents.optimizer.emplace_back(own.name + ".slice", range);
+      if (contents.sharded_weights) contents.trainable.emplace_back(own.name + ".slice", range);
     }
   }
   if (parts.extra_state) contents.extra = parts.extra_state->save();

@@ -45,6 +45,7 @@ struct ExtraState {
 /// The parts of a run. What is optional may be left empty.
 struct TrainParts {
   std::vector<optim::Parameter> parameters;  ///< What to train: adapters::trainable_parameters(model).
+  nn::Module* model = nullptr;  ///< What they are in; parallel.shard = parameters needs it. Outlives the run.
   /// Forward pass and loss of one micro-batch, as a sum with its weight.
   std::function<LossSum(const Batch&, const nn::ForwardContext&)> loss;
   /// In place of `loss`: one that looks across all micro-batches of a step, as contrastive ones do.
@@ -62,7 +63,8 @@ struct TrainParts {
   std::string name;  ///< Of the run or stage, for progress ("adapt").
   /// Ranks that share every step: `source` gives each its micro-batches (data::LoaderRun), with
   /// parallel.context its tokens of them, the rest is the same on all. They all return the same result; files
-  /// are written by rank 0, and by the others their share of a sharded optimizer.
+  /// are written by rank 0, and by the others their share of what is sharded. With parallel.shard =
+  /// parameters the model stays sharded after the run (ShardedWeights).
   std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
   dist::ParallelOptions parallel;
 };

@@ -1,0 +1,263 @@
+#include <bitrain/train/sharded_weights.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/adapters/attach.h>
+#include <bitrain/adapters/parameters.h>
+#include <bitrain/base/error.h>
+#include <bitrain/dist/thread_ranks.h>
+#include <bitrain/hub/model_dir.h>
+#include <bitrain/hub/peft.h>
+#include <bitrain/models/quantize.h>
+#include <bitrain/optim/adamw.h>
+#include <bitrain/train/rank_gradients.h>
+#include "support/temporary_directory.h"
+#include "support/tiny_llama.h"
+
+namespace bitrain::train {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::random_batch;
+using TemporaryFolder = test::TemporaryDirectory;
+
+constexpr std::int64_t kLayers = 6;
+
+std::unique_ptr<models::LanguageModel> six_layers(at::ScalarType dtype = at::kFloat) {
+  models::LlamaConfig config = testing::tiny_config();
+  config.num_hidden_layers = kLayers;
+  return testing::tiny_llama(dtype, config);
+}
+
+std::shared_ptr<dist::Communicator> borrowed(dist::Communicator& world) {
+  return {&world, [](dist::Communicator*) {}};
+}
+
+dist::ParallelOptions by_layers() {
+  dist::ParallelOptions options;
+  options.shard = "parameters";
+  return options;
+}
+
+std::shared_ptr<ShardedWeights> weights_of(nn::Module& model) {
+  return std::dynamic_pointer_cast<ShardedWeights>(nn::keeper_of(model));
+}
+
+std::int64_t layer_bytes(nn::Module& model) {
+  std::int64_t bytes = 0;
+  model.find("model.layers.0")->visit_all([&](at::Tensor& tensor) {
+    bytes += static_cast<std::int64_t>(tensor.nbytes());
+  });
+  return bytes;
+}
+
+std::string contents(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void expect_same_files(const std::filesystem::path& one, const std::filesystem::path& other) {
+  std::int64_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(one)) {
+    EXPECT_EQ(contents(entry.path()), contents(other / entry.path().filename())) << entry.path();
+    ++count;
+  }
+  EXPECT_GT(count, 2);
+}
+
+TEST(ShardedWeights, GiveTheSameOutputAndHoldTwoLayersAtATime) {
+  const auto whole = six_layers();
+  const Batch batch = random_batch({9, 5}, 23);
+  const at::NoGradGuard no_grad;
+  const at::Tensor expected = testing::logits_of(*whole, batch);
+  const std::int64_t layer = layer_bytes(*whole);
+  dist::run_ranks(3, [&](dist::Communicator& world) {
+    const auto model = six_layers();
+    adapters::train_all(*model);
+    const RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
+                                  by_layers(), true);
+    const std::int64_t shares = weights_of(*model)->bytes();
+    EXPECT_GE(shares, kLayers * layer / 3);
+    EXPECT_LT(shares, kLayers * (layer / 3 + 512));  // What is beyond is alignment.
+    for (int pass = 0; pass < 2; ++pass) {
+      EXPECT_TRUE(at::equal(testing::logits_of(*model, batch), expected));
+      EXPECT_LE(weights_of(*model)->bytes(), shares + 2 * (layer + 512));
+    }
+    at::Tensor first;
+    model->find("model.layers.0.mlp")->visit_all([&](at::Tensor& tensor) { first = tensor; });
+    EXPECT_EQ(first.dim(), 2);
+    EXPECT_THROW((void)first.sum(), c10::Error) << "its data is on other ranks";
+    EXPECT_THROW(weights_of(*model)->fetch(first), StateError) << "outside of lead()";
+  });
+}
+
+TEST(ShardedWeights, GenerateWithACache) {
+  const auto whole = six_layers();
+  const Batch batch = random_batch({9}, 23);
+  models::KeyValueCache all;
+  const at::Tensor expected = whole->forward_cached(batch.input_ids, all);
+  dist::run_ranks(2, [&](dist::Communicator& world) {
+    const auto model = six_layers();
+    const auto weights = ShardedWeights::attach(*model, borrowed(world));
+    weights->share_rest();
+    models::KeyValueCache cache;
+    EXPECT_TRUE(at::equal(model->forward_cached(batch.input_ids, cache), expected));
+  });
+}
+
+// Forward gathers every layer, backward all but the two that are still there; the next micro-batch begins
+// with the two that backward has ended with.
+TEST(ShardedWeights, MoveWhatWasReckoned) {
+  constexpr std::int64_t kRanks = 4;
+  for (const bool lora : {false, true}) {
+    SCOPED_TRACE(lora);
+    dist::run_ranks(kRanks, [&](dist::Communicator& world) {
+      const auto model = six_layers();
+      if (lora) {
+        models::quantize(*model);
+        adapters::LoraOptions options;
+        options.target_modules = {"q_proj", "down_proj"};
+        adapters::attach(*model, options, 3);
+      } else {
+        adapters::train_all(*model);
+      }
+      RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
+                              by_layers(), true);
+      optim::AdamW optimizer({{"all", gradients.own_parameters()}}, {});
+      gradients.set_optimizer(optimizer);
+      const auto block = [](const std::vector<at::Tensor>& tensors) {
+        return tensors.empty() ? 0 : dist::lay_out(tensors, kRanks).numel * tensors.front().element_size();
+      };
+      std::map<at::ScalarType, std::vector<at::Tensor>> frozen_ones;
+      std::vector<at::Tensor> trained_ones;
+      model->find("model.layers.0")->visit_all([&](at::Tensor& tensor) {
+        if (tensor.requires_grad())
+          trained_ones.insert(trained_ones.begin(), tensor);  // Buckets go from the end.
+        else
+          frozen_ones[tensor.scalar_type()].push_back(tensor);
+      });
+      const std::int64_t trained = block(trained_ones);
+      std::int64_t frozen = 0;
+      for (const auto& [type, tensors] : frozen_ones) frozen += block(tensors);
+      std::map<std::string, at::Tensor> root;
+      model->visit_tensors([&](const std::string& name, at::Tensor& tensor) { root[name] = tensor; });
+      const std::int64_t others = lora ? 0
+                                       : block({root["lm_head.weight"], root["model.norm.weight"]}) +
+                                             block({root["model.embed_tokens.weight"]});
+      const Batch batch = random_batch({9, 5}, 23);
+      const auto moved = [&](const char* kind) {
+        const auto& traffic = world.traffic();
+        return traffic.count(kind) > 0 ? traffic.at(kind).bytes : 0;
+      };
+      for (int step = 0; step < 2; ++step) {
+        std::int64_t gathered = moved("all_gather");
+        const std::int64_t scattered = moved("reduce_scatter");
+        gradients.begin(2);
+        for (const bool last : {false, true}) {
+          gradients.before_backward(last);
+          testing::logits_of(*model, batch).pow(2).sum().backward();
+          gradients.after_backward();
+        }
+        const std::int64_t first = step == 0 ? kLayers : kLayers - 2;
+        const std::int64_t gathers = first + (kLayers - 2) + (kLayers - 2) + (kLayers - 2);
+        // An update leaves frozen layers that are there as they are; trained ones come anew.
+        const std::int64_t anew = step == 0 ? 0 : 2;
+        EXPECT_EQ(moved("all_gather") - gathered, gathers * (frozen + trained) + anew * trained);
+        EXPECT_EQ(moved("reduce_scatter") - scattered, 2 * (kLayers * trained + others));
+        gradients.finish();
+        optimizer.step(1e-3, 1);
+        gathered = moved("all_gather");
+        gradients.share_update();
+        EXPECT_EQ(moved("all_gather") - gathered, others) << "layers come when they are entered";
+      }
+    });
+  }
+}
+
+TEST(ShardedWeights, AreSavedAsOneModelLayerByLayer) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path(folder.path());
+  hub::SaveOptions save;
+  save.max_shard_bytes = 20'000;
+  for (const bool convert : {false, true}) {
+    save.dtype = convert ? std::optional(at::kBFloat16) : std::nullopt;
+    const std::string kind = convert ? "bfloat16" : "as it is";
+    hub::save_model(path / ("one " + kind), *six_layers(), nullptr, save);
+    dist::run_ranks(3, [&](dist::Communicator& world) {
+      const auto model = six_layers();
+      adapters::train_all(*model);
+      const RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
+                                    by_layers(), true);
+      const std::int64_t shares = weights_of(*model)->bytes();
+      weights_of(*model)->lead([&] {
+        ASSERT_EQ(world.rank(), 0);
+        hub::save_model(path / ("three " + kind), *model, nullptr, save);
+      });
+      EXPECT_LE(weights_of(*model)->bytes(), shares + 2 * (layer_bytes(*model) + 512));
+    });
+    expect_same_files(path / ("one " + kind), path / ("three " + kind));
+  }
+}
+
+TEST(ShardedWeights, AreSavedAsOneAdapter) {
+  const TemporaryFolder folder;
+  const std::filesystem::path path(folder.path());
+  adapters::LoraOptions options;
+  options.target_modules = {"q_proj", "lm_head"};
+  options.init_lora_weights = "false";
+  const auto adapted = [&] {
+    auto model = six_layers();
+    models::quantize(*model);
+    adapters::attach(*model, options, 3);
+    return model;
+  };
+  hub::save_adapter(path / "one", *adapted(), options, "base");
+  dist::run_ranks(2, [&](dist::Communicator& world) {
+    const auto model = adapted();
+    const RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
+                                  by_layers(), true);
+    weights_of(*model)->lead([&] { hub::save_adapter(path / "two", *model, options, "base"); });
+  });
+  EXPECT_EQ(contents(path / "one" / "adapter_model.safetensors"),
+            contents(path / "two" / "adapter_model.safetensors"));
+}
+
+TEST(ShardedWeights, TellTheOthersWhereTheLeaderFails) {
+  std::atomic<int> returned{0};
+  const auto lead = [&] {
+    dist::run_ranks(3, [&](dist::Communicator& world) {
+      const auto model = six_layers();
+      const auto weights = ShardedWeights::attach(*model, borrowed(world));
+      weights->share_rest();
+      weights->lead([] { throw IoError("the disk is full"); });
+      ++returned;
+    });
+  };
+  EXPECT_THAT(lead, ::testing::ThrowsMessage<IoError>(HasSubstr("the disk is full")));
+  EXPECT_EQ(returned, 2);
+}
+
+TEST(ShardedWeights, NeedLayers) {
+  dist::run_ranks(2, [&](dist::Communicator& world) {
+    nn::Linear linear(4, 4, false);
+    linear.weight.zero_();
+    adapters::train_all(linear);
+    EXPECT_THROW(
+        RankGradients(adapters::trainable_parameters(linear), &linear, borrowed(world), by_layers(), true),
+        UnsupportedError);
+    EXPECT_THROW(
+        RankGradients(adapters::trainable_parameters(linear), nullptr, borrowed(world), by_layers(), true),
+        StateError);
+  });
+}
+
+}  // namespace
+}  // namespace bitrain::train
