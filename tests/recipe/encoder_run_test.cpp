@@ -466,6 +466,7 @@ TEST_F(EncoderRun, SeveralRanksAreTheSameRun) {
   on_ranks("align", {});
   on_ranks("align", {"dir=x", "stages.align.objective.loss=nt_xent", "stages.align.loader.micro_batch_rows=0",
                      "name=other"});
+  on_ranks("align", {"dir=y", "stages.align.lora={r: 2, target_modules: [query, value]}", "name=adapted"});
   on_ranks("tlm", {"stages={tlm: {recipe: masked_lm, from: base, pairs: true, loader: {rows_per_step: 24, "
                    "micro_batch_rows: 7}, train: {learning_rate: 1e-2}}}"});
 }
@@ -492,6 +493,29 @@ TEST_F(EncoderRun, GroupsOfRanksAreAnotherLossAndLessTraffic) {
   EXPECT_LT(pairs, all - 0.1) << "fewer texts to tell it from";
   EXPECT_LT(alone, pairs - 0.1);
   EXPECT_THROW((void)on_four(3), ConfigError);
+}
+
+TEST_F(EncoderRun, GroupsOfRanksMoveAsMuchLessAsTheyAreSmaller) {
+  const auto bytes = [&](int group) {
+    io::Json align;
+    dist::run_ranks(4, [&](dist::Communicator& world) {
+      const RunResult result =
+          run(load_recipe(directory_.path() / "recipe.yaml",
+                          with_folders({"stages.align.train.max_steps=2", "stages.align.train.eval_every=0",
+                                        "stages.align.train.schedule.warmup_steps=1",
+                                        "stages.align.group_ranks=" + std::to_string(group)})),
+              {&world, [](dist::Communicator*) {}});
+      if (world.rank() == 0) align = result.summary["stages"]["align"];
+    });
+    std::int64_t sum = 0;
+    for (const auto& [collective, moved] : align["group_traffic"].items())
+      sum += moved["bytes"].get<std::int64_t>();
+    return sum;
+  };
+  const std::int64_t all = bytes(4);
+  EXPECT_GT(all, 0);
+  EXPECT_EQ(bytes(2), all / 2);
+  EXPECT_EQ(bytes(1), 0) << "nobody to give anything to";
 }
 
 }  // namespace

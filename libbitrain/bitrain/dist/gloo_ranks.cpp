@@ -12,7 +12,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -28,6 +27,7 @@ using Backend = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
 
 /// Up to here ranks give each other all they have: one message in place of two. Bytes of all ranks together.
 constexpr std::int64_t kGatheredSum = 64 << 10;
+constexpr std::int64_t kKeptScratch = 64 << 20;
 
 /// One thread that does one thing after the other. After one failed, the rest fail with it: the ranks are no
 /// longer in step.
@@ -102,15 +102,13 @@ class GlooRank : public Communicator {
  protected:
   Operation gather(at::Tensor all, const at::Tensor& rows, const std::string& name) override {
     return start(name, all, rows, [this](const at::Tensor& out, const at::Tensor& in) {
-      at::Tensor into = as_bytes(out);
-      at::Tensor from = as_bytes(in);
-      backend_->_allgather_base(into, from)->wait();
+      gather_into(out, in);
     });
   }
 
   Operation scatter_sum(at::Tensor own, const at::Tensor& rows, const std::string& name) override {
     return start(name, own, rows, [this](const at::Tensor& out, const at::Tensor& in) {
-      out.view(-1).copy_(sum_of_own_part(in.view(-1)));
+      sum_own_part(in.view(-1), out.view(-1));
     });
   }
 
@@ -118,18 +116,23 @@ class GlooRank : public Communicator {
     return start(name, tensor, tensor, [this](const at::Tensor& out, const at::Tensor& in) {
       const at::Tensor flat = in.view(-1);
       if (static_cast<std::int64_t>(flat.nbytes()) * size() <= kGatheredSum) {
-        std::vector<at::Tensor> parts = all_of(flat).chunk(size());
-        out.view(-1).copy_(ordered_sum(parts));
+        at::Tensor all = scratch(received_, size() * flat.numel(), flat);
+        gather_into(all, flat);
+        ordered_sum(all.chunk(size()), out.view(-1));
         return;
       }
       const std::int64_t each = (flat.numel() + size() - 1) / size();
       at::Tensor whole = flat;
-      if (each * size() != flat.numel()) {  // Ranks sum parts of one size.
+      const bool uneven = each * size() != flat.numel();
+      if (uneven) {  // Ranks sum parts of one size.
         whole = at::zeros({each * size()}, flat.options());
         whole.narrow(0, 0, flat.numel()).copy_(flat);
       }
-      const at::Tensor sums = all_of(sum_of_own_part(whole));
-      out.view(-1).copy_(sums.narrow(0, 0, flat.numel()));
+      const at::Tensor own = scratch(own_sum_, each, flat);
+      sum_own_part(whole, own);
+      const at::Tensor sums = uneven ? whole : out.view(-1);
+      gather_into(sums, own);
+      if (uneven) out.view(-1).copy_(sums.narrow(0, 0, flat.numel()));
     });
   }
 
@@ -161,7 +164,9 @@ class GlooRank : public Communicator {
 
   Operation wait_for_all(const std::string& name) override {
     const at::Tensor one = at::zeros({1});
-    return start(name, one, one, [this](const at::Tensor&, const at::Tensor& in) { (void)all_of(in); });
+    return start(name, one, one, [this](const at::Tensor&, const at::Tensor& in) {
+      gather_into(scratch(received_, size(), in), in);
+    });
   }
 
   std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
@@ -220,23 +225,30 @@ class GlooRank : public Communicator {
     return running;
   }
 
+  /// `numel` elements of `like`'s type, in memory that is kept unless it is much: new memory costs as much as
+  /// what is put in it.
+  [[nodiscard]] static at::Tensor scratch(at::Tensor& memory, std::int64_t numel, const at::Tensor& like) {
+    const std::int64_t bytes = numel * like.element_size();
+    if (bytes > kKeptScratch) return at::empty({numel}, like.options());
+    if (!memory.defined() || memory.numel() < bytes) memory = at::empty({bytes}, at::kByte);
+    return memory.narrow(0, 0, bytes).view(like.scalar_type());
+  }
+
   /// Every rank's `part` [n], one after the other.
-  [[nodiscard]] at::Tensor all_of(const at::Tensor& part) const {
-    const at::Tensor all = at::empty({size() * part.numel()}, part.options());
+  void gather_into(const at::Tensor& all, const at::Tensor& part) const {
     at::Tensor into = as_bytes(all);
     at::Tensor from = as_bytes(part);
     backend_->_allgather_base(into, from)->wait();
-    return all;
   }
 
   /// The sum over ranks of the part of `whole` [size * n] that is this rank's.
-  [[nodiscard]] at::Tensor sum_of_own_part(const at::Tensor& whole) const {
-    const at::Tensor parts = at::empty_like(whole);
+  void sum_own_part(const at::Tensor& whole, const at::Tensor& sum) {
+    const at::Tensor parts = scratch(received_, whole.numel(), whole);
     at::Tensor into = as_bytes(parts);
     at::Tensor from = as_bytes(whole);
     std::vector<std::int64_t> equal;
     backend_->alltoall_base(into, from, equal, equal)->wait();
-    return ordered_sum(parts.chunk(size()));
+    ordered_sum(parts.chunk(size()), sum);
   }
 
   BackendContext context_;
@@ -244,6 +256,8 @@ class GlooRank : public Communicator {
   std::int64_t groups_ = 0;
   std::int64_t awaited_ = 0;
   Backend backend_;
+  at::Tensor received_;  ///< Memory of the thread's.
+  at::Tensor own_sum_;
   InOrder queue_;  ///< Last: its work uses the rest.
 };
 

@@ -28,13 +28,13 @@ std::string list_some(const std::vector<std::string>& names) {
 class Loader {
  public:
   Loader(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
-         const WeightNames& names, const UnitLoaded& unit_loaded)
+         const WeightNames& names, const LayerLoaded& layer_loaded)
       : model_(model),
         source_(source),
         dtype_(dtype),
         device_(device),
         names_(names),
-        unit_loaded_(unit_loaded) {}
+        layer_loaded_(layer_loaded) {}
 
   void load() {
     load("", model_);
@@ -61,11 +61,12 @@ class Loader {
       load_dense(names_.in_file(joined(path, own)), tensor);
     });
     for (const auto& [name, child] : module.children()) load(joined(path, name), *child);
-    auto* unit = dynamic_cast<nn::Unit*>(&module);
+    auto* layer = dynamic_cast<nn::Unit*>(&module);
+    const bool map = linear != nullptr || dynamic_cast<nn::Embedding*>(&module) != nullptr;
     const bool whole = missing_.empty() && faults_.empty();  // Else there is nothing to go on with.
-    if (unit == nullptr || !unit_loaded_ || !whole) return;
+    if (layer == nullptr || map || !layer_loaded_ || !whole) return;
     try {
-      unit_loaded_(*unit);
+      layer_loaded_(*layer);
     } catch (Error& error) {
       error.add_context(path);
       throw;
@@ -117,7 +118,7 @@ class Loader {
   at::ScalarType dtype_;
   at::Device device_;
   const WeightNames& names_;
-  const UnitLoaded& unit_loaded_;
+  const LayerLoaded& layer_loaded_;
   std::set<std::string> used_;
   std::vector<std::string> missing_;
   std::vector<std::string> faults_;
@@ -154,8 +155,8 @@ at::ScalarType file_dtype(const io::TensorSource& source) {
 }
 
 void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
-                  const WeightNames& names, const UnitLoaded& unit_loaded) {
-  Loader(model, source, dtype, device, names, unit_loaded).load();
+                  const WeightNames& names, const LayerLoaded& layer_loaded) {
+  Loader(model, source, dtype, device, names, layer_loaded).load();
 }
 
 void LazyTensors::add(io::NamedTensors& tensors, const std::string& name, const at::Tensor& tensor,

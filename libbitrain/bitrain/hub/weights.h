@@ -33,14 +33,14 @@ struct WeightNames {
   std::function<bool(const std::string& name)> harmless = [](const std::string&) { return false; };
 };
 
-/// Told of each unit of a model (a layer) when all its weights are there.
-using UnitLoaded = std::function<void(nn::Unit& unit)>;
+/// Told of each layer of a model when all its weights are there.
+using LayerLoaded = std::function<void(nn::Unit& layer)>;
 
 /// Fills `model` from `source`, copying dense weights as `dtype` to `device`; weights that bitsandbytes
 /// packed stay packed. Throws FormatError listing every tensor that is missing, unexpected or of another
 /// shape.
 void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
-                  const WeightNames& names = {}, const UnitLoaded& unit_loaded = {});
+                  const WeightNames& names = {}, const LayerLoaded& layer_loaded = {});
 
 /// The tensors of a model as files hold them.
 struct CollectedWeights {

@@ -332,6 +332,7 @@ TokenLosses linear_cross_entropy(const at::Tensor& hidden, const nn::Linear& hea
   call.gradients =
       at::GradMode::is_enabled() &&
       std::any_of(inputs.begin(), inputs.end(), [](const at::Tensor& x) { return x.requires_grad(); });
+  const nn::Use in_use(head);  // Backward only scales.
   const variable_list outputs = LinearCrossEntropyFunction::apply(at::TensorList(inputs), call);
   at::Tensor per_token = outputs[1].detach();
   if (call.positions.defined()) {

@@ -15,12 +15,15 @@ Embedding::Embedding(std::int64_t rows, std::int64_t dim, at::TensorOptions opti
     : weight(at::empty({rows, dim}, options)) {}
 
 at::Tensor Embedding::forward(const at::Tensor& ids, const ForwardContext& /*context*/) const {
+  const Use in_use(*this);
   at::Tensor out = nn::embedding(weight, ids);
   for (const LowRank& adapter : adapters) {
     if (!adapter.enabled) continue;
-    // PEFT's embedding adapters have no dropout. The gather wants the rows of A^T side by side.
+    // PEFT's embedding adapters have no dropout. The gather wants the rows of A^T side by side; backward needs
+    // B^T, whose original may be elsewhere then.
     const at::Tensor inner = nn::embedding(adapter.a.t().contiguous(), ids);
-    out = at::addmm(out, inner.to(out.scalar_type()), adapter.b.to(out.scalar_type()).t(), 1, adapter.scale);
+    const at::Tensor b = adapter.b.to(out.scalar_type()).t().clone(at::MemoryFormat::Contiguous);
+    out = at::addmm(out, inner.to(out.scalar_type()), b, 1, adapter.scale);
   }
   if (!trainable_rows) return out;
   const at::Tensor& indices = trainable_rows->indices;

@@ -4,12 +4,12 @@
 #include <vector>
 
 #include <bitrain/nn/low_rank.h>
-#include <bitrain/nn/module.h>
+#include <bitrain/nn/unit.h>
 
 namespace bitrain::nn {
 
 /// A table of token rows with optional LowRank adapters and separately trained rows.
-class Embedding : public Module {
+class Embedding : public Unit {
  public:
   Embedding(std::int64_t num_embeddings, std::int64_t embedding_dim, at::TensorOptions options = {});
 

@@ -162,12 +162,14 @@ at::Tensor Linear::forward(const at::Tensor& x, const ForwardContext& context) c
     pairs.push_back(adapter.a.to(dtype));
     pairs.push_back(adapter.b.to(dtype));
   }
-  const at::Tensor flat = x.dim() == 2 ? x : x.reshape({-1, in_features});
+  at::Tensor flat = x.dim() == 2 ? x : x.reshape({-1, in_features});
+  enter({&flat});
   at::Tensor y = LinearFunction::apply(
       flat, weight.defined() ? std::optional<at::Tensor>(weight) : std::nullopt,
       bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt, at::TensorList(pairs), call);
   if (trainable_rows)
     y = at::index_copy(y, 1, trainable_rows->indices, product(flat, trainable_rows->rows.to(dtype).t()));
+  leave({&y});
   if (x.dim() == 2) return y;
   std::vector<std::int64_t> shape = x.sizes().vec();
   shape.back() = out_features;

@@ -4,14 +4,14 @@
 #include <vector>
 
 #include <bitrain/nn/low_rank.h>
-#include <bitrain/nn/module.h>
+#include <bitrain/nn/unit.h>
 #include <bitrain/quant/quantized_tensor.h>
 
 namespace bitrain::nn {
 
 /// y = x W^T + b: the one seam for QLoRA. The weight is dense or 4-bit; adapters are LowRank pairs. Models
 /// never know which; adapters never know the quantiser. Also the language-model head.
-class Linear : public Module {
+class Linear : public Unit {
  public:
   /// Weights are allocated but not filled. The names are fixed: "weight", "bias".
   Linear(std::int64_t in_features, std::int64_t out_features, bool bias, at::TensorOptions options = {});

@@ -82,6 +82,16 @@ void Unit::leave(std::initializer_list<at::Tensor*> outputs) const {
   keeper_->leave(index_);
 }
 
+Use::Use(const Unit& unit) : unit_(unit) {
+  if (unit.keeper()) unit.keeper()->enter(unit.index());
+}
+
+Use::~Use() {
+  if (!unit_.keeper()) return;
+  if (at::GradMode::is_enabled()) unit_.keeper()->expect_backward(unit_.index());
+  unit_.keeper()->leave(unit_.index());
+}
+
 std::shared_ptr<WeightKeeper> keeper_of(Module& model) {
   std::shared_ptr<WeightKeeper> keeper;
   model.visit_modules([&](const std::string&, Module& module) {

@@ -35,8 +35,8 @@ class WeightKeeper {
   virtual void fetch(const at::Tensor& weight) = 0;
 };
 
-/// A part of a model, such as a layer, whose weights nobody uses but its own forward pass and the backward
-/// pass of that. Without a keeper, enter and leave do nothing.
+/// A part of a model, such as a layer, whose weights nobody reads but its own forward pass and the backward
+/// pass of that. Without a keeper, enter and leave do nothing. Units within units have none.
 class Unit : public Module {
  public:
   void set_keeper(std::shared_ptr<WeightKeeper> keeper, std::size_t index) {
@@ -60,6 +60,18 @@ class Unit : public Module {
  private:
   std::shared_ptr<WeightKeeper> keeper_;
   std::size_t index_ = 0;
+};
+
+/// While it lives a unit is in use, for what its backward pass does not need weights for.
+class Use {
+ public:
+  explicit Use(const Unit& unit);
+  ~Use();
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  const Unit& unit_;
 };
 
 /// The keeper of a model's units, or null.

@@ -67,8 +67,12 @@ void save_adapted(const fs::path& folder, const ContrastiveStage& options,
     tensors[parameter.name] = parameter.tensor;
   {
     const at::NoGradGuard no_grad;
-    for (const optim::Parameter& parameter : adapters::trainable_parameters(encoder))
-      parameter.tensor.copy_(tensors.at(parameter.name));
+    const std::shared_ptr<nn::WeightKeeper> keeper = nn::keeper_of(trained.model->encoder());
+    for (const optim::Parameter& parameter : adapters::trainable_parameters(encoder)) {
+      const at::Tensor& learnt = tensors.at(parameter.name);
+      if (keeper) keeper->fetch(learnt);
+      parameter.tensor.copy_(learnt);
+    }
   }
   adapters::merge(encoder);
   save_stage_encoder(folder, *exact.model, *trained.tokenizer, trained.settings);
@@ -147,8 +151,8 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   parts.source.languages = languages;
   parts.parameters = adapters::trainable_parameters(*opened.model);
   parts.model = opened.model.get();
-  parts.embedding_loss = objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr,
-                                        candidate_group(options, context));
+  const std::shared_ptr<dist::Communicator> candidates = candidate_group(options, context);
+  parts.embedding_loss = objective.loss(*opened.model, teacher ? teacher->model.get() : nullptr, candidates);
   if (held_out)
     parts.evaluate = [&](std::int64_t) {
       return retrieval_figures(held_out->score(*opened.model, *opened.tokenizer));
@@ -162,6 +166,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
       save_stage_encoder(folder, *opened.model, *opened.tokenizer, opened.settings);
   });
   if (context.signal != 0) return;
+  if (candidates != context.ranks) context.result["group_traffic"] = traffic_json(candidates->traffic());
   double pairs = 0;
   for (const data::SourceShare& share : loader.shares()) pairs += static_cast<double>(share.samples);
   context.result["pairs_per_second"] = pairs / std::max(1e-9, context.result["train_seconds"].get<double>());

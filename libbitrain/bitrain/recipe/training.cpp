@@ -57,10 +57,7 @@ void record(const train::TrainResult& result, const data::Loader& loader, const 
 /// What rank 0 moved in this stage, by kind of collective, and each rank's peak of memory.
 void record_ranks(dist::Communicator& ranks, const train::TrainResult& result, io::Json& json) {
   if (ranks.size() == 1) return;
-  json["traffic"] = io::Json::object();
-  for (const auto& [collective, moved] : result.traffic)
-    json["traffic"][collective] = {
-        {"calls", moved.calls}, {"bytes", moved.bytes}, {"seconds", moved.seconds}};
+  json["traffic"] = traffic_json(result.traffic);
   json["peak_memory_bytes_of_ranks"] = io::Json::array();
   for (const std::string& peak :
        dist::gather_text(std::to_string(result.peak_memory_bytes), ranks, "peaks of memory"))
@@ -74,6 +71,13 @@ void keep_logs(const fs::path& work, const fs::path& out) {
 }
 
 }  // namespace
+
+io::Json traffic_json(const std::map<std::string, dist::Traffic>& traffic) {
+  io::Json json = io::Json::object();
+  for (const auto& [collective, moved] : traffic)
+    json[collective] = {{"calls", moved.calls}, {"bytes", moved.bytes}, {"seconds", moved.seconds}};
+  return json;
+}
 
 train::LanguageFigures language_figures(const io::Json& scores) {
   train::LanguageFigures figures;

@@ -2,10 +2,13 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <bitrain/data/loader.h>
+#include <bitrain/dist/communicator.h>
 #include <bitrain/hub/model_dir.h>
 #include <bitrain/objectives/objective.h>
 #include <bitrain/recipe/stage_context.h>
@@ -33,6 +36,9 @@ void train_stage(StageContext& context, const TrainingParts& parts);
 void run_training(StageContext& context, train::TrainOptions options, data::Loader& loader,
                   train::TrainParts parts, const std::string& figures,
                   const std::function<void(const std::filesystem::path&)>& save);
+
+/// By collective: calls, bytes and seconds.
+[[nodiscard]] io::Json traffic_json(const std::map<std::string, dist::Traffic>& traffic);
 
 /// Figures of score_held_out as the trainer wants them.
 [[nodiscard]] train::LanguageFigures language_figures(const io::Json& scores);

@@ -9,6 +9,10 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/dist/gather_text.h>
+#include <bitrain/models/encoder.h>
+#include <bitrain/models/language_model.h>
+#include <bitrain/nn/embedding.h>
+#include <bitrain/nn/linear.h>
 
 namespace bitrain::train {
 std::shared_ptr<ShardedWeights> ShardedWeights::attach(nn::Module& model,
@@ -16,16 +20,46 @@ std::shared_ptr<ShardedWeights> ShardedWeights::attach(nn::Module& model,
   auto weights = std::dynamic_pointer_cast<ShardedWeights>(nn::keeper_of(model));
   if (!weights) {
     weights.reset(new ShardedWeights(std::move(ranks)));
+    weights->find_units(model);
+    for (std::size_t i = 0; i < weights->units_.size(); ++i)
+      weights->units_[i].module->set_keeper(weights, i);
+    // A tied head is in use when the embedding whose weight it has is.
     model.visit_modules([&](const std::string&, nn::Module& module) {
-      auto* unit = dynamic_cast<nn::Unit*>(&module);
-      if (unit == nullptr) return;
-      unit->set_keeper(weights, weights->units_.size());
-      weights->units_.emplace_back();
-      weights->units_.back().module = unit;
+      auto* head = dynamic_cast<nn::Linear*>(&module);
+      if (head == nullptr || !head->shares_weight) return;
+      for (const Unit& unit : weights->units_) {
+        const auto* embedding = dynamic_cast<const nn::Embedding*>(unit.module);
+        if (embedding != nullptr && embedding->weight.is_same(head->weight))
+          head->set_keeper(weights, embedding->index());
+      }
     });
   }
   weights->find_tensors();
   return weights;
+}
+
+void ShardedWeights::find_units(nn::Module& module) {
+  std::vector<nn::Unit*> tables;
+  module.visit_modules([&](const std::string&, nn::Module& part) {
+    if (auto* decoder = dynamic_cast<models::LanguageModel*>(&part)) {
+      tables.push_back(&decoder->input_embeddings());
+      if (!decoder->tied()) tables.push_back(&decoder->output_head());
+    }
+    if (auto* encoder = dynamic_cast<models::EncoderModel*>(&part))
+      tables.push_back(&encoder->input_embeddings());
+  });
+  const std::function<void(nn::Module&)> visit = [&](nn::Module& part) {
+    auto* unit = dynamic_cast<nn::Unit*>(&part);
+    const bool map =
+        dynamic_cast<nn::Linear*>(&part) != nullptr || dynamic_cast<nn::Embedding*>(&part) != nullptr;
+    if (unit != nullptr && (!map || std::find(tables.begin(), tables.end(), unit) != tables.end())) {
+      units_.emplace_back();
+      units_.back().module = unit;
+      return;
+    }
+    for (const auto& [name, child] : part.children()) visit(*child);
+  };
+  visit(module);
 }
 
 void ShardedWeights::find_tensors() {
@@ -88,20 +122,21 @@ bool ShardedWeights::is_there(const Unit& unit) {
                      [](const auto& block) { return block->present(); });
 }
 
-/// Starts to bring a unit together, where it is not there; idle ones make room, the farthest first.
+/// Starts to bring a unit together, where it is not there; idle ones make room, those that have been idle
+/// longest first.
 void ShardedWeights::gather(std::size_t unit) {
   constexpr std::size_t kAtATime = 2;
+  units_[unit].wanted = ++time_;
   if (is_there(units_[unit])) return;
   const auto holds_memory = [&](std::size_t i) {
     const auto& blocks = units_[i].blocks;
     return std::any_of(blocks.begin(), blocks.end(), [](const auto& block) { return block->present(); });
   };
-  const auto distance = [&](std::size_t i) { return i > unit ? i - unit : unit - i; };
   std::vector<std::size_t> others;
   for (std::size_t i = 0; i < units_.size(); ++i)
     if (i != unit && holds_memory(i)) others.push_back(i);
   std::sort(others.begin(), others.end(),
-            [&](std::size_t a, std::size_t b) { return distance(a) > distance(b); });
+            [&](std::size_t a, std::size_t b) { return units_[a].wanted < units_[b].wanted; });
   std::size_t held = others.size() + 1;
   for (const std::size_t i : others) {
     if (held <= kAtATime || units_[i].in_use) continue;
@@ -116,14 +151,18 @@ void ShardedWeights::bring(std::size_t unit) {
   for (const auto& block : units_[unit].blocks) block->wait();
 }
 
-void ShardedWeights::enter(std::size_t unit) {
+/// Brings it, and meanwhile the next one.
+void ShardedWeights::use(std::size_t unit, bool upwards) {
   bring(unit);
   units_[unit].in_use = true;
-  // Up in forward, down in backward, which begins where forward has ended.
-  const bool up = unit == last_ ? unit == 0 : unit > last_;
   last_ = unit;
-  if (up && unit + 1 < units_.size()) gather(unit + 1);
-  if (!up && unit > 0) gather(unit - 1);
+  if (upwards && unit + 1 < units_.size()) gather(unit + 1);
+  if (!upwards && unit > 0) gather(unit - 1);
+}
+
+void ShardedWeights::enter(std::size_t unit) {
+  // A pass goes up, but for layers that are computed again in backward, which go down.
+  use(unit, unit == last_ ? unit == 0 : unit > last_);
 }
 
 void ShardedWeights::leave(std::size_t unit) {
@@ -131,7 +170,7 @@ void ShardedWeights::leave(std::size_t unit) {
 }
 
 void ShardedWeights::enter_backward(std::size_t unit) {
-  enter(unit);
+  use(unit, false);
 }
 
 void ShardedWeights::leave_backward(std::size_t unit) {

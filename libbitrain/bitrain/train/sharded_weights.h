@@ -18,7 +18,8 @@ namespace bitrain::train {
 /// The weights of a model's units, of which every rank holds a share (ZeRO-3, Rajbhandari et al. 2020; FSDP,
 /// Zhao et al. 2023): frozen ones, packed ones and trained ones. A unit is whole from when it is entered
 /// until its memory is wanted for another one; the next one is gathered meanwhile, so that two are there at a
-/// time. What is in no unit (embedding, last norm, head) is whole on every rank.
+/// time. Units are layers, embeddings of tokens and heads of language models; the rest (last norm, poolers,
+/// classifiers) is whole on every rank.
 ///
 /// All ranks must run the same passes through the model, with gradients or without, in the same order.
 class ShardedWeights : public nn::WeightKeeper {
@@ -69,14 +70,17 @@ class ShardedWeights : public nn::WeightKeeper {
     std::vector<std::shared_ptr<dist::ShardedBlock>> blocks;
     std::size_t trained = 0;  ///< The first blocks.
     bool in_use = false;
+    std::int64_t wanted = 0;  ///< When it was last: counts gathers.
     std::int64_t passes = 0;  ///< That are still to come back through it.
   };
 
   explicit ShardedWeights(std::shared_ptr<dist::Communicator> ranks) : ranks_(std::move(ranks)) {}
+  void find_units(nn::Module& model);
   void find_tensors();
   [[nodiscard]] static bool is_there(const Unit& unit);
   void gather(std::size_t unit);
   void bring(std::size_t unit);
+  void use(std::size_t unit, bool upwards);
   std::string announce(const std::string& unit);
 
   std::shared_ptr<dist::Communicator> ranks_;
@@ -87,6 +91,7 @@ class ShardedWeights : public nn::WeightKeeper {
   std::function<void(std::size_t)> on_backward_end_;
   std::vector<at::Tensor> outputs_;  ///< Of each forward pass that is to go backward.
   std::size_t last_ = 0;             ///< Unit entered last.
+  std::int64_t time_ = 0;
   bool leading_ = false;
 };
 
