@@ -1,6 +1,6 @@
 """How a run scales from one process to two, beside torch's DDP over Gloo; and what each way to share it moves and holds.
 
-    python benchmarks/scaling.py [--steps 12] [--rows 8] [--only speed|modes]      about 6 minutes on two cores
+    python benchmarks/scaling.py [--steps 12] [--rows 8] [--rounds 3] [--only speed|modes|saving]    a round is 6 minutes
 
 A Llama of about 14 M weights in float32, steps of --rows rows of 512 tokens, the same for any number of processes, one
 thread each. Efficiency is tokens a second of two processes over twice those of one, by the median step. Both sides train
@@ -121,7 +121,8 @@ def modes(path, folder, arguments):
     print(f"\n{'':28}{'all_reduce':>14}{'reduce_scatter':>16}{'all_gather':>14}{'all_to_all':>14}{'waited':>10}"
           f"{'peak of a rank':>18}")
     for ranks in (1, 2, 4):
-        for overrides in ([], ["parallel.shard=optimizer"], ["parallel.shard=gradients"], ["parallel.context=2"]):
+        for overrides in ([], ["parallel.shard=optimizer"], ["parallel.shard=gradients"], ["parallel.shard=parameters"],
+                          ["parallel.context=2"]):
             if ranks == 1 and overrides:
                 continue
             steps = 4
@@ -140,20 +141,37 @@ def modes(path, folder, arguments):
           "ranks gather, are in all_gather.")
 
 
+def saving(path, folder, arguments):
+    """How long training stands still for a checkpoint."""
+    print(f"\n{'checkpoint, stall of each':28}{'at once':>12}{'in background':>16}")
+    for overrides in ([], ["parallel.shard=optimizer"], ["parallel.shard=parameters"]):
+        for ranks in (1, 2):
+            if ranks == 1 and overrides:
+                continue
+            stalls = []
+            for background in ("false", "true"):
+                name = f"save-{ranks}-{''.join(overrides)}-{background}".replace("=", "-")
+                saves = train(path, folder, name, ranks, *overrides, "stages.train.train.save_every=3",
+                              f"stages.train.train.max_steps={arguments.steps}",
+                              f"stages.train.train.save_in_background={background}")["saves"]
+                stalls.append(saves["seconds"] / saves["count"])
+            label = f"{ranks} " + (overrides[0].removeprefix("parallel.") if overrides else "shard=none")
+            print(f"{label:28}{stalls[0]:10.2f} s{stalls[1]:14.2f} s")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", choices=("speed", "modes"))
+    parser.add_argument("--only", choices=("speed", "modes", "saving"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         path = recipe(folder, arguments)
-        if arguments.only != "modes":
-            speed(path, folder, arguments)
-        if arguments.only != "speed":
-            modes(path, folder, arguments)
+        for part in (speed, modes, saving):
+            if arguments.only in (None, part.__name__):
+                part(path, folder, arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
@@ -358,6 +360,24 @@ TEST_F(IoTest, PickledCheckpointsAreRefusedWithTheFix) {
 TEST_F(IoTest, WritingRefusesNamesUsedTwice) {
   EXPECT_THROW(write_safetensors(path_, {{"a", at::ones({1})}, {"a", at::ones({1})}}), StateError);
   EXPECT_FALSE(fs::exists(path_));
+}
+
+TEST_F(IoTest, TensorsAreLoadedWhenTheirTurnComes) {
+  const NamedTensors later = {{"a", at::ones({2})},
+                              {"b", at::empty({3}, at::TensorOptions().device(at::kMeta))}};
+  std::vector<std::string> asked;
+  write_safetensors(path_, later, {}, [&](const std::string& name) {
+    asked.push_back(name);
+    return at::full({3}, 7.0F);
+  });
+  EXPECT_EQ(asked, std::vector<std::string>{"b"});
+  EXPECT_TRUE(at::equal(SafetensorsFile::open(path_).tensor("b"), at::full({3}, 7.0F)));
+  EXPECT_THROW(write_safetensors(path_, later, {}, [](const std::string&) { return at::ones({4}); }),
+               StateError);
+  EXPECT_THROW(
+      write_safetensors(path_, later, {}, [](const std::string&) { return at::ones({3}, at::kDouble); }),
+      StateError);
+  EXPECT_TRUE(at::equal(SafetensorsFile::open(path_).tensor("b"), at::full({3}, 7.0F))) << "what was there";
 }
 
 }  // namespace

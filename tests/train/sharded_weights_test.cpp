@@ -173,7 +173,8 @@ TEST(ShardedWeights, MoveWhatWasReckoned) {
           gradients.after_backward();
         }
         // An update leaves frozen weights that are there as they are; trained ones come anew.
-        const std::int64_t first_two = step == 0 ? embedding.all + layer.all : embedding.trained + layer.trained;
+        const std::int64_t first_two =
+            step == 0 ? embedding.all + layer.all : embedding.trained + layer.trained;
         const std::int64_t up = (kLayers - 1) * layer.all + head.all;
         const std::int64_t down = (kLayers - 1) * layer.all + embedding.all;
         EXPECT_EQ(moved("all_gather") - gathered, first_two + 2 * (up + down));

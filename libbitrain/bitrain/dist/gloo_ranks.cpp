@@ -101,9 +101,8 @@ class GlooRank : public Communicator {
 
  protected:
   Operation gather(at::Tensor all, const at::Tensor& rows, const std::string& name) override {
-    return start(name, all, rows, [this](const at::Tensor& out, const at::Tensor& in) {
-      gather_into(out, in);
-    });
+    return start(name, all, rows,
+                 [this](const at::Tensor& out, const at::Tensor& in) { gather_into(out, in); });
   }
 
   Operation scatter_sum(at::Tensor own, const at::Tensor& rows, const std::string& name) override {

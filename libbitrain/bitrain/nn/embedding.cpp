@@ -19,8 +19,8 @@ at::Tensor Embedding::forward(const at::Tensor& ids, const ForwardContext& /*con
   at::Tensor out = nn::embedding(weight, ids);
   for (const LowRank& adapter : adapters) {
     if (!adapter.enabled) continue;
-    // PEFT's embedding adapters have no dropout. The gather wants the rows of A^T side by side; backward needs
-    // B^T, whose original may be elsewhere then.
+    // PEFT's embedding adapters have no dropout. The gather wants the rows of A^T side by side; backward
+    // needs B^T, whose original may be elsewhere then.
     const at::Tensor inner = nn::embedding(adapter.a.t().contiguous(), ids);
     const at::Tensor b = adapter.b.to(out.scalar_type()).t().clone(at::MemoryFormat::Contiguous);
     out = at::addmm(out, inner.to(out.scalar_type()), b, 1, adapter.scale);
