@@ -1,3 +1,4 @@
+#include <csignal>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -136,6 +137,14 @@ void all_reduce_forever(Session& session, std::chrono::milliseconds pause = std:
 void wait_for_output(const RankProcesses& ranks, int rank, const std::string& text) {
   for (int i = 0; i < 6000 && ranks.output(rank).find(text) == std::string::npos; ++i)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
+}
+
+TEST(Faults, ABrokenPipeDoesNotKill) {
+  on_ranks(2, [](Session& session) {
+    EXPECT_EQ(std::raise(SIGPIPE), 0);
+    at::Tensor sum = at::ones({10});
+    session.world()->all_reduce(sum, "sums");
+  });
 }
 
 TEST(Faults, AKilledRankIsNamed) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -101,6 +102,21 @@ struct Session::Parts {
   bool failed = false;
 };
 
+namespace {
+
+/// Gloo and LibTorch's store write to ranks that may be gone: the signal would kill this rank before it can
+/// say so. A handler, since ignoring would be inherited by what is started.
+void outlive_broken_pipes() {
+  struct sigaction now {};
+  if (::sigaction(SIGPIPE, nullptr, &now) != 0 || now.sa_handler != SIG_DFL) return;
+  struct sigaction action {};
+  action.sa_handler = [](int) {};
+  action.sa_flags = SA_RESTART;
+  ::sigaction(SIGPIPE, &action, nullptr);
+}
+
+}  // namespace
+
 Session::Session(Environment environment, const ParallelOptions& options, at::Device device)
     : parts_(std::make_unique<Parts>()) {
   Parts& parts = *parts_;
@@ -110,6 +126,7 @@ Session::Session(Environment environment, const ParallelOptions& options, at::De
   const Environment& where = parts.environment;
   if (device.is_cuda() && where.world_size > 1) device = choose_gpu(where);
   if (where.world_size == 1) return;
+  outlive_broken_pipes();
   parts.store = open_store(where, parts.timeout);
   meet(*parts.store, "here", where, parts.timeout);
   BackendContext context;

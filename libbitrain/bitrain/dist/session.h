@@ -17,7 +17,8 @@ class Session {
  public:
   /// Meets the other ranks of `environment`: by Gloo for `device` cpu, by NCCL for cuda, where the GPU with
   /// the number of local_rank becomes the current one, unless `options.backend` says otherwise. Returns when
-  /// all are there. Throws RankError naming the ranks that did not come within the timeout.
+  /// all are there. From then on SIGPIPE no longer kills this process, unless it has a handler. Throws
+  /// RankError naming the ranks that did not come within the timeout.
   Session(Environment environment, const ParallelOptions& options, at::Device device);
   /// Waits for the other ranks, so that nobody ends while another still needs it; unless an exception is on
   /// its way out, or `fail` was called.
