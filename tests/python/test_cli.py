@@ -199,7 +199,9 @@ def test_interrupted_and_taken_up_again(tmp_path):
     steps = ["stages.first.train.max_steps=1500", "stages.first.train.log_every=1"]
     bitrain("run", whole, f"dir={tmp_path / 'whole'}", *steps)
     broken = tmp_path / "broken"
-    first = subprocess.Popen([PROGRAM, "run", whole, f"dir={broken}", *steps], stderr=subprocess.PIPE, text=True)
+    # Tests that run in the background may have inherited that SIGINT is ignored.
+    first = subprocess.Popen([PROGRAM, "run", whole, f"dir={broken}", *steps], stderr=subprocess.PIPE, text=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     for line in first.stderr:
         if "step 5/" in line:
             first.send_signal(signal.SIGINT)

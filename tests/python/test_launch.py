@@ -98,7 +98,9 @@ def test_wrong_command_lines_are_explained():
 def test_ctrl_c_lets_the_ranks_end():
     script = "trap 'echo saved; exit 143' TERM; echo ready; while :; do sleep 0.02; done"
     with subprocess.Popen(
-        [PROGRAM, "launch", "--nproc", "2", "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+        [PROGRAM, "launch", "--nproc", "2", "--", "sh", "-c", script], stdout=subprocess.PIPE, text=True,
+        # Tests that run in the background may have inherited that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as started:
         for _ in range(2):
             assert "ready" in started.stdout.readline()
