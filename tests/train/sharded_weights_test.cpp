@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iterator>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 #include <gmock/gmock.h>
@@ -51,6 +52,12 @@ std::shared_ptr<ShardedWeights> weights_of(nn::Module& model) {
   return std::dynamic_pointer_cast<ShardedWeights>(nn::keeper_of(model));
 }
 
+/// What is trained of it, and all else of its layers, shared out.
+std::unique_ptr<RankGradients> shared(nn::Module& model, dist::Communicator& world) {
+  return std::make_unique<RankGradients>(adapters::trainable_parameters(model), &model, borrowed(world),
+                                         by_layers(), true);
+}
+
 std::int64_t layer_bytes(nn::Module& model) {
   std::int64_t bytes = 0;
   model.find("model.layers.0")->visit_all([&](at::Tensor& tensor) {
@@ -82,8 +89,7 @@ TEST(ShardedWeights, GiveTheSameOutputAndHoldTwoLayersAtATime) {
   dist::run_ranks(3, [&](dist::Communicator& world) {
     const auto model = six_layers();
     adapters::train_all(*model);
-    const RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
-                                  by_layers(), true);
+    const auto gradients = shared(*model, world);
     const std::int64_t shares = weights_of(*model)->bytes();
     const std::int64_t tables = 2 * 23 * 16 * 4;
     EXPECT_GE(shares, (kLayers * layer + tables) / 3);
@@ -98,6 +104,46 @@ TEST(ShardedWeights, GiveTheSameOutputAndHoldTwoLayersAtATime) {
     EXPECT_THROW((void)first.sum(), c10::Error) << "its data is on other ranks";
     EXPECT_THROW(weights_of(*model)->fetch(first), StateError) << "outside of lead()";
   });
+}
+
+// As when a base is shared out while it is read, and then some of it is to be trained.
+TEST(ShardedWeights, MayBeSharedBeforeItIsKnownWhatIsTrained) {
+  const auto whole = six_layers();
+  const Batch batch = random_batch({9, 5}, 23);
+  adapters::train_all(*whole);
+  const at::Tensor expected = testing::logits_of(*whole, batch);
+  expected.pow(2).sum().backward();
+  for (const bool all : {true, false}) {
+    SCOPED_TRACE(all);
+    dist::run_ranks(3, [&](dist::Communicator& world) {
+      const auto model = six_layers();
+      ShardedWeights::attach(*model, borrowed(world))->share_rest();
+      adapters::train_all(*model);
+      if (!all) adapters::freeze(*model, {"embed_tokens", "layers.1", "self_attn"});
+      const auto gradients = shared(*model, world);
+      optim::AdamW optimizer({{"all", gradients->own_parameters()}}, {});
+      gradients->set_optimizer(optimizer);
+      gradients->begin(1);
+      gradients->before_backward(true);
+      const at::Tensor logits = testing::logits_of(*model, batch);
+      EXPECT_TRUE(at::equal(logits, expected));
+      logits.pow(2).sum().backward();
+      gradients->after_backward();
+      gradients->finish();
+      std::map<std::string, at::Tensor> wanted;
+      for (const optim::Parameter& parameter : adapters::trainable_parameters(*whole))
+        wanted[parameter.name] = parameter.tensor.grad();
+      for (std::size_t i = 0; i < optimizer.parameters().size(); ++i) {
+        const std::string& name = optimizer.parameters()[i].name;
+        const dist::Slice slice = *gradients->slice_of(name);
+        const at::Tensor one = wanted.at(name).reshape(-1).narrow(0, slice.begin, slice.end - slice.begin);
+        // Every rank has gone over the same batch.
+        EXPECT_LT((optimizer.gradients()[i] - 3 * one).abs().max().item<double>(),
+                  1e-4 * (1 + one.abs().max().item<double>()))
+            << name;
+      }
+    });
+  }
 }
 
 TEST(ShardedWeights, GenerateWithACache) {
@@ -202,8 +248,7 @@ TEST(ShardedWeights, AreSavedAsOneModelLayerByLayer) {
     dist::run_ranks(3, [&](dist::Communicator& world) {
       const auto model = six_layers();
       adapters::train_all(*model);
-      const RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
-                                    by_layers(), true);
+      const auto gradients = shared(*model, world);
       const std::int64_t shares = weights_of(*model)->bytes();
       weights_of(*model)->lead([&] {
         ASSERT_EQ(world.rank(), 0);
@@ -230,8 +275,7 @@ TEST(ShardedWeights, AreSavedAsOneAdapter) {
   hub::save_adapter(path / "one", *adapted(), options, "base");
   dist::run_ranks(2, [&](dist::Communicator& world) {
     const auto model = adapted();
-    const RankGradients gradients(adapters::trainable_parameters(*model), model.get(), borrowed(world),
-                                  by_layers(), true);
+    const auto gradients = shared(*model, world);
     weights_of(*model)->lead([&] { hub::save_adapter(path / "two", *model, options, "base"); });
   });
   EXPECT_EQ(contents(path / "one" / "adapter_model.safetensors"),

@@ -39,11 +39,13 @@ RankGradients::RankGradients(const std::vector<optim::Parameter>& parameters, nn
   buckets.reduce_narrow = options.reduce_dtype == "bfloat16";
   buckets.shard = sharded_;
   buckets.shard_gradients = options.shard == "gradients" || options.shard == "parameters";
-  check_same();
   dist::BucketUnits units;
   if (options.shard == "parameters") {
     if (model == nullptr) throw StateError("parallel.shard: parameters needs the model");
     weights_ = ShardedWeights::attach(*model, ranks_);
+  }
+  check_same();
+  if (weights_) {
     if (weights_->units() == 0)
       throw UnsupportedError("parallel.shard: parameters needs a model with layers that ranks can share");
     units.pool = weights_->pool();
@@ -144,7 +146,7 @@ void RankGradients::restore(const std::function<at::Tensor(const optim::Paramete
 void RankGradients::check_same() {
   std::vector<optim::Parameter> whole;
   for (const optim::Parameter& parameter : parameters_)
-    if (!weights_ || weights_->unit_of(parameter.tensor) < 0) whole.push_back(parameter);
+    if (!weights_ || !weights_->shares(parameter.tensor)) whole.push_back(parameter);
   dist::check_same(tensors_of(whole), names_of(whole), *ranks_);
 }
 

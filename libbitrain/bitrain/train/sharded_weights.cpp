@@ -108,8 +108,7 @@ void ShardedWeights::make_whole(std::size_t unit) {
   owner.module->visit_all([&](at::Tensor& tensor) {
     if (shared_.erase(tensor.unsafeGetTensorImpl()) > 0) tensor.set_data(tensor.detach().clone());
   });
-  for (const auto& block : owner.blocks) block->drop();
-  owner.blocks.clear();
+  owner.blocks.clear();  // Not by drop, which would move the tensors with it.
 }
 
 std::int64_t ShardedWeights::unit_of(const at::Tensor& tensor) const {

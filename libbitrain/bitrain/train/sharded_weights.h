@@ -38,6 +38,10 @@ class ShardedWeights : public nn::WeightKeeper {
   void add_trained(std::size_t unit, std::shared_ptr<dist::ShardedBlock> block);
 
   [[nodiscard]] std::size_t units() const { return units_.size(); }
+  /// Whether ranks hold shares of it.
+  [[nodiscard]] bool shares(const at::Tensor& tensor) const {
+    return shared_.count(tensor.unsafeGetTensorImpl()) > 0;
+  }
   /// Of a tensor; -1: of none.
   [[nodiscard]] std::int64_t unit_of(const at::Tensor& tensor) const;
   [[nodiscard]] const std::shared_ptr<dist::BlockPool>& pool() const { return pool_; }
