@@ -230,6 +230,50 @@ TEST(Buckets, MoveAsManyBytesAsComputed) {
   EXPECT_EQ(gradients.at("reduce_scatter").bytes, 2 * 4 * numel) << "once a micro-batch";
 }
 
+TEST(Buckets, LeaveBigGradientsWhereTheyAre) {
+  for (const bool shard : {false, true}) {
+    SCOPED_TRACE(shard);
+    run_ranks(2, [&](Communicator& world) {
+      const auto big = [](std::uint64_t seed) { return random_tensor({2048, 1024}, seed, at::kFloat); };
+      std::vector<at::Tensor> parameters;
+      for (const std::uint64_t seed : {1, 2, 3}) parameters.push_back(big(seed).requires_grad_());
+      BucketOptions options;
+      options.shard = shard;
+      GradientBuckets buckets(parameters, {"a", "b", "c"}, {&world, [](Communicator*) {}}, options);
+      const at::Tensor x = big(10 + static_cast<std::uint64_t>(world.rank()));
+      const auto backward = [&] {
+        // The gradient of a is made for it; those of b and c are one tensor.
+        const at::Tensor sum = parameters[0] * x + parameters[0].pow(2);
+        (sum + (parameters[1].view(-1) + parameters[2].view(-1)).view({2048, 1024}) * x).sum().backward();
+      };
+      const void* made = nullptr;
+      parameters[0].register_hook([&](const at::Tensor& gradient) {
+        if (made == nullptr) made = gradient.const_data_ptr();
+      });
+      for (int step = 0; step < 2; ++step) {
+        made = nullptr;
+        buckets.begin();
+        for (const bool last : {false, true}) {
+          buckets.before_backward(last);
+          backward();
+        }
+        (void)buckets.finish();
+        const at::Tensor sum = big(10) + big(11);
+        const std::vector<at::Tensor> expected = {2 * sum + 8 * parameters[0].detach(), 2 * sum, 2 * sum};
+        for (std::size_t i = 0; i < 3; ++i) {
+          at::Tensor wanted = expected[i];
+          if (shard) {
+            const Slice& slice = buckets.slices()[i];
+            wanted = expected[slice.parameter].view(-1).narrow(0, slice.begin, slice.end - slice.begin);
+          }
+          EXPECT_LT((buckets.gradient(i) - wanted).abs().max().item<double>(), 1e-5) << i;
+        }
+        EXPECT_TRUE(shard || buckets.gradient(0).const_data_ptr() == made) << "not copied";
+      }
+    });
+  }
+}
+
 TEST(Buckets, HoldLessGradientsWhenShared) {
   const auto held = [](bool shard, bool shard_gradients) {
     std::int64_t bytes = 0;

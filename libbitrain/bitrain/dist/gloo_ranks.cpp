@@ -28,6 +28,7 @@ using Backend = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
 /// Up to here ranks give each other all they have: one message in place of two. Bytes of all ranks together.
 constexpr std::int64_t kGatheredSum = 64 << 10;
 constexpr std::int64_t kKeptScratch = 64 << 20;
+constexpr int kSumTag = 0;
 
 /// One thread that does one thing after the other. After one failed, the rest fail with it: the ranks are no
 /// longer in step.
@@ -127,11 +128,10 @@ class GlooRank : public Communicator {
         whole = at::zeros({each * size()}, flat.options());
         whole.narrow(0, 0, flat.numel()).copy_(flat);
       }
-      const at::Tensor own = scratch(own_sum_, each, flat);
+      const at::Tensor own = whole.narrow(0, rank() * each, each);
       sum_own_part(whole, own);
-      const at::Tensor sums = uneven ? whole : out.view(-1);
-      gather_into(sums, own);
-      if (uneven) out.view(-1).copy_(sums.narrow(0, 0, flat.numel()));
+      gather_into(whole, own);
+      if (uneven) out.view(-1).copy_(whole.narrow(0, 0, flat.numel()));
     });
   }
 
@@ -233,21 +233,31 @@ class GlooRank : public Communicator {
     return memory.narrow(0, 0, bytes).view(like.scalar_type());
   }
 
-  /// Every rank's `part` [n], one after the other.
+  /// Every rank's `part` [n], one after the other; `part` may lie where it belongs.
   void gather_into(const at::Tensor& all, const at::Tensor& part) const {
     at::Tensor into = as_bytes(all);
     at::Tensor from = as_bytes(part);
     backend_->_allgather_base(into, from)->wait();
   }
 
-  /// The sum over ranks of the part of `whole` [size * n] that is this rank's.
+  /// The sum over ranks of the part of `whole` [size * n] that is this rank's; `sum` may be that part. Only
+  /// what others need is copied.
   void sum_own_part(const at::Tensor& whole, const at::Tensor& sum) {
-    const at::Tensor parts = scratch(received_, whole.numel(), whole);
-    at::Tensor into = as_bytes(parts);
-    at::Tensor from = as_bytes(whole);
-    std::vector<std::int64_t> equal;
-    backend_->alltoall_base(into, from, equal, equal)->wait();
-    ordered_sum(parts.chunk(size()), sum);
+    const std::int64_t each = sum.numel();
+    const at::Tensor received = scratch(received_, whole.numel() - each, whole);
+    std::vector<at::Tensor> parts;
+    std::vector<c10::intrusive_ptr<c10d::Work>> moves;
+    for (std::int64_t r = 0; r < size(); ++r) {
+      const at::Tensor there = whole.narrow(0, r * each, each);
+      parts.push_back(r == rank() ? there : received.narrow(0, (r < rank() ? r : r - 1) * each, each));
+      if (r == rank()) continue;
+      std::vector<at::Tensor> taken = {as_bytes(parts.back())};
+      std::vector<at::Tensor> given = {as_bytes(there)};
+      moves.push_back(backend_->recv(taken, static_cast<int>(r), kSumTag));
+      moves.push_back(backend_->send(given, static_cast<int>(r), kSumTag));
+    }
+    for (const auto& move : moves) move->wait();
+    ordered_sum(parts, sum);
   }
 
   BackendContext context_;
@@ -256,8 +266,7 @@ class GlooRank : public Communicator {
   std::int64_t awaited_ = 0;
   Backend backend_;
   at::Tensor received_;  ///< Memory of the thread's.
-  at::Tensor own_sum_;
-  InOrder queue_;  ///< Last: its work uses the rest.
+  InOrder queue_;        ///< Last: its work uses the rest.
 };
 
 }  // namespace

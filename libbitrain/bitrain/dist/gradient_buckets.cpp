@@ -22,6 +22,16 @@ bool is_narrow(at::ScalarType type) {
   return type == at::kBFloat16 || type == at::kHalf;
 }
 
+/// On a CPU a gradient of this size travels by itself, from where autograd has put it: copying it costs more
+/// than a message of its own, about a millisecond on a busy core. On GPUs copies are cheap.
+constexpr std::int64_t kByItself = std::int64_t{8} << 20;
+
+/// Whether a leaf's gradient, in its hook, has its memory for itself: the leaf and the autograd node that has
+/// just put it there are all that refer to it.
+bool has_own_memory(const at::Tensor& gradient) {
+  return gradient.is_contiguous() && gradient.storage_offset() == 0 && gradient.storage().use_count() <= 2;
+}
+
 }  // namespace
 
 struct GradientBuckets::Buckets {
@@ -45,6 +55,7 @@ struct GradientBuckets::Buckets {
     at::Tensor arriving;                  ///< The share as it travels.
     std::shared_ptr<ShardedBlock> block;  ///< With `shard`: the parameters.
     std::size_t waiting = 0;              ///< Gradients of this pass that are not there yet.
+    bool by_itself = false;               ///< One parameter, whose gradient may be the buffer.
     bool sent = false;
     Pending pending;
   };
@@ -76,7 +87,10 @@ struct GradientBuckets::Buckets {
     for (std::size_t i = parameters.size(); i-- > 0;) {
       const at::Tensor& parameter = parameters[i];
       const std::int64_t unit = unit_of.empty() ? -1 : unit_of[i];
+      const bool by_itself =
+          unit < 0 && parameter.is_cpu() && static_cast<std::int64_t>(parameter.nbytes()) >= kByItself;
       const auto fits = [&](const Bucket& bucket) {
+        if (by_itself || bucket.by_itself) return false;
         const auto bytes = (bucket.numel + parameter.numel()) * c10::elementSize(wire_type(bucket));
         return bucket.unit == unit && bucket.type == parameter.scalar_type() &&
                (unit >= 0 || static_cast<std::int64_t>(bytes) <= options.bucket_bytes);
@@ -85,6 +99,7 @@ struct GradientBuckets::Buckets {
         buckets.emplace_back();
         buckets.back().type = parameter.scalar_type();
         buckets.back().unit = unit;
+        buckets.back().by_itself = by_itself;
       }
       Bucket& bucket = buckets.back();
       places[i].bucket = buckets.size() - 1;
@@ -141,13 +156,15 @@ struct GradientBuckets::Buckets {
     if (bucket.sent)
       throw StateError("the gradient of ", names[i],
                        " came after its bucket had left: it is used more than once in a backward pass");
-    if (!bucket.buffer.defined())
-      bucket.buffer = at::empty({bucket.numel}, gradient.options().dtype(sum_type(bucket)));
-    const at::Tensor home = view_of(bucket.buffer, i);
     if (place.touched) {
-      home.add_(gradient);
+      view_of(bucket.buffer, i).add_(gradient);
+    } else if (bucket.by_itself && gradient.numel() == bucket.numel &&
+               gradient.scalar_type() == sum_type(bucket) && has_own_memory(gradient)) {
+      bucket.buffer = gradient.view(-1);
     } else {
-      home.copy_(gradient);
+      if (!bucket.buffer.defined())
+        bucket.buffer = at::empty({bucket.numel}, gradient.options().dtype(sum_type(bucket)));
+      view_of(bucket.buffer, i).copy_(gradient);
     }
     gradient.reset();
     if (!place.arrived) --bucket.waiting;
@@ -231,7 +248,10 @@ struct GradientBuckets::Buckets {
 
   void reset() {
     for (Place& place : places) place.touched = place.seen = false;
-    for (Bucket& bucket : buckets) bucket.own.reset();
+    for (Bucket& bucket : buckets) {
+      bucket.own.reset();
+      if (bucket.by_itself) bucket.buffer.reset();
+    }
     for (at::Tensor& parameter : parameters) parameter.mutable_grad().reset();
   }
 };

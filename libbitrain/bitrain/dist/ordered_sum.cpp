@@ -23,13 +23,14 @@ void ordered_sum(const std::vector<at::Tensor>& tensors, at::Tensor sum) {
     at::Tensor out = part(sum);
     if (tensors.size() == 1) {
       out.copy_(part(tensors.front()));
-    } else if (narrow) {
-      at::Tensor wide = part(tensors.front()).to(at::kFloat);
-      for (std::size_t r = 1; r < tensors.size(); ++r) wide.add_(part(tensors[r]));
-      out.copy_(wide);
-    } else {
+    } else if (tensors.size() == 2 && !narrow) {
       at::add_out(out, part(tensors[0]), part(tensors[1]));
-      for (std::size_t r = 2; r < tensors.size(); ++r) out.add_(part(tensors[r]));
+    } else {
+      at::Tensor partial =
+          part(tensors.front())
+              .to(narrow ? at::kFloat : sum.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+      for (std::size_t r = 1; r < tensors.size(); ++r) partial.add_(part(tensors[r]));
+      out.copy_(partial);
     }
   }
 }
