@@ -191,6 +191,35 @@ TEST(Faults, TheStoreMayStopWithItsRank) {
   lose_the_store(SIGSTOP);
 }
 
+// Between stages, and while rank 0 writes a checkpoint, the others ask the store for a sign of it.
+void lose_whom_others_await(int how) {
+  RankProcesses ranks(
+      3,
+      [](Session& session) {
+        std::printf("begun\n");
+        std::fflush(stdout);
+        if (session.world()->rank() == 0) std::this_thread::sleep_for(std::chrono::seconds(100));
+        session.world()->await(0, "a long stage");
+      },
+      impatient());
+  for (int r = 0; r < 3; ++r) wait_for_output(ranks, r, "begun");
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  ranks.signal(0, how);
+  const std::vector<int> codes = ranks.wait(std::chrono::seconds(60), {0});
+  EXPECT_EQ(codes[1], 9);
+  EXPECT_EQ(codes[2], 9);
+  EXPECT_THAT(ranks.output(1), HasSubstr("a long stage: the store at 127.0.0.1:"));
+  EXPECT_THAT(ranks.output(2), HasSubstr("does not answer: the process that serves it is gone or stopped"));
+}
+
+TEST(Faults, WhoIsAwaitedMayDie) {
+  lose_whom_others_await(SIGKILL);
+}
+
+TEST(Faults, WhoIsAwaitedMayStop) {
+  lose_whom_others_await(SIGSTOP);
+}
+
 TEST(Faults, AStragglerIsNamed) {
   RankProcesses ranks(
       3,

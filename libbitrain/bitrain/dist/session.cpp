@@ -9,8 +9,6 @@
 #include <cstdio>
 #include <exception>
 #include <fstream>
-#include <future>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -38,45 +36,38 @@ std::string own_name() {
 constexpr milliseconds kLastLook(5000);
 
 /// Returns when every rank has said `key`.
-void meet(c10d::Store& store, const std::string& key, const Environment& environment, milliseconds timeout) {
-  store.set(c10::str(key, "/", environment.rank), "1");
+void meet(const StorePtr& store, const std::string& key, const Environment& environment,
+          milliseconds timeout) {
   std::vector<std::string> keys;
+  keys.reserve(static_cast<std::size_t>(environment.world_size));
   for (std::int64_t r = 0; r < environment.world_size; ++r) keys.push_back(c10::str(key, "/", r));
-  try {
-    store.wait(keys, timeout);
-  } catch (const std::exception&) {
-    std::string missing;
-    std::int64_t came = 0;
-    try {
-      for (std::int64_t r = 0; r < environment.world_size; ++r) {
-        if (store.check({keys[static_cast<std::size_t>(r)]})) {
-          ++came;
-        } else {
-          missing += c10::str(missing.empty() ? "" : ", ", r);
-        }
-      }
-    } catch (const std::exception&) {
-      throw RankError("the store at ", environment.master_address, ":", environment.master_port,
-                      " does not answer any more");
-    }
-    throw RankError("of ", environment.world_size, " ranks ", came, " came within ", timeout.count() / 1000,
-                    " s; missing: ", missing, "; look at their logs, or raise parallel.timeout_seconds");
-  }
+  const std::string own = keys[static_cast<std::size_t>(environment.rank)];
+  const bool met = ask(timeout + kLastLook, [store, own, keys, timeout] {
+                     store->set(own, "1");
+                     store->wait(keys, timeout);
+                     return true;
+                   }).has_value();
+  if (met) return;
+  const auto came = ask(kLastLook, [store, keys] {
+    std::vector<bool> there;
+    for (const std::string& one : keys) there.push_back(store->check({one}));
+    return there;
+  });
+  if (!came)
+    throw RankError("the store at ", environment.master_address, ":", environment.master_port,
+                    " does not answer any more");
+  std::vector<std::string> missing;
+  for (std::size_t r = 0; r < came->size(); ++r)
+    if (!(*came)[r]) missing.push_back(std::to_string(r));
+  throw RankError("of ", environment.world_size, " ranks ",
+                  environment.world_size - static_cast<std::int64_t>(missing.size()), " came within ",
+                  timeout.count() / 1000, " s; missing: ", join(missing, ", "),
+                  "; look at their logs, or raise parallel.timeout_seconds");
 }
 
-/// Counts this rank among those that need the store no more. On a thread of its own: a store whose process
-/// is stopped never answers.
+/// Counts this rank among those that need the store no more.
 void say_gone(const StorePtr& store) {
-  auto said = std::make_shared<std::promise<void>>();
-  std::thread([store, said] {
-    try {
-      store->add("gone", 1);
-    } catch (const std::exception&) {
-      // Nobody is left to be told.
-    }
-    said->set_value();
-  }).detach();
-  said->get_future().wait_for(std::chrono::seconds(1));
+  (void)ask(std::chrono::seconds(1), [store] { return store->add("gone", 1); });
 }
 
 /// The GPU of this rank becomes the current one.
@@ -128,7 +119,7 @@ Session::Session(Environment environment, const ParallelOptions& options, at::De
   if (where.world_size == 1) return;
   outlive_broken_pipes();
   parts.store = open_store(where, parts.timeout);
-  meet(*parts.store, "here", where, parts.timeout);
+  meet(parts.store, "here", where, parts.timeout);
   BackendContext context;
   context.store = parts.store;
   context.timeout = parts.timeout;
@@ -150,7 +141,7 @@ Session::~Session() {
   const bool orderly = !parts.failed && std::uncaught_exceptions() == parts.exceptions;
   const bool serves = parts.environment.rank == 0 && !parts.environment.store_is_served;
   try {
-    if (orderly) meet(*parts.store, "bye", parts.environment, parts.timeout);
+    if (orderly) meet(parts.store, "bye", parts.environment, parts.timeout);
     // Whoever serves the store stays until the others have seen what they must: that all are there, or who
     // is not.
     say_gone(parts.store);

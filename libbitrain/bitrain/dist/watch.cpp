@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <future>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -190,34 +189,47 @@ void Watch::post(const std::string& key) {
 
 void Watch::await(const std::string& key, std::int64_t root, const std::string& what) {
   constexpr milliseconds kLongestPause(200);
+  struct Look {
+    bool posted = false;
+    std::optional<Beat> beat;
+  };
+  const auto give_up = [&](const auto&... why) {
+    fail("");
+    throw RankError(what, ": ", why...);
+  };
   milliseconds pause(1);
   std::int64_t seen = -1;
   auto last_sign = std::chrono::steady_clock::now();
-  try {
-    while (!shared_->reader->check({key})) {
-      std::this_thread::sleep_for(pause);
-      pause = std::min(2 * pause, kLongestPause);
-      if (pause < kLongestPause || !shared_->reader->check({key_of(root)})) continue;
-      const Beat beat = beat_from(shared_->reader->get_to_str(key_of(root)));
+  while (true) {
+    const bool patient = pause == kLongestPause;
+    const auto look = ask(shared_->timeout, [store = shared_->reader, key, root, patient] {
+      Look now;
+      now.posted = store->check({key});
+      if (!now.posted && patient && store->check({key_of(root)}))
+        now.beat = beat_from(store->get_to_str(key_of(root)));
+      return now;
+    });
+    if (!look) give_up(no_answer());
+    if (look->posted) return;
+    if (look->beat) {
+      const Beat& beat = *look->beat;
       const std::string name = c10::str("rank ", root, " (", beat.who, ")");
       if (beat.state == 'f')
-        throw RankError(what, ": ", name,
-                        " failed: ", beat.text.empty() ? "another rank is gone" : beat.text);
-      if (beat.state == 'd') throw RankError(what, ": ", name, " has ended its run already");
+        give_up(name, " failed: ", beat.text.empty() ? "another rank is gone" : beat.text);
+      if (beat.state == 'd') give_up(name, " has ended its run already");
       const auto now = std::chrono::steady_clock::now();
       if (beat.count != seen) last_sign = now;
       seen = beat.count;
-      if (now - last_sign > shared_->timeout)
-        throw RankError(what, ": ", name, " is silent: killed, stopped or cut off");
+      if (now - last_sign > shared_->timeout) give_up(name, " is silent: killed, stopped or cut off");
     }
-  } catch (const RankError&) {
-    fail("");
-    throw;
-  } catch (const std::exception&) {
-    fail("");
-    throw RankError(what, ": the store at ", shared_->place,
-                    " does not answer: the process that serves it is gone or stopped");
+    std::this_thread::sleep_for(pause);
+    pause = std::min(2 * pause, kLongestPause);
   }
+}
+
+std::string Watch::no_answer() const {
+  return c10::str("the store at ", shared_->place,
+                  " does not answer: the process that serves it is gone or stopped");
 }
 
 std::string Watch::explain(const std::string& name, const std::string& reason) {
@@ -229,28 +241,13 @@ std::string Watch::explain(const std::string& name, const std::string& reason) {
   fail("");
   const std::string begin =
       c10::str(name, " (collective number ", mine.entered, " of rank ", shared_->rank, ") failed: ");
-  // On a thread of its own: a store whose process is stopped never answers.
-  auto promise = std::make_shared<std::promise<std::string>>();
-  std::future<std::string> verdict = promise->get_future();
-  std::thread([shared = shared_, promise, mine] {
-    try {
-      const auto before = read_beats(*shared->reader, shared->size);
-      std::this_thread::sleep_for(5 * shared->interval / 2);
-      promise->set_value(judge(shared->rank, mine, before, read_beats(*shared->reader, shared->size)));
-    } catch (...) {
-      promise->set_exception(std::current_exception());
-    }
-  }).detach();
-  std::string why = c10::str("the store at ", shared_->place,
-                             " does not answer: the process that serves it is gone or stopped");
-  if (verdict.wait_for(5 * shared_->interval / 2 + std::chrono::seconds(5)) == std::future_status::ready) {
-    try {
-      why = verdict.get();
-    } catch (const std::exception&) {
-      // As it stands.
-    }
-  }
-  return c10::str(begin, why, " [", reason, "]");
+  const milliseconds two_beats = 5 * shared_->interval / 2;
+  const auto verdict = ask(two_beats + std::chrono::seconds(5), [shared = shared_, mine, two_beats] {
+    const auto before = read_beats(*shared->reader, shared->size);
+    std::this_thread::sleep_for(two_beats);
+    return judge(shared->rank, mine, before, read_beats(*shared->reader, shared->size));
+  });
+  return c10::str(begin, verdict ? *verdict : no_answer(), " [", reason, "]");
 }
 
 }  // namespace bitrain::dist

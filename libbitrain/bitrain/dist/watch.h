@@ -30,7 +30,7 @@ class Watch {
   /// Tells others that this rank has come to `key`.
   void post(const std::string& key);
   /// Returns when rank `root` has posted `key`, however long that takes while it lives. Throws RankError when
-  /// it fails or goes silent. `what`: for people.
+  /// it fails or goes silent, or the store does. `what`: for people.
   void await(const std::string& key, std::int64_t root, const std::string& what);
 
   /// Why the collective `name` of this rank failed, as a sentence or two. Looks at the other ranks for a few
@@ -38,6 +38,9 @@ class Watch {
   [[nodiscard]] std::string explain(const std::string& name, const std::string& reason);
 
  private:
+  /// Of the store, in words.
+  [[nodiscard]] std::string no_answer() const;
+
   struct Shared;
   std::shared_ptr<Shared> shared_;
 };

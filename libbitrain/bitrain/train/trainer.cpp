@@ -334,6 +334,9 @@ bool Trainer::Run::train_step() {
   StepRecord record;
   try {
     record = compute(micro_batches, sums);
+  } catch (RankError& error) {  // Not the data's fault.
+    error.add_context(c10::str("step ", state.step + 1));
+    throw;
   } catch (Error& error) {
     std::string where = c10::str("step ", state.step + 1, ", data from ", cursor.dump());
     if (sums.nonfinite_micro_batch >= 0) {
