@@ -1,13 +1,17 @@
 #include <bitrain/base/matmul.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 namespace bitrain {
@@ -99,6 +103,39 @@ TEST(Matmul, ComputesWideWhereCopiesAreWorthIt) {
   EXPECT_TRUE(computes_wide(x.narrow(0, 0, 1), 8));
   EXPECT_FALSE(computes_wide(x.to(at::kFloat), 96));
   EXPECT_FALSE(computes_wide(x.to(at::kDouble), 96));
+}
+
+TEST(Matmul, TheNumberOfThreadsChangesNoBit) {
+  const As as(NarrowProducts::kHalf);
+  const int before = at::get_num_threads();
+  struct Shape {
+    std::int64_t tokens;
+    std::int64_t in;
+    std::int64_t out;
+  };
+  for (const auto& [tokens, in, out] : {Shape{2048, 256, 704}, Shape{1000, 704, 256}, Shape{512, 256, 8000},
+                                        Shape{3333, 64, 96}, Shape{1500, 128, 16}, Shape{70, 1024, 300}}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16}) {
+      if (dtype == at::kBFloat16 && std::min({tokens, in, out}) < 64) continue;  // LibTorch's own.
+      const at::Tensor x = random(tokens, in, dtype);
+      const at::Tensor w = random(out, in, dtype);
+      const at::Tensor dy = random(tokens, out, dtype);
+      const at::Tensor bias = random(1, out, dtype).view(-1);
+      std::vector<at::Tensor> first;
+      for (const int threads : {1, 2, 3, 4, 8}) {
+        at::set_num_threads(threads);
+        std::vector<at::Tensor> now = {product(x, w.t(), bias), product(dy, w), product(dy.t(), x)};
+        now.push_back(at::zeros_like(now[0]));
+        product_into(now.back(), x, w.t());
+        add_product(now.back(), x, w.t(), 0.5);
+        if (first.empty()) first = now;
+        for (std::size_t i = 0; i < now.size(); ++i)
+          EXPECT_TRUE(at::equal(now[i], first[i])) << i << ": " << tokens << " x " << in << " x " << out
+                                                   << " " << dtype << " on " << threads << " threads";
+      }
+    }
+  }
+  at::set_num_threads(before);
 }
 
 TEST(Matmul, Float32IsLibTorchsBitForBit) {

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,6 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(os.environ.get("BITRAIN_BUILD_DIR", ROOT / "build" / "release")) / "bin" / "bitrain"
-TORCHRUN = Path(sys.executable).parent / "torchrun"
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_", "TORCHELASTIC", "SLURM", "OMPI", "PMI", "PET_")
 CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHERS)}
 
@@ -28,6 +28,13 @@ def run(*command, code=0, timeout=240, **extra):
     return done
 
 
+def torchrun(ranks, *options):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    return [Path(sys.executable).parent / "torchrun", "--nproc-per-node", ranks, "--master-port", port, *options, "--no-python"]
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """A dense and a QLoRA stage with dropout, in float32."""
@@ -36,7 +43,7 @@ def recipe(tmp_path_factory):
     data.write_text("".join(
         f"{i}\tthe cat number {i} saw the dog and {i % 7} birds\tel gato número {i} vio al perro y {i % 7} aves\n"
         for i in range(400)))
-    train = {"learning_rate": 1e-2, "schedule": {"warmup_steps": 2}, "eval_every": 10, "save_every": 10}
+    train = {"learning_rate": 3e-3, "schedule": {"warmup_steps": 2}, "eval_every": 10, "save_every": 10}
     path = folder / "recipe.yaml"
     path.write_text(json.dumps({
         "schema": 1, "name": "ranks", "dir": str(folder / "run"), "dtype": "float32", "threads": 1,
@@ -58,6 +65,23 @@ def recipe(tmp_path_factory):
                 "train": train | {"max_steps": 12}},
         }}, indent=1))
     return path
+
+
+def wait_for(what, *processes, seconds=100):
+    """Until `what` gives something; fails when a process ends before, or the time does."""
+    until = time.time() + seconds
+    while not (got := what()):
+        ended = [process.returncode for process in processes if process.poll() is not None]
+        assert not ended and time.time() < until, f"waited for in vain; exit codes {ended}"
+        time.sleep(0.005)
+    return got
+
+
+def steps_logged(folder):
+    try:
+        return len((folder / "2-dense.work" / "metrics.jsonl").read_text().splitlines())
+    except FileNotFoundError:
+        return 0
 
 
 def summary(folder):
@@ -95,8 +119,26 @@ def test_launch_is_the_run_of_one_process(recipe, alone, tmp_path, ranks, overri
     expect_same(stages, alone)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_micro_batch_a_process_is_the_same_run_bit_for_bit(recipe, tmp_path, dtype):
+    """Both add the same two numbers; one process has two threads, each of two has one."""
+    loader = {f"stages.{stage}.data.loader.{key}": value for stage in ("dense", "qlora")
+              for key, value in (("rows_per_step", 8), ("micro_batch_rows", 4), ("sequence_length", 128))}
+    overrides = [f"dtype={dtype}", *(f"{key}={value}" for key, value in loader.items())]
+    run(PROGRAM, "run", recipe, f"dir={tmp_path}/one", "threads=2", *overrides)
+    run(PROGRAM, "launch", "--nproc", 2, "run", recipe, f"dir={tmp_path}/two", *overrides)
+    one, two = summary(tmp_path / "one"), summary(tmp_path / "two")
+    assert two["dense"]["ranks"] == 2
+    for stage in ("dense", "qlora"):
+        assert two[stage]["curve"]["loss"] == one[stage]["curve"]["loss"]
+        for ours, wanted in zip(two[stage]["evaluations"], one[stage]["evaluations"], strict=True):
+            assert ours["languages"] == wanted["languages"]
+    weights = [load_file(next((tmp_path / name).glob("2-dense/*.safetensors"))) for name in ("one", "two")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_torchrun(recipe, alone, tmp_path):
-    done = run(TORCHRUN, "--nproc-per-node", 2, "--no-python", PROGRAM, "run", recipe, f"dir={tmp_path}/run")
+    done = run(*torchrun(2), PROGRAM, "run", recipe, f"dir={tmp_path}/run")
     assert "by torchrun" in done.stderr and "served by the launcher" in done.stderr
     expect_same(summary(tmp_path / "run"), alone)
 
@@ -201,7 +243,7 @@ def test_gradients_are_those_of_ddp(recipe, tmp_path):
     assert len(segments) > 8
     (tmp_path / "step.json").write_text(json.dumps(segments))
     (tmp_path / "oracle.py").write_text(ORACLE)
-    run(TORCHRUN, "--nproc-per-node", 2, tmp_path / "oracle.py", start / "2-dense", tmp_path / "step.json",
+    run(*torchrun(2)[:-1], tmp_path / "oracle.py", start / "2-dense", tmp_path / "step.json",
         tmp_path / "gradients.safetensors")
     theirs = load_file(tmp_path / "gradients.safetensors")
     before, weights = (load_file(folder / "2-dense" / "model.safetensors") for folder in (start, after))
@@ -215,20 +257,13 @@ def test_torchrun_restarts_from_the_last_checkpoint(recipe, alone, tmp_path):
     """A rank is killed in the middle of a stage; torchrun starts all again, and they go on."""
     folder = tmp_path / "run"
     process = subprocess.Popen(
-        [str(part) for part in (TORCHRUN, "--nproc-per-node", 2, "--max-restarts", 2, "--no-python", PROGRAM, "run", recipe,
-                                f"dir={folder}", "stages.dense.train.save_every=3", "parallel.timeout_seconds=10")],
+        [str(part) for part in (*torchrun(2, "--max-restarts", 2), PROGRAM, "run", recipe, f"dir={folder}",
+                                "stages.dense.train.save_every=3", "parallel.timeout_seconds=10")],
         cwd=ROOT, env=CLEAN, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    victim = None
     try:
-        until = time.time() + 100
-        while victim is None and time.time() < until:
-            if list(folder.glob("2-dense.work/checkpoint-*")):
-                children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "bitrain run"], capture_output=True,
-                                          text=True).stdout.split()
-                victim = int(children[-1]) if children else None
-            time.sleep(0.005)
-        assert victim, "no checkpoint came"
-        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: list(folder.glob("2-dense.work/checkpoint-*")), process)
+        children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "bitrain run"], capture_output=True, text=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
         errors = process.communicate(timeout=200)[1]
     finally:
         process.kill()
@@ -242,10 +277,7 @@ def test_a_stop_on_four_goes_on_with_three(recipe, alone, tmp_path):
     shared = ["run", recipe, f"dir={folder}", "parallel.shard=optimizer"]
     process = subprocess.Popen([str(part) for part in (PROGRAM, "launch", "--nproc", 4, *shared)], cwd=ROOT, env=CLEAN, text=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    until = time.time() + 100
-    metrics = folder / "2-dense.work" / "metrics.jsonl"
-    while time.time() < until and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
-        time.sleep(0.005)
+    wait_for(lambda: steps_logged(folder) > 4, process)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=100)[1]
     assert process.returncode == 143, errors
@@ -314,10 +346,7 @@ def test_a_cut_cable_ends_both_sides(recipe, tmp_path, two_hosts):
     ranks = [start_on(host, rank, recipe, f"dir={tmp_path}/run", "stages.dense.train.max_steps=100000",
                       "parallel.timeout_seconds=5") for rank, host in enumerate(hosts)]
     try:
-        metrics = tmp_path / "run" / "2-dense.work" / "metrics.jsonl"
-        until = time.time() + 100
-        while time.time() < until and not (metrics.exists() and len(metrics.read_text().splitlines()) > 4):
-            time.sleep(0.01)
+        wait_for(lambda: steps_logged(tmp_path / "run") > 4, *ranks)
         cut()
         errors = [rank.communicate(timeout=60)[1] for rank in ranks]
     finally:

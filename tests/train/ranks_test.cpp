@@ -247,6 +247,26 @@ INSTANTIATE_TEST_SUITE_P(Modes, RankModes,
                                   "_rows" + std::to_string(how.micro_batch_rows);
                          });
 
+void expect_equal(const Outcome& one, const Outcome& other) {
+  EXPECT_EQ(one.result.curve.loss, other.result.curve.loss);
+  for (const auto& [name, weight] : one.weights)
+    EXPECT_TRUE(at::equal(weight, other.weights.at(name))) << name;
+}
+
+// Sums over ranks are made in the order of ranks, so that no run depends on who comes first; and where every
+// rank has one row, they are the sums that one process makes row by row.
+TEST(Ranks, AddInOneOrder) {
+  const How by_rows{"none", false, false, 1};
+  expect_equal(train(by_rows, 1, 30), train(by_rows, 5, 30));
+  const How lora{"none", true, true, 1};
+  expect_equal(train(lora, 1, 30), train(lora, 5, 30));
+  for (const char* shard : {"none", "optimizer", "gradients", "parameters"}) {
+    SCOPED_TRACE(shard);
+    const How how{shard};
+    expect_equal(train(how, 3, 30), train(how, 3, 30));
+  }
+}
+
 TEST(Ranks, ThatShareTokensAreTheSameRun) {
   struct Group {
     std::int64_t ranks;

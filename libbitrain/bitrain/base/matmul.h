@@ -2,11 +2,14 @@
 
 #include <ATen/core/Tensor.h>
 
-/// Products of matrices, [m, k] by [k, n], for every layer and loss. They are LibTorch's own, but for one
-/// thing: a CPU without quick bfloat16 products computes 16-bit matrices in float32. LibTorch's are half
+/// Products of matrices, [m, k] by [k, n], for every layer and loss. They are LibTorch's own, but for two
+/// things. A CPU without quick bfloat16 products computes 16-bit matrices in float32. LibTorch's are half
 /// as quick as float32's where the machine has the vector instructions of Intel without its tiles (measured),
 /// and many times slower where it has none (44 to 500 times in PyTorch's issues 146508 and 83863). Sums are
 /// float32 either way and are rounded once, to the operands' type.
+///
+/// What a CPU computes in float32 or float64 has the same bits on any number of threads, but for products of
+/// fewer than 64 rows with a transposed matrix.
 
 namespace bitrain {
 
