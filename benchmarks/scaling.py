@@ -1,20 +1,23 @@
 """How a run scales from one process to two, beside torch's DDP over Gloo; and what each way to share it moves and holds.
 
-    python benchmarks/scaling.py [--steps 12] [--rows 8] [--rounds 3] [--only speed|modes|saving]    a round is 6 minutes
+    python benchmarks/scaling.py [--steps 12] [--rows 8] [--rounds 3] [--only speed|modes|saving]    a round of speeds is 3 minutes, the rest 4
 
 A Llama of about 14 M weights in float32, steps of --rows rows of 512 tokens, the same for any number of processes, one
-thread each. Efficiency is tokens a second of two processes over twice those of one, by the median step. Both sides train
-all weights with AdamW; the peer is transformers' model in DistributedDataParallel, fused AdamW, the logits of all tokens.
-Needs a release build.
+thread each. Efficiency is tokens a second of two processes over twice those of one, by the median step; "of two alone" is
+over two processes that take half a step each at the same time and exchange nothing, which is what sharing costs. Both sides
+train all weights with AdamW; the peer is transformers' model in DistributedDataParallel, fused AdamW, the logits of all
+tokens. Needs a release build.
 """
 
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,35 +87,46 @@ def train(path, folder, name, ranks, *overrides):
     return json.loads((directory / "summary.json").read_text())["stages"]["train"]
 
 
-def ours(path, folder, ranks, arguments):
-    curve = train(path, folder, f"speed-{ranks}", ranks)["curve"]["tokens_per_second"]
+def ours(path, folder, name, ranks, rows):
+    """Tokens a second."""
+    curve = train(path, folder, name, ranks, f"stages.train.data.loader.rows_per_step={rows}")["curve"]["tokens_per_second"]
     return statistics.median(curve[2:])
 
 
-def theirs(folder, ranks, arguments):
-    script = folder / "peer.py"
+def theirs(folder, name, ranks, rows, steps):
+    script = folder / f"{name}.py"
     script.write_text(PEER)
-    what = json.dumps([SHAPE, VOCABULARY, LENGTH, arguments.rows, arguments.steps])
-    done = subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc-per-node", str(ranks), script, what],
-                          capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    what = json.dumps([SHAPE, VOCABULARY, LENGTH, rows, steps])
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    done = subprocess.run([Path(sys.executable).parent / "torchrun", "--nproc-per-node", str(ranks), "--master-port", str(port),
+                           script, what], capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     if done.returncode:
         sys.exit(done.stderr)
     line = next(line for line in done.stdout.splitlines() if line.startswith("seconds "))
-    return arguments.rows * LENGTH / statistics.median(json.loads(line[8:])[2:])
+    return rows * LENGTH / statistics.median(json.loads(line[8:])[2:])
 
 
 def speed(path, folder, arguments):
+    sides = {"bitrain": lambda name, ranks, rows: ours(path, folder, name, ranks, rows),
+             "DDP": lambda name, ranks, rows: theirs(folder, name, ranks, rows, arguments.steps)}
     figures = {}
     for turn in range(arguments.rounds):
-        for ranks in (1, 2):
-            figures.setdefault(("bitrain", ranks), []).append(ours(path, folder, ranks, arguments))
-            figures.setdefault(("DDP", ranks), []).append(theirs(folder, ranks, arguments))
-    print(f"{'tokens/s':24}{'1 process':>12}{'2 processes':>14}{'efficiency':>12}")
+        for side, run in sides.items():
+            for ranks in (1, 2):
+                figures.setdefault((side, ranks), []).append(run(f"{side}-{turn}-{ranks}", ranks, arguments.rows))
+            with ThreadPoolExecutor() as both:
+                halves = both.map(lambda half: run(f"{side}-{turn}-half-{half}", 1, arguments.rows // 2), (1, 2))
+                figures.setdefault((side, "alone"), []).append(sum(halves))
+    print(f"{'tokens/s':12}{'1 process':>12}{'2 processes':>14}{'two alone':>12}{'efficiency':>12}{'of two alone':>14}")
     efficiency = {}
-    for side in ("bitrain", "DDP"):
-        one, two = (statistics.median(figures[side, ranks]) for ranks in (1, 2))
+    for side in sides:
+        one, two, alone = (statistics.median(figures[side, what]) for what in (1, 2, "alone"))
         efficiency[side] = two / (2 * one)
-        print(f"{side:24}{one:12,.0f}{two:14,.0f}{efficiency[side]:12.2f}")
+        print(f"{side:12}{one:12,.0f}{two:14,.0f}{alone:12,.0f}{efficiency[side]:12.2f}{two / alone:14.2f}")
+        rounds = [f"{two / (2 * one):.2f}" for one, two in zip(figures[side, 1], figures[side, 2])]
+        print(f"{'':12}efficiency by rounds: {', '.join(rounds)}")
     print(f"ratio of efficiencies {efficiency['bitrain'] / efficiency['DDP']:.2f}, of speeds with two processes "
           f"{statistics.median(figures['bitrain', 2]) / statistics.median(figures['DDP', 2]):.2f}")
 
