@@ -45,7 +45,7 @@ void check_collectives(Communicator& world) {
   const std::int64_t size = world.size();
   const std::int64_t rank = world.rank();
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
-    for (const std::int64_t numel : {1, 7, 4096, 100'003}) {
+    for (const std::int64_t numel : {1, 7, 4096, 100'003, 1'200'000}) {
       std::vector<at::Tensor> all;
       for (std::int64_t r = 0; r < size; ++r) all.push_back(share(r, numel, dtype));
       const at::Tensor expected = ordered_sum(all);

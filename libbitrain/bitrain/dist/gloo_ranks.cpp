@@ -12,6 +12,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -19,6 +20,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/dist/backend_ranks.h>
 #include <bitrain/dist/ordered_sum.h>
+#include <bitrain/dist/peer_memory.h>
 
 namespace bitrain::dist {
 namespace {
@@ -29,6 +31,8 @@ using Backend = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
 constexpr std::int64_t kGatheredSum = 64 << 10;
 constexpr std::int64_t kKeptScratch = 64 << 20;
 constexpr int kSumTag = 0;
+/// Bytes of the whole from which on ranks read each other's memory, where they may.
+constexpr std::int64_t kWorthReading = 1 << 20;
 
 /// One thread that does one thing after the other. After one failed, the rest fail with it: the ranks are no
 /// longer in step.
@@ -98,7 +102,9 @@ class GlooRank : public Communicator {
       : Communicator(group.rank, group.size),
         context_(context),
         group_(std::move(group)),
-        backend_(std::move(backend)) {}
+        backend_(std::move(backend)),
+        peers_(rank(), size(),
+               [this](const std::vector<std::int64_t>& words) { return exchange_words(words); }) {}
 
  protected:
   Operation gather(at::Tensor all, const at::Tensor& rows, const std::string& name) override {
@@ -109,6 +115,7 @@ class GlooRank : public Communicator {
   Operation scatter_sum(at::Tensor own, const at::Tensor& rows, const std::string& name) override {
     return start(name, own, rows, [this](const at::Tensor& out, const at::Tensor& in) {
       sum_own_part(in.view(-1), out.view(-1));
+      if (reads_peers(in)) meet();  // They may still read this rank's.
     });
   }
 
@@ -163,9 +170,7 @@ class GlooRank : public Communicator {
 
   Operation wait_for_all(const std::string& name) override {
     const at::Tensor one = at::zeros({1});
-    return start(name, one, one, [this](const at::Tensor&, const at::Tensor& in) {
-      gather_into(scratch(received_, size(), in), in);
-    });
+    return start(name, one, one, [this](const at::Tensor&, const at::Tensor&) { meet(); });
   }
 
   std::unique_ptr<Communicator> subgroup(std::int64_t first, std::int64_t stride,
@@ -233,11 +238,53 @@ class GlooRank : public Communicator {
     return memory.narrow(0, 0, bytes).view(like.scalar_type());
   }
 
-  /// Every rank's `part` [n], one after the other; `part` may lie where it belongs.
-  void gather_into(const at::Tensor& all, const at::Tensor& part) const {
+  /// Every rank's words, one after the other.
+  [[nodiscard]] std::vector<std::int64_t> exchange_words(const std::vector<std::int64_t>& words) const {
+    const at::Tensor own = at::tensor(words, at::kLong);
+    at::Tensor all = at::empty({size() * own.numel()}, at::kLong);
+    gather_by_socket(all, own);
+    const auto* first = all.const_data_ptr<std::int64_t>();
+    return {first, first + all.numel()};
+  }
+
+  /// Returns when all ranks have come here.
+  void meet() const { (void)exchange_words({0}); }
+
+  /// Where the tensor lies that each rank comes here with. All may be read from here on; they must meet
+  /// before anyone changes what others read.
+  [[nodiscard]] std::vector<std::int64_t> places_of(const at::Tensor& tensor) const {
+    return exchange_words({reinterpret_cast<std::int64_t>(tensor.const_data_ptr())});
+  }
+
+  [[nodiscard]] bool reads_peers(const at::Tensor& whole) const {
+    return peers_.readable() && static_cast<std::int64_t>(whole.nbytes()) >= kWorthReading;
+  }
+
+  void read(std::int64_t from, std::int64_t address, const at::Tensor& into) const {
+    peers_.read(from, address, into.mutable_data_ptr(), static_cast<std::int64_t>(into.nbytes()));
+  }
+
+  void gather_by_socket(const at::Tensor& all, const at::Tensor& part) const {
     at::Tensor into = as_bytes(all);
     at::Tensor from = as_bytes(part);
     backend_->_allgather_base(into, from)->wait();
+  }
+
+  /// Every rank's `part` [n], one after the other; `part` may lie where it belongs.
+  void gather_into(const at::Tensor& all, const at::Tensor& part) const {
+    if (!reads_peers(all)) return gather_by_socket(all, part);
+    const std::vector<std::int64_t> places = places_of(part);
+    const at::Tensor into = as_bytes(all);
+    const auto bytes = static_cast<std::int64_t>(part.nbytes());
+    for (std::int64_t r = 0; r < size(); ++r) {
+      const at::Tensor there = into.narrow(0, r * bytes, bytes);
+      if (r != rank()) {
+        read(r, places[static_cast<std::size_t>(r)], there);
+      } else if (there.const_data_ptr() != part.const_data_ptr()) {
+        there.copy_(as_bytes(part));
+      }
+    }
+    meet();
   }
 
   /// The sum over ranks of the part of `whole` [size * n] that is this rank's; `sum` may be that part. Only
@@ -246,17 +293,26 @@ class GlooRank : public Communicator {
     const std::int64_t each = sum.numel();
     const at::Tensor received = scratch(received_, whole.numel() - each, whole);
     std::vector<at::Tensor> parts;
-    std::vector<c10::intrusive_ptr<c10d::Work>> moves;
-    for (std::int64_t r = 0; r < size(); ++r) {
-      const at::Tensor there = whole.narrow(0, r * each, each);
-      parts.push_back(r == rank() ? there : received.narrow(0, (r < rank() ? r : r - 1) * each, each));
-      if (r == rank()) continue;
-      std::vector<at::Tensor> taken = {as_bytes(parts.back())};
-      std::vector<at::Tensor> given = {as_bytes(there)};
-      moves.push_back(backend_->recv(taken, static_cast<int>(r), kSumTag));
-      moves.push_back(backend_->send(given, static_cast<int>(r), kSumTag));
+    for (std::int64_t r = 0; r < size(); ++r)
+      parts.push_back(r == rank() ? whole.narrow(0, r * each, each)
+                                  : received.narrow(0, (r < rank() ? r : r - 1) * each, each));
+    if (reads_peers(whole)) {
+      const std::vector<std::int64_t> places = places_of(whole);
+      const auto begin = rank() * static_cast<std::int64_t>(sum.nbytes());
+      for (std::int64_t r = 0; r < size(); ++r)
+        if (r != rank())
+          read(r, places[static_cast<std::size_t>(r)] + begin, parts[static_cast<std::size_t>(r)]);
+    } else {
+      std::vector<c10::intrusive_ptr<c10d::Work>> moves;
+      for (std::int64_t r = 0; r < size(); ++r) {
+        if (r == rank()) continue;
+        std::vector<at::Tensor> taken = {as_bytes(parts[static_cast<std::size_t>(r)])};
+        std::vector<at::Tensor> given = {as_bytes(whole.narrow(0, r * each, each))};
+        moves.push_back(backend_->recv(taken, static_cast<int>(r), kSumTag));
+        moves.push_back(backend_->send(given, static_cast<int>(r), kSumTag));
+      }
+      for (const auto& move : moves) move->wait();
     }
-    for (const auto& move : moves) move->wait();
     ordered_sum(parts, sum);
   }
 
@@ -265,6 +321,7 @@ class GlooRank : public Communicator {
   std::int64_t groups_ = 0;
   std::int64_t awaited_ = 0;
   Backend backend_;
+  PeerMemory peers_;
   at::Tensor received_;  ///< Memory of the thread's.
   InOrder queue_;        ///< Last: its work uses the rest.
 };
