@@ -78,6 +78,10 @@ std::vector<TokenId> encode_framed(const Tokenizer& tokenizer, std::string_view 
   return input.frame(ids);
 }
 
+Encoding Tokenizer::encode_markup(std::string_view text, const std::vector<Offset>& /*markup*/) const {
+  return encode_with_offsets(text);
+}
+
 void cut_longest_first(Encoding& first, Encoding& second, std::int64_t room) {
   const auto most = static_cast<std::size_t>(std::max<std::int64_t>(0, room));
   if (first.ids.size() + second.ids.size() <= most) return;

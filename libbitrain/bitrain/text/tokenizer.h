@@ -65,6 +65,11 @@ class Tokenizer {
   [[nodiscard]] virtual std::vector<TokenId> encode(std::string_view text) const = 0;
   /// The same with the bytes of `text` behind each id; needed to supervise spans.
   [[nodiscard]] virtual Encoding encode_with_offsets(std::string_view text) const = 0;
+  /// The same, but a spelling of a special token that lies inside one of `markup` (ranges of bytes of `text`,
+  /// ascending, apart) is that token, as a chat template means it. Elsewhere it stays plain text, so that what
+  /// a user wrote cannot end a turn. With the whole text as markup the ids are AutoTokenizer's without its
+  /// template. A tokenizer without special tokens need not override it.
+  [[nodiscard]] virtual Encoding encode_markup(std::string_view text, const std::vector<Offset>& markup) const;
   /// Text of `ids`; control tokens give nothing, byte pieces are joined into UTF-8.
   [[nodiscard]] virtual std::string decode(const std::vector<TokenId>& ids) const = 0;
   /// Raw piece, for example "▁casa" or "<0xC3>". Throws DataError outside [0, vocab_size).
