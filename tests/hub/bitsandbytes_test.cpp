@@ -1,7 +1,7 @@
 #include <bitrain/hub/bitsandbytes.h>
 
-#include <cmath>
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <string>

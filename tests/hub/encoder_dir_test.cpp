@@ -222,6 +222,36 @@ TEST(MaskedLmDir, OnlyTheEncoderIsPacked) {
   EXPECT_FALSE(dense->is_quantized());
 }
 
+TEST(MaskedLmDir, ADecoderOfItsOwnIsRefusedAndARepeatedOneIsNot) {
+  for (const char* kind : {"bert", "distilbert", "xlm-roberta"}) {
+    const models::BertConfig config = tiny_bert_config(kind);
+    const std::string decoder = config.is_distilbert()        ? "vocab_projector.weight"
+                                : config.model_type == "bert" ? "cls.predictions.decoder.weight"
+                                                              : "lm_head.decoder.weight";
+    const auto model = tiny_masked_lm(config, false);
+    const auto keep = [](const std::string& name) { return name; };
+    const at::Tensor embedding = model->encoder().input_embeddings().weight;
+    for (const double factor : {1.0, 2.0}) {
+      const TemporaryDirectory folder;
+      save_masked_lm(folder.path() / "model", *model, nullptr);
+      rename_weights(folder.path() / "model", keep, {{decoder, embedding * factor}});
+      const auto open = [&] { return open_masked_lm(folder.path() / "model", weights_only()); };
+      if (factor == 1.0)
+        EXPECT_TRUE(at::equal(predictions_of(*open().model), predictions_of(*model)));
+      else
+        EXPECT_THAT([&] { (void)open(); },
+                    ThrowsMessage<UnsupportedError>(AllOf(HasSubstr(decoder), HasSubstr("word_embeddings"))));
+    }
+  }
+  const TemporaryDirectory folder;
+  const auto model = tiny_masked_lm(tiny_bert_config(), false);
+  save_masked_lm(folder.path() / "model", *model, nullptr);
+  rename_weights(folder.path() / "model", [](const std::string& name) { return name; },
+                 {{"cls.predictions.decoder.bias", at::ones({23})}});
+  EXPECT_THAT([&] { (void)open_masked_lm(folder.path() / "model", weights_only()); },
+              ThrowsMessage<UnsupportedError>(HasSubstr("cls.predictions.decoder.bias")));
+}
+
 TEST(MaskedLmDir, WhatDoesNotFitIsNamed) {
   const TemporaryDirectory folder;
   const fs::path path = folder.path() / "model";

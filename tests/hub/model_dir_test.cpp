@@ -1,5 +1,6 @@
 #include <bitrain/hub/model_dir.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -13,8 +14,10 @@
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/merge.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/io/json.h>
 #include <bitrain/io/safetensors.h>
+#include <bitrain/models/llama/config.h>
 #include <bitrain/models/quantize.h>
 #include <bitrain/text/sentencepiece_tokenizer.h>
 #include <bitrain/text/spm_trainer.h>
@@ -47,6 +50,17 @@ std::string message_of(const std::function<void()>& call) {
   }
   ADD_FAILURE() << "nothing was thrown";
   return {};
+}
+
+/// The warnings that `call` logs.
+std::vector<std::string> warnings_of(const std::function<void()>& call) {
+  std::vector<std::string> warnings;
+  const LogSink previous = set_log_sink([&](LogLevel level, const std::string& message) {
+    if (level == LogLevel::kWarn) warnings.push_back(message);
+  });
+  call();
+  set_log_sink(previous);
+  return warnings;
 }
 
 OpenOptions weights_only() {
@@ -244,6 +258,126 @@ TEST_F(ModelDir, IgnoresWhatOldFilesHold) {
   expect_same_tensors(*model, *open(directory_).model);
 }
 
+TEST_F(ModelDir, CarriesOverWhatItDoesNotKnow) {
+  edit_config([](io::Json& config) {
+    config["pretraining_tp"] = 1;
+    config["transformers_version"] = "4.44.0";
+    config["someone"] = "else's key";
+    config["eos_token_id"] = 2;
+  });
+  const io::Json generation = {{"bos_token_id", 1},
+                               {"eos_token_id", {2, 5, 7}},
+                               {"pad_token_id", 0},
+                               {"do_sample", true},
+                               {"temperature", 0.6},
+                               {"top_p", 0.9},
+                               {"transformers_version", "4.44.0"},
+                               {"unheard_of", {1, 2}}};
+  io::write_json(directory_ / "generation_config.json", generation);
+  const io::Json config = io::read_json(directory_ / "config.json");
+  const OpenedModel opened = open(directory_);
+  const fs::path again = temporary_.path() / "again";
+  save_model(again, *opened.model, nullptr);
+  EXPECT_EQ(io::read_json(again / "config.json"), config);
+  EXPECT_EQ(io::read_json(again / "generation_config.json"), generation);
+  EXPECT_EQ(opened.model->config().stop_token_ids(), (std::vector<std::int64_t>{2, 5, 7}));
+
+  io::write_json(directory_ / "generation_config.json", io::Json::array());
+  EXPECT_THAT(message_of<FormatError>([&] { open(directory_); }),
+              HasSubstr("generation_config.json: not an object"));
+}
+
+TEST_F(ModelDir, ForgetsHowTheBaseWasPackedWhereItIsNoLonger) {
+  models::LlamaConfig config = tiny_config();
+  config.hidden_size = 64;
+  config.intermediate_size = 128;
+  const auto packed = tiny_llama(at::kFloat, config);
+  (void)models::quantize(*packed);
+  save_model(directory_, *packed, nullptr);
+  const io::Json json = io::read_json(directory_ / "config.json");
+  ASSERT_TRUE(json.contains("quantization_config"));
+  models::LlamaConfig read = models::config_from_json(json);
+  const auto dense = tiny_llama(at::kFloat, read);
+  const fs::path again = temporary_.path() / "again";
+  save_model(again, *dense, nullptr);
+  EXPECT_FALSE(io::read_json(again / "config.json").contains("quantization_config"));
+}
+
+/// A tied model's folder whose file has a head as well.
+class TiedModelDir : public ModelDir {
+ protected:
+  TiedModelDir() {
+    models::LlamaConfig config = tiny_config();
+    config.tie_word_embeddings = true;
+    model_ = tiny_llama(at::kFloat, config);
+    save_model(directory_, *model_, nullptr);
+  }
+};
+
+TEST_F(TiedModelDir, AHeadThatDiffersIsUsed) {
+  edit_tensors([](io::NamedTensors& tensors) {
+    tensors.emplace_back("lm_head.weight", tensor_of(tensors, "model.embed_tokens.weight").neg());
+  });
+  OpenedModel opened;
+  const std::vector<std::string> warnings = warnings_of([&] { opened = open(directory_); });
+  EXPECT_FALSE(opened.model->tied());
+  EXPECT_TRUE(at::equal(opened.model->output_head().weight, model_->output_head().weight.neg()));
+  EXPECT_THAT(warnings, ::testing::ElementsAre(
+                            AllOf(HasSubstr("tie_word_embeddings: true"), HasSubstr("lm_head.weight"))));
+  const fs::path again = temporary_.path() / "again";
+  save_model(again, *opened.model, nullptr);
+  EXPECT_EQ(io::read_json(again / "config.json")["tie_word_embeddings"], false);
+  expect_same_logits(*open(again).model, *opened.model);
+}
+
+TEST_F(TiedModelDir, TheHeadAloneIsTheEmbeddingToo) {
+  edit_tensors([](io::NamedTensors& tensors) {
+    for (auto& [name, tensor] : tensors)
+      if (name == "model.embed_tokens.weight") name = "lm_head.weight";
+  });
+  expect_same_tensors(*model_, *open(directory_).model);
+}
+
+TEST_F(TiedModelDir, WithoutEitherBothAreNamed) {
+  edit_tensors([](io::NamedTensors& tensors) {
+    for (auto& [name, tensor] : tensors)
+      if (name == "model.embed_tokens.weight") name = "wte.weight";
+  });
+  EXPECT_THAT(message_of<FormatError>([&] { open(directory_); }),
+              AllOf(HasSubstr("missing: model.embed_tokens.weight"), HasSubstr("unexpected: wte.weight")));
+}
+
+TEST_F(ModelDir, AHeadThatIsMissingNamesTheKeyThatTiesIt) {
+  edit_tensors([](io::NamedTensors& tensors) {
+    tensors.erase(std::find_if(tensors.begin(), tensors.end(),
+                               [](const auto& entry) { return entry.first == "lm_head.weight"; }));
+  });
+  EXPECT_THAT(message_of<FormatError>([&] { open(directory_); }),
+              AllOf(HasSubstr("missing: lm_head.weight"), HasSubstr("tie_word_embeddings: true")));
+}
+
+TEST_F(ModelDir, NamesWeightsThatLieThereUnderAnotherName) {
+  fs::rename(directory_ / "model.safetensors", directory_ / "consolidated.safetensors");
+  EXPECT_THAT(message_of<IoError>([&] { open(directory_); }), HasSubstr("there is consolidated.safetensors"));
+}
+
+TEST_F(ModelDir, WarnsWhenGenerationWillNotStopAtTheTokenizersEos) {
+  const auto tokenizer = small_tokenizer();
+  models::LlamaConfig config = tiny_config();
+  config.vocab_size = tokenizer->vocab_size();
+  ASSERT_EQ(tokenizer->special_tokens().eos, 2);
+  const auto warnings_with = [&](std::vector<std::int64_t> stops) {
+    config.eos_token_id = std::move(stops);
+    save_model(directory_, *tiny_llama(at::kFloat, config), tokenizer.get());
+    return warnings_of([&] { (void)open_model(directory_); });
+  };
+  EXPECT_TRUE(warnings_with({2}).empty());
+  EXPECT_TRUE(warnings_with({1, 2}).empty());
+  EXPECT_TRUE(warnings_with({}).empty()) << "nothing is said of where to stop";
+  EXPECT_THAT(warnings_with({1}),
+              ::testing::ElementsAre(AllOf(HasSubstr("'</s>' (id 2)"), HasSubstr("[1]"))));
+}
+
 TEST_F(ModelDir, SavesTheTokenizerBesideTheModel) {
   const auto tokenizer = small_tokenizer();
   models::LlamaConfig config = tiny_config();
@@ -260,8 +394,10 @@ TEST_F(ModelDir, RefusesATokenizerThatIsLargerThanTheModel) {
   const std::string ids = std::to_string(tokenizer->vocab_size()) + " ids";
   ASSERT_GT(tokenizer->vocab_size(), 23);
   tokenizer->save(directory_);
-  EXPECT_THAT(message_of<ConfigError>([&] { (void)open_model(directory_); }),
-              AllOf(HasSubstr(directory_.string()), HasSubstr(ids), HasSubstr("23 rows")));
+  EXPECT_THAT(
+      message_of<ConfigError>([&] { (void)open_model(directory_); }),
+      AllOf(HasSubstr(directory_.string()), HasSubstr(ids), HasSubstr("23 rows"),
+            HasSubstr("'" + tokenizer->id_to_piece(23) + "' (23)"), HasSubstr("resize_token_embeddings")));
 
   const test::ByteTokenizer bytes;
   const fs::path other = temporary_.path() / "other";

@@ -170,6 +170,31 @@ TEST_F(SentenceTransformersTest, WrittenFoldersHaveTheOldKeys) {
   EXPECT_EQ(read("sentence_bert_config.json")["max_seq_length"], 512);
 }
 
+TEST_F(SentenceTransformersTest, WhatIsNotUnderstoodIsWrittenAgain) {
+  save();
+  edit("config_sentence_transformers.json", "__version__", {{"sentence_transformers", "5.1.0"}});
+  edit("config_sentence_transformers.json", "prompts", {{"query", "q: "}});
+  write("sentence_bert_config.json", {{"max_seq_length", nullptr}, {"modality_config", {{"text", "t"}}}});
+  write("1_Pooling/config.json",
+        {{"pooling_mode", {"cls", "mean"}}, {"embedding_dimension", 16}, {"odd", 1}});
+  edit("config.json", "odd", "key");
+  const char* files[] = {"config_sentence_transformers.json", "sentence_bert_config.json",
+                         "1_Pooling/config.json", "config.json"};
+  std::vector<io::Json> before;
+  for (const char* file : files) before.push_back(read(file));
+  OpenedSentenceEncoder opened = open();
+  save_sentence_encoder(path(), *opened.model, nullptr, opened.settings);
+  for (std::size_t i = 0; i < before.size(); ++i) EXPECT_EQ(read(files[i]), before[i]) << files[i];
+
+  opened.settings.max_seq_length = 77;
+  opened.settings.prompts["passage"] = "p: ";
+  save_sentence_encoder(path(), *opened.model, nullptr, opened.settings);
+  EXPECT_EQ(read("sentence_bert_config.json")["max_seq_length"], 77);
+  EXPECT_EQ(read("sentence_bert_config.json")["modality_config"]["text"], "t");
+  EXPECT_EQ(read("config_sentence_transformers.json")["prompts"]["passage"], "p: ");
+  EXPECT_TRUE(read("config_sentence_transformers.json").contains("__version__"));
+}
+
 TEST_F(SentenceTransformersTest, AFolderOfHuggingFaceIsPooledByItsMean) {
   save();
   fs::remove(path() / "modules.json");

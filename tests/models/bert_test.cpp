@@ -347,6 +347,23 @@ TEST(BertConfig, DistilBertHasKeysOfItsOwn) {
   EXPECT_THAT([&] { (void)bert_config_from_json(json); }, ThrowsMessage<FormatError>(HasSubstr("'dim'")));
 }
 
+TEST(BertConfig, WhatIsNotUnderstoodIsWrittenAgainAndWhatChangesIsChanged) {
+  io::Json old = config_to_json(tiny_bert_config("bert"));
+  old.erase("bos_token_id");
+  old.erase("position_embedding_type");
+  old["architectures"] = {"BertForMaskedLM"};
+  old["gradient_checkpointing"] = false;
+  old["id2label"] = {{"0", "no"}, {"1", "yes"}};
+  BertConfig config = bert_config_from_json(old);
+  io::Json now = config_to_json(config);
+  EXPECT_EQ(now["architectures"], io::Json::array({"BertModel"})) << "what is written is the bare model";
+  now["architectures"] = old["architectures"];
+  EXPECT_EQ(now, old);
+  config.vocab_size += 3;
+  EXPECT_EQ(config_to_json(config)["vocab_size"], old["vocab_size"].get<int>() + 3);
+  EXPECT_EQ(config_to_json(config)["gradient_checkpointing"], false);
+}
+
 TEST(BertConfig, DefaultsOfTheFamiliesAreThoseOfTransformers) {
   io::Json json = {{"model_type", "roberta"},
                    {"vocab_size", 50},

@@ -95,6 +95,48 @@ TEST(LlamaConfig, ListsOfEndTokensAndNullsAreRead) {
   EXPECT_FALSE(config_from_json(with("bos_token_id", nullptr)).bos_token_id.has_value());
 }
 
+TEST(LlamaConfig, WhatIsNotUnderstoodIsWrittenAgainAndWhatChangesIsChanged) {
+  io::Json old = valid();
+  for (const char* key : {"rope_parameters", "rope_theta", "head_dim", "use_cache", "pad_token_id"})
+    old.erase(key);
+  old["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};  // The spelling of transformers 4.30.
+  old["attention_dropout"] = 0.1;
+  old["pretraining_tp"] = 1;
+  old["transformers_version"] = "4.30.0";
+  old["someone"] = {{"else's", "key"}};
+  LlamaConfig config = config_from_json(old);
+  EXPECT_EQ(config.rope_parameters.rope_type, "linear");
+  EXPECT_EQ(config_to_json(config), old);
+  config.vocab_size += 9;
+  config.tie_word_embeddings = true;
+  config.rope_parameters.factor = 4.0;
+  const io::Json now = config_to_json(config);
+  EXPECT_EQ(now["vocab_size"], old["vocab_size"].get<int>() + 9);
+  EXPECT_EQ(now["tie_word_embeddings"], true);
+  EXPECT_EQ(now["rope_parameters"]["factor"], 4.0);
+  EXPECT_EQ(now["rope_scaling"]["factor"], 4.0);
+  EXPECT_EQ(now["someone"], old["someone"]);
+  EXPECT_EQ(now["attention_dropout"], 0.1);
+  EXPECT_EQ(config_from_json(now).rope_parameters.factor, 4.0);
+}
+
+TEST(LlamaConfig, GenerationStopsWhereItsOwnFileSays) {
+  LlamaConfig config = testing::tiny_config();
+  config.eos_token_id = {2};
+  EXPECT_EQ(config.stop_token_ids(), (std::vector<std::int64_t>{2}));
+  config.generation_config = {{"temperature", 0.6}};
+  EXPECT_EQ(config.stop_token_ids(), (std::vector<std::int64_t>{2}));
+  config.generation_config["eos_token_id"] = {2, 5, 7};
+  EXPECT_EQ(config.stop_token_ids(), (std::vector<std::int64_t>{2, 5, 7}));
+  config.generation_config["eos_token_id"] = 5;
+  EXPECT_EQ(config.stop_token_ids(), (std::vector<std::int64_t>{5}));
+  config.generation_config["eos_token_id"] = nullptr;  // As transformers: nothing stops it.
+  EXPECT_TRUE(config.stop_token_ids().empty());
+  config.generation_config["eos_token_id"] = "</s>";
+  EXPECT_THAT([&] { (void)config.stop_token_ids(); },
+              ThrowsMessage<FormatError>(HasSubstr("generation_config.json: eos_token_id")));
+}
+
 TEST(LlamaConfig, DefaultsOfTheFamiliesAreThoseOfTransformers) {
   io::Json mistral = valid();
   mistral["model_type"] = "mistral";

@@ -103,9 +103,14 @@ TEST_P(Golden, ConfigSurvivesWritingAndReading) {
 }
 
 TEST_P(Golden, OlderSpellingOfTheRotaryKeysMeansTheSame) {
-  io::Json old = config_to_json(config_);
+  LlamaConfig made_here = config_;
+  made_here.read_config = nullptr;
+  const io::Json now = config_to_json(made_here);
+  io::Json old = now;
   old.erase("rope_parameters");
-  EXPECT_EQ(config_to_json(config_from_json(old)), config_to_json(config_));
+  LlamaConfig read = config_from_json(old);
+  read.read_config = nullptr;
+  EXPECT_EQ(config_to_json(read), now);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Golden,

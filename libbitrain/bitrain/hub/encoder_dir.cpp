@@ -98,7 +98,7 @@ void write_files(const fs::path& directory, io::Json config, nn::Module& model,
 /// Config of a model with a head: the bare model's architecture with another ending.
 io::Json config_with_head(const models::BertConfig& shape, const std::string& ending) {
   io::Json config = models::config_to_json(shape);
-  std::string architecture = config["architectures"][0];
+  std::string architecture = config["architectures"][0];  // Of the bare model.
   architecture.resize(architecture.size() - std::string("Model").size());
   config["architectures"][0] = architecture + ending;
   return config;
@@ -120,6 +120,23 @@ WeightNames names_with_heads(const io::TensorSource& source, bool next_sentence)
     return inner(name) || repeated || (pooler && !next_sentence);
   };
   return names;
+}
+
+/// As transformers does, a decoder in the file that differs from the word embedding is one of its own,
+/// whatever tie_word_embeddings says; there is no place for it here.
+void refuse_own_decoder(const Folder& folder) {
+  const std::string embedding = folder.config.base_name() + std::string(".embeddings.word_embeddings.weight");
+  const auto differ = [&](const std::string& name, const std::string& twin) {
+    const bool both = folder.source.contains(name) && folder.source.contains(twin);
+    if (!both || same_tensor(folder.source, name, twin)) return;
+    throw UnsupportedError(folder.source.where(), ": ", name, " differs from ", twin,
+                           ": a head apart from the word embedding is not supported");
+  };
+  for (const char* decoder :
+       {"cls.predictions.decoder.weight", "lm_head.decoder.weight", "vocab_projector.weight"})
+    differ(decoder, embedding);
+  differ("cls.predictions.decoder.bias", "cls.predictions.bias");
+  differ("lm_head.decoder.bias", "lm_head.bias");
 }
 
 }  // namespace
@@ -146,6 +163,7 @@ OpenedMaskedLm open_masked_lm(const fs::path& directory, const OpenOptions& opti
                            ": tie_word_embeddings: false: a head apart from the word embedding is not "
                            "supported");
   }
+  refuse_own_decoder(folder);
   const bool next_sentence = folder.source.contains("cls.seq_relationship.weight");
   OpenedMaskedLm opened;
   opened.model = std::make_unique<models::MaskedLanguageModel>(
@@ -210,8 +228,11 @@ void save_cross_encoder(const fs::path& directory, models::CrossEncoder& model,
   const models::BertConfig& shape = model.encoder().config();
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, shape.vocab_size);
   io::Json config = config_with_head(shape, "ForSequenceClassification");
-  config["id2label"] = {{"0", "LABEL_0"}};
-  config["label2id"] = {{"LABEL_0", 0}};
+  const bool named = config.contains("id2label") && config["id2label"].size() == 1;  // As it was read.
+  if (!named) {
+    config["id2label"] = {{"0", "LABEL_0"}};
+    config["label2id"] = {{"LABEL_0", 0}};
+  }
   config["sentence_transformers"] = {{"activation_fn", "torch.nn.modules.linear.Identity"}};
   io::AtomicDirectory folder(directory);
   write_files(folder.path(), std::move(config), model, tokenizer, options);

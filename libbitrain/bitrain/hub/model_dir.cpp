@@ -1,10 +1,13 @@
 #include <bitrain/hub/model_dir.h>
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include <ATen/core/grad_mode.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/bitsandbytes.h>
 #include <bitrain/hub/weights.h>
@@ -21,6 +24,10 @@ namespace {
 
 using io::Json;
 
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
+/// generation_config.json of a model that came with none.
 Json generation_config(const models::LlamaConfig& config) {
   const Json full = models::config_to_json(config);
   Json json = {{"_from_model_config", true}};
@@ -29,12 +36,74 @@ Json generation_config(const models::LlamaConfig& config) {
   return json;
 }
 
+Json read_generation_config(const fs::path& directory) {
+  const fs::path path = directory / "generation_config.json";
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return nullptr;
+  Json json = io::read_json(path);
+  if (!json.is_object()) throw FormatError(path.string(), ": not an object");
+  return json;
+}
+
+/// As transformers does: where config.json ties the head to the embedding and the file has both, with other
+/// numbers, the file's head is used.
+void settle_tie(models::LlamaConfig& config, const io::TensorSource& source) {
+  const bool both = source.contains(kEmbedding) && source.contains(kHead);
+  if (!config.tie_word_embeddings || !both || same_tensor(source, kEmbedding, kHead)) return;
+  log_warn(source.where(), ": config.json has tie_word_embeddings: true, but ", kHead, " differs from ",
+           kEmbedding, "; the file's head is used, and the model is written with tie_word_embeddings: false");
+  config.tie_word_embeddings = false;
+}
+
+/// How the file's names differ, by whether the head is the embedding.
+WeightNames names_of(const models::LanguageModel& model, const io::TensorSource& source) {
+  WeightNames names;
+  names.in_file = [&source, tied = model.tied()](const std::string& name) {
+    const bool head_alone = tied && name == kEmbedding && !source.contains(name) && source.contains(kHead);
+    return head_alone ? std::string(kHead) : name;
+  };
+  names.harmless = [tied = model.tied()](const std::string& name) {
+    // Tensors of old files that hold nothing trained, and a tied head that was saved all the same.
+    return ends_with(name, "rotary_emb.inv_freq") || (tied && name == kHead);
+  };
+  names.advice = [](const std::string& name) -> std::string {
+    if (name != kHead) return "";
+    return " (config.json has no tie_word_embeddings: true; set it if the head is the embedding)";
+  };
+  return names;
+}
+
+/// A model that is trained to end its turns with one token and stopped at another never stops.
+void compare_eos(const text::Tokenizer& tokenizer, const models::LlamaConfig& config,
+                 const fs::path& directory) {
+  const std::optional<text::TokenId> eos = tokenizer.special_tokens().eos;
+  const std::vector<std::int64_t> stops = config.stop_token_ids();
+  if (!eos || stops.empty() || std::find(stops.begin(), stops.end(), *eos) != stops.end()) return;
+  log_warn(directory.string(), ": the tokenizer ends texts with '", tokenizer.id_to_piece(*eos), "' (id ",
+           *eos, "), but eos_token_id of ",
+           config.generation_config.is_null() ? "config.json" : "generation_config.json", " is ",
+           at::IntArrayRef(stops), ": servers will not stop at what training teaches; add the id there");
+}
+
 }  // namespace
 
 void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows) {
-  if (tokenizer.vocab_size() <= rows) return;
-  throw ConfigError("the tokenizer has ", tokenizer.vocab_size(), " ids, but the model only ", rows,
-                    " rows: they do not belong together, or the model's vocabulary was not extended");
+  const std::int64_t ids = tokenizer.vocab_size();
+  if (ids <= rows) return;
+  constexpr std::int64_t kShown = 4;
+  std::vector<std::string> without;
+  for (std::int64_t id = rows; id < std::min(ids, rows + kShown); ++id) {
+    try {
+      without.push_back(c10::str("'", tokenizer.id_to_piece(static_cast<text::TokenId>(id)), "' (", id, ")"));
+    } catch (const DataError&) {  // A number between those of pieces and of added tokens.
+    }
+  }
+  throw ConfigError(
+      "the tokenizer has ", ids, " ids, but the model only ", rows, " rows: ", join(without, ", "),
+      ids > rows + kShown ? " and more" : "", ids == rows + 1 ? " has" : " have",
+      " none. If the tokenizer is the model's, take these tokens out of its files, or give the model "
+      "rows for them: resize_token_embeddings(",
+      ids, ") and save_pretrained in transformers");
 }
 
 void check_vocabulary(const text::Tokenizer& tokenizer, const models::LanguageModel& model) {
@@ -57,8 +126,10 @@ OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
   const at::NoGradGuard no_grad;
   const Json json = read_config(directory);
   const fs::path config_path = directory / "config.json";
-  const models::LlamaConfig config = models::config_from_json(json, config_path.string());
+  models::LlamaConfig config = models::config_from_json(json, config_path.string());
+  config.generation_config = read_generation_config(directory);
   const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
+  settle_tie(config, source);
   const at::ScalarType dtype =
       options.dtype ? *options.dtype : dtype_in(json, config_path.string()).value_or(file_dtype(source));
   if (json.contains("quantization_config"))
@@ -66,11 +137,7 @@ OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
 
   OpenedModel opened;
   opened.model = models::make_llama(config, at::TensorOptions().dtype(dtype));
-  WeightNames names;
-  names.harmless = [tied = opened.model->tied()](const std::string& name) {
-    // Tensors of old files that hold nothing trained, and a tied head that was saved all the same.
-    return ends_with(name, "rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
-  };
+  const WeightNames names = names_of(*opened.model, source);
   load_weights(*opened.model, source, dtype, options.device, names, [&](nn::Unit& layer) {
     if (options.quantize) models::quantize(layer, *options.quantize);
     if (options.layer_loaded) options.layer_loaded(*opened.model, layer);
@@ -84,6 +151,7 @@ OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
       error.add_context(directory.string());
       throw;
     }
+    compare_eos(*opened.tokenizer, opened.model->config(), directory);
   }
   return opened;
 }
@@ -97,7 +165,9 @@ void save_model(const fs::path& directory, models::LanguageModel& model, const t
   add_dtype(config, weights);
   io::AtomicDirectory folder(directory);
   io::write_json(folder.path() / "config.json", config);
-  io::write_json(folder.path() / "generation_config.json", generation_config(model.config()));
+  const Json& generation = model.config().generation_config;
+  io::write_json(folder.path() / "generation_config.json",
+                 generation.is_null() ? generation_config(model.config()) : generation);
   io::write_safetensors_folder(folder.path(), weights.tensors, options.max_shard_bytes, weights.load);
   if (tokenizer != nullptr) tokenizer->save(folder.path());
   folder.commit();

@@ -29,9 +29,11 @@ struct OpenedModel {
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< Null when not asked for.
 };
 
-/// Opens a Hugging Face folder: config.json (llama, mistral, qwen2), model.safetensors or its shards, and the
-/// tokenizer. Weights that bitsandbytes packed in 4 bits stay packed. Weights are copied: the files may
-/// change afterwards.
+/// Opens a Hugging Face folder: config.json (llama, mistral, qwen2), generation_config.json where there is
+/// one, model.safetensors or its shards, and the tokenizer. Weights that bitsandbytes packed in 4 bits stay
+/// packed. Weights are copied: the files may change afterwards. As in transformers, a file with a head that
+/// differs from the embedding is untied whatever tie_word_embeddings says, and a tied file may have the head
+/// alone. Warns where the tokenizer's EOS is not among the ids at which generation stops.
 ///
 /// Throws IoError for missing files; UnsupportedError for other families and pickled weights; FormatError
 /// listing every tensor that is missing, unexpected or of another shape; ConfigError when the tokenizer has
@@ -44,12 +46,14 @@ struct SaveOptions {
 };
 
 /// Writes what open_model and transformers read: config.json, generation_config.json, safetensors and, unless
-/// null, the tokenizer. The folder appears whole or not at all. Throws StateError for a model with adapters:
-/// merge them first, or save them by save_adapter.
+/// null, the tokenizer. Both configurations are those that the model was opened with, with what has changed
+/// since: keys that bitrain does not know stay. The folder appears whole or not at all. Throws StateError for
+/// a model with adapters: merge them first, or save them by save_adapter.
 void save_model(const std::filesystem::path& directory, models::LanguageModel& model,
                 const text::Tokenizer* tokenizer, const SaveOptions& options = {});
 
-/// Throws ConfigError when `tokenizer` has ids that `model` has no rows for; more rows are padding.
+/// Throws ConfigError, naming the tokens, when `tokenizer` has ids that `model` has no rows for; more rows
+/// are padding.
 void check_vocabulary(const text::Tokenizer& tokenizer, const models::LanguageModel& model);
 void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows);
 

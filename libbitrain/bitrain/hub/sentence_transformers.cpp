@@ -94,7 +94,7 @@ std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden
                                   SentenceSettings& settings) {
   const fs::path path = directory / "config.json";
   const std::string where = path.string();
-  const Json json = io::read_json(path);
+  const Json& json = settings.pooling_file.content = io::read_json(path);
   const ConfigReader reader(json, where);
   std::int64_t width = hidden_size;
   reader.read("word_embedding_dimension", width);
@@ -154,7 +154,7 @@ std::optional<double> model_max_length(const fs::path& directory) {
 
 void read_transformer(const fs::path& directory, std::int64_t longest, SentenceSettings& settings) {
   std::string where = directory.string();
-  const Json json = read_transformer_settings(directory, where);
+  const Json& json = settings.transformer_file.content = read_transformer_settings(directory, where);
   const ConfigReader reader(json, where);
   std::optional<std::int64_t> length;
   reader.read("max_seq_length", length);
@@ -186,7 +186,7 @@ std::shared_ptr<const text::Tokenizer> lower_cased(const text::Tokenizer& tokeni
 void read_settings(const fs::path& directory, SentenceSettings& settings) {
   const fs::path path = directory / "config_sentence_transformers.json";
   if (!fs::exists(path)) return;
-  const Json json = io::read_json(path);
+  const Json& json = settings.settings_file.content = io::read_json(path);
   const ConfigReader reader(json, path.string());
   reader.read("default_prompt_name", settings.default_prompt_name);
   reader.read("similarity_fn_name", settings.similarity_fn_name);
@@ -224,6 +224,10 @@ Json settings_json(const SentenceSettings& settings) {
                {"similarity_fn_name", settings.similarity_fn_name}};
   for (const auto& [name, text] : settings.prompts) json["prompts"][name] = text;
   return json;
+}
+
+Json transformer_json(const SentenceSettings& settings) {
+  return {{"max_seq_length", settings.max_seq_length}, {"do_lower_case", settings.do_lower_case}};
 }
 
 }  // namespace
@@ -273,6 +277,10 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
     error.add_context(directory.string());
     throw;
   }
+  SentenceSettings& settings = result.settings;
+  settings.settings_file.known = settings_json(settings);
+  settings.transformer_file.known = transformer_json(settings);
+  settings.pooling_file.known = pooling_json(*result.model, settings);
   return result;
 }
 
@@ -282,15 +290,17 @@ void write_sentence_encoder(const fs::path& directory, models::SentenceEncoder& 
   write_encoder(directory, model.encoder(), tokenizer, options);
   ModuleWriter modules(directory);
   modules.add("models.Transformer");
-  io::write_json(modules.add("models.Pooling") / "config.json", pooling_json(model, settings));
+  io::write_json(modules.add("models.Pooling") / "config.json",
+                 settings.pooling_file.with(pooling_json(model, settings)));
   for (const auto& dense : model.dense())
     write_dense(modules.add("models.Dense"), *dense, "sentence_embedding", options);
   if (model.options().normalize)
     io::write_json(modules.add("models.Normalize") / "config.json", Json::object());
   modules.finish();
   io::write_json(directory / "sentence_bert_config.json",
-                 {{"max_seq_length", settings.max_seq_length}, {"do_lower_case", settings.do_lower_case}});
-  io::write_json(directory / "config_sentence_transformers.json", settings_json(settings));
+                 settings.transformer_file.with(transformer_json(settings)));
+  io::write_json(directory / "config_sentence_transformers.json",
+                 settings.settings_file.with(settings_json(settings)));
 }
 
 void save_sentence_encoder(const fs::path& directory, models::SentenceEncoder& model,

@@ -8,6 +8,7 @@
 #include <string>
 
 #include <bitrain/hub/model_dir.h>
+#include <bitrain/models/config_reader.h>
 #include <bitrain/models/sentence_encoder.h>
 
 namespace bitrain::hub {
@@ -20,6 +21,10 @@ struct SentenceSettings {
   std::map<std::string, std::string> prompts;  ///< Texts put before others, by task.
   std::optional<std::string> default_prompt_name;
   std::string similarity_fn_name = "cosine";
+
+  /// config_sentence_transformers.json, sentence_bert_config.json and the pooling's config.json as they were
+  /// read; they are written again, but for what has changed since.
+  models::ReadJson settings_file, transformer_file, pooling_file;
 };
 
 /// What stands before texts: the prompt called `name`, else that of default_prompt_name, else nothing. Throws

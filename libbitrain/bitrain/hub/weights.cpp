@@ -4,6 +4,7 @@
 #include <set>
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
 #include <c10/core/ScalarType.h>
 
 #include <bitrain/base/error.h>
@@ -107,7 +108,8 @@ class Loader {
     for (const std::string& name : source_.names())
       if (used_.count(name) == 0 && !names_.harmless(name)) unexpected.push_back(name);
     if (!missing_.empty())
-      faults_.push_back("missing: " + list_some(missing_) + did_you_mean(missing_.front(), unexpected));
+      faults_.push_back("missing: " + list_some(missing_) + did_you_mean(missing_.front(), unexpected) +
+                        names_.advice(missing_.front()));
     if (!unexpected.empty()) faults_.push_back("unexpected: " + list_some(unexpected));
     if (!faults_.empty())
       throw FormatError(source_.where(), ": the weights do not fit config.json: ", join(faults_, "; "));
@@ -152,6 +154,13 @@ at::ScalarType file_dtype(const io::TensorSource& source) {
     if (norm && tensor.is_floating_point()) return tensor.scalar_type();
   }
   return at::kFloat;
+}
+
+bool same_tensor(const io::TensorSource& source, const std::string& a, const std::string& b) {
+  if (!source.contains(a) || !source.contains(b) || source.shape(a) != source.shape(b)) return false;
+  const at::Tensor first = source.tensor(a);
+  const at::Tensor second = source.tensor(b);
+  return first.scalar_type() == second.scalar_type() && at::equal(first, second);
 }
 
 void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
@@ -209,6 +218,7 @@ CollectedWeights collect_weights(nn::Module& model, std::optional<at::ScalarType
 void add_dtype(io::Json& config, const CollectedWeights& weights) {
   config["dtype"] = dtype_name(weights.dtype);
   config["torch_dtype"] = config["dtype"];  // For transformers 4.
+  config.erase("quantization_config");      // That of the folder the model came from.
   if (weights.packed)
     config["quantization_config"] =
         quantization_config(*weights.packed, weights.dtype, weights.dense_linears);

@@ -31,7 +31,12 @@ struct WeightNames {
   std::function<std::string(const std::string& name)> in_file = [](const std::string& name) { return name; };
   /// Whether a tensor of the file that the model has no place for may be passed over.
   std::function<bool(const std::string& name)> harmless = [](const std::string&) { return false; };
+  /// What an error that names a missing tensor goes on with: what may be wrong, and the remedy.
+  std::function<std::string(const std::string& name)> advice = [](const std::string&) { return ""; };
 };
+
+/// Whether two tensors of a file, or of two, are the same numbers; false where either is missing.
+[[nodiscard]] bool same_tensor(const io::TensorSource& source, const std::string& a, const std::string& b);
 
 /// Told of each layer of a model when all its weights are there.
 using LayerLoaded = std::function<void(nn::Unit& layer)>;

@@ -175,6 +175,21 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
       data, found.shape, [keep = mapping_](void*) {}, options);
 }
 
+namespace {
+
+/// Names the safetensors that lie in a folder under other names, if any.
+std::string others_in(const fs::path& directory) {
+  std::set<std::string> others;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored))
+    if (entry.path().extension() == ".safetensors") others.insert(entry.path().filename().string());
+  if (others.empty()) return "";
+  return "; there is " + join(std::vector<std::string>(others.begin(), others.end()), ", ") +
+         ", which transformers does not read either: convert it to a folder of Hugging Face's";
+}
+
+}  // namespace
+
 SafetensorsFolder SafetensorsFolder::open(const fs::path& directory, const std::string& stem) {
   SafetensorsFolder folder;
   folder.directory_ = directory;
@@ -188,14 +203,16 @@ SafetensorsFolder SafetensorsFolder::open(const fs::path& directory, const std::
     return folder;
   }
   if (!fs::exists(index, ignored)) {
-    for (const char* pickle : {"pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin"})
+    for (const char* pickle :
+         {"pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "consolidated.00.pth"})
       if (fs::exists(directory / pickle, ignored))
         throw UnsupportedError(
             directory.string(), " holds only ", pickle,
             ", a pickled file, which can run code when read; open it in transformers (or PEFT) and "
             "save it with save_pretrained, which writes safetensors");
     throw IoError("no ", single.filename().string(), " and no ", index.filename().string(), " in ",
-                  directory.string(), fs::exists(directory, ignored) ? "" : ", which does not exist");
+                  directory.string(),
+                  fs::exists(directory, ignored) ? others_in(directory) : ", which does not exist");
   }
   const Json document = read_json(index);
   if (!document.is_object() || !document.contains("weight_map") || !document["weight_map"].is_object())

@@ -85,4 +85,26 @@ class ConfigReader {
   std::string place_;
 };
 
+/// `read`, a config.json as it was opened, with what has changed since: of `now`, which is written for the
+/// model, the keys whose values are not those of `before`, which would be written for the file as it was
+/// read. So keys that bitrain does not know, and spellings of older versions, stay as they were. `now` alone
+/// where `read` is null: the model was made here.
+[[nodiscard]] inline io::Json carry_over(io::Json read, const io::Json& before, const io::Json& now) {
+  if (read.is_null()) return now;
+  for (const auto& [key, value] : now.items()) {
+    const auto old = before.find(key);
+    if (old == before.end() || *old != value) read[key] = value;
+  }
+  return read;
+}
+
+/// A JSON file of a model's folder as it was read.
+struct ReadJson {
+  io::Json content;  ///< Null: there was none.
+  io::Json known;    ///< What would have been written in its place then.
+
+  /// What to write where `now` would be written for a model made here.
+  [[nodiscard]] io::Json with(const io::Json& now) const { return carry_over(content, known, now); }
+};
+
 }  // namespace bitrain::models

@@ -108,7 +108,7 @@ std::vector<std::int32_t> generate(LanguageModel& model, const std::vector<std::
   }
   const at::NoGradGuard no_grad;
   const std::vector<std::int64_t>& stops =
-      options.stop_tokens.empty() ? model.config().eos_token_id : options.stop_tokens;
+      options.stop_tokens.empty() ? model.config().stop_token_ids() : options.stop_tokens;
   const std::int64_t choices = vocab_size > 0 ? std::min(vocab_size, head.out_features) : head.out_features;
   Chooser chooser(options, choices);
   for (const std::int32_t id : prompt) chooser.note(id);

@@ -31,7 +31,7 @@ void visit_fields(Visitor& v, GenerationOptions& o) {
           "Divides positive and multiplies negative logits of tokens seen before; 1 changes nothing.");
   v.field("seed", o.seed, any(), "Seed of the draws.");
   v.field("stop_tokens", o.stop_tokens, any(),
-          "Ids that end the continuation; empty takes the model's eos_token_id.");
+          "Ids that end the continuation; empty takes those of generation_config.json or config.json.");
 }
 
 /// Receives each new token as it is chosen; false ends the continuation after it.

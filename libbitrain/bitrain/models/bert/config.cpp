@@ -93,6 +93,41 @@ Json optional_json(const std::optional<T>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
+/// Every key, as for a model made here.
+Json all_keys(const BertConfig& config) {
+  const Keys keys = keys_of(config);
+  Json json = {{"architectures", {family(config.model_type)->architecture}},
+               {"model_type", config.model_type},
+               {"vocab_size", config.vocab_size},
+               {keys.hidden_size, config.hidden_size},
+               {keys.layers, config.num_hidden_layers},
+               {keys.heads, config.num_attention_heads},
+               {keys.intermediate_size, config.intermediate_size},
+               {keys.activation, config.hidden_act},
+               {keys.dropout, config.hidden_dropout_prob},
+               {keys.attention_dropout, config.attention_probs_dropout_prob},
+               {"max_position_embeddings", config.max_position_embeddings},
+               {"initializer_range", config.initializer_range},
+               {"pad_token_id", config.pad_token_id},
+               {"bos_token_id", optional_json(config.bos_token_id)},
+               {"eos_token_id", optional_json(config.eos_token_id)}};
+  if (!config.is_distilbert()) {
+    json["type_vocab_size"] = config.type_vocab_size;
+    json["layer_norm_eps"] = config.layer_norm_eps;
+    json["position_embedding_type"] = "absolute";
+  }
+  if (config.has_language_adapters()) {
+    json["pre_norm"] = config.pre_norm;
+    json["adapter_reduction_factor"] = config.adapter_reduction_factor;
+    json["adapter_layer_norm"] = config.adapter_layer_norm;
+    json["adapter_reuse_layer_norm"] = config.adapter_reuse_layer_norm;
+    json["ln_before_adapter"] = config.ln_before_adapter;
+    json["languages"] = config.languages;
+    json["default_language"] = optional_json(config.default_language);
+  }
+  return json;
+}
+
 }  // namespace
 
 void check(const BertConfig& config) {
@@ -137,6 +172,7 @@ nn::Activation activation_of(const BertConfig& config) {
 BertConfig bert_config_from_json(const Json& json, const std::string& name) {
   const ConfigReader reader(json, name);
   BertConfig config;
+  config.read_config = json;
   reader.require("model_type", config.model_type);
   if (family(config.model_type) == nullptr) {
     throw UnsupportedError(name, ": model_type '", config.model_type,
@@ -197,36 +233,10 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
 }
 
 Json config_to_json(const BertConfig& config) {
-  const Keys keys = keys_of(config);
-  Json json = {{"architectures", {family(config.model_type)->architecture}},
-               {"model_type", config.model_type},
-               {"vocab_size", config.vocab_size},
-               {keys.hidden_size, config.hidden_size},
-               {keys.layers, config.num_hidden_layers},
-               {keys.heads, config.num_attention_heads},
-               {keys.intermediate_size, config.intermediate_size},
-               {keys.activation, config.hidden_act},
-               {keys.dropout, config.hidden_dropout_prob},
-               {keys.attention_dropout, config.attention_probs_dropout_prob},
-               {"max_position_embeddings", config.max_position_embeddings},
-               {"initializer_range", config.initializer_range},
-               {"pad_token_id", config.pad_token_id},
-               {"bos_token_id", optional_json(config.bos_token_id)},
-               {"eos_token_id", optional_json(config.eos_token_id)}};
-  if (!config.is_distilbert()) {
-    json["type_vocab_size"] = config.type_vocab_size;
-    json["layer_norm_eps"] = config.layer_norm_eps;
-    json["position_embedding_type"] = "absolute";
-  }
-  if (config.has_language_adapters()) {
-    json["pre_norm"] = config.pre_norm;
-    json["adapter_reduction_factor"] = config.adapter_reduction_factor;
-    json["adapter_layer_norm"] = config.adapter_layer_norm;
-    json["adapter_reuse_layer_norm"] = config.adapter_reuse_layer_norm;
-    json["ln_before_adapter"] = config.ln_before_adapter;
-    json["languages"] = config.languages;
-    json["default_language"] = optional_json(config.default_language);
-  }
+  const Json now = all_keys(config);
+  if (config.read_config.is_null()) return now;
+  Json json = carry_over(config.read_config, all_keys(bert_config_from_json(config.read_config)), now);
+  json["architectures"] = now["architectures"];  // The file may have been that of a model with a head.
   return json;
 }
 

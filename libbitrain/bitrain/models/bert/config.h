@@ -39,6 +39,10 @@ struct BertConfig {
   std::vector<std::string> languages = {"en_XX"};
   std::optional<std::string> default_language;
 
+  /// config.json as it was read: config_to_json writes it again, but for what has changed. Null for a model
+  /// made here.
+  io::Json read_config;
+
   [[nodiscard]] bool is_distilbert() const { return model_type == "distilbert"; }
   /// Where the heads of a task are, what the encoder is called beside them.
   [[nodiscard]] const char* base_name() const {
@@ -102,7 +106,9 @@ void check(const BertConfig& config);
 /// another activation, a decoder), ConfigError as check.
 [[nodiscard]] BertConfig bert_config_from_json(const io::Json& json, const std::string& name = "config.json");
 
-/// What transformers reads, without the dtype, which belongs to the weights.
+/// What transformers reads for the bare model: read_config with its architecture and the keys that have
+/// changed since; for a model made here all keys. Without the dtype of a model made here, which belongs to
+/// the weights.
 [[nodiscard]] io::Json config_to_json(const BertConfig& config);
 
 }  // namespace bitrain::models

@@ -87,6 +87,47 @@ const char* architecture(const std::string& model_type) {
   return "LlamaForCausalLM";
 }
 
+/// Every key, as for a model made here.
+Json all_keys(const LlamaConfig& config) {
+  Json json = {{"architectures", {architecture(config.model_type)}},
+               {"model_type", config.model_type},
+               {"vocab_size", config.vocab_size},
+               {"hidden_size", config.hidden_size},
+               {"intermediate_size", config.intermediate_size},
+               {"num_hidden_layers", config.num_hidden_layers},
+               {"num_attention_heads", config.num_attention_heads},
+               {"num_key_value_heads", config.key_value_heads()},
+               {"hidden_act", "silu"},
+               {"max_position_embeddings", config.max_position_embeddings},
+               {"initializer_range", config.initializer_range},
+               {"rms_norm_eps", config.rms_norm_eps},
+               {"tie_word_embeddings", config.tie_word_embeddings},
+               {"attention_dropout", 0.0},
+               {"use_cache", true}};
+  if (config.model_type != "qwen2" || config.head_dim) json["head_dim"] = config.head_width();
+  if (config.model_type == "llama") {
+    json["attention_bias"] = config.attention_bias;
+    json["mlp_bias"] = config.mlp_bias;
+  } else {
+    json["sliding_window"] = optional_json(config.sliding_window);
+  }
+  if (config.model_type == "qwen2") json["use_sliding_window"] = config.sliding_window.has_value();
+  json["bos_token_id"] = optional_json(config.bos_token_id);
+  if (config.eos_token_id.empty())
+    json["eos_token_id"] = nullptr;
+  else if (config.eos_token_id.size() == 1)
+    json["eos_token_id"] = config.eos_token_id.front();
+  else
+    json["eos_token_id"] = config.eos_token_id;
+  json["pad_token_id"] = optional_json(config.pad_token_id);
+  Json rope = rope_to_json(config);
+  json["rope_theta"] = config.rope_parameters.rope_theta;
+  json["rope_scaling"] = config.rope_parameters.rope_type == "default" ? Json(nullptr) : rope;
+  rope["rope_theta"] = config.rope_parameters.rope_theta;
+  json["rope_parameters"] = std::move(rope);
+  return json;
+}
+
 void check_rope(const LlamaConfig& config) {
   const RopeParameters& rope = config.rope_parameters;
   if (!(rope.rope_theta > 1)) throw ConfigError("rope_theta must be above 1, not ", rope.rope_theta);
@@ -144,6 +185,7 @@ void check(const LlamaConfig& config) {
 LlamaConfig config_from_json(const Json& json, const std::string& name) {
   const ConfigReader reader(json, name);
   LlamaConfig config;
+  config.read_config = json;
   reader.require("model_type", config.model_type);
   if (config.model_type != "llama" && config.model_type != "mistral" && config.model_type != "qwen2") {
     throw UnsupportedError(name, ": model_type '", config.model_type,
@@ -183,44 +225,16 @@ LlamaConfig config_from_json(const Json& json, const std::string& name) {
   return config;
 }
 
+std::vector<std::int64_t> LlamaConfig::stop_token_ids() const {
+  if (!generation_config.is_object() || !generation_config.contains("eos_token_id")) return eos_token_id;
+  std::vector<std::int64_t> ids;
+  ConfigReader(generation_config, "generation_config.json").read("eos_token_id", ids);
+  return ids;
+}
+
 Json config_to_json(const LlamaConfig& config) {
-  Json json = {{"architectures", {architecture(config.model_type)}},
-               {"model_type", config.model_type},
-               {"vocab_size", config.vocab_size},
-               {"hidden_size", config.hidden_size},
-               {"intermediate_size", config.intermediate_size},
-               {"num_hidden_layers", config.num_hidden_layers},
-               {"num_attention_heads", config.num_attention_heads},
-               {"num_key_value_heads", config.key_value_heads()},
-               {"hidden_act", "silu"},
-               {"max_position_embeddings", config.max_position_embeddings},
-               {"initializer_range", config.initializer_range},
-               {"rms_norm_eps", config.rms_norm_eps},
-               {"tie_word_embeddings", config.tie_word_embeddings},
-               {"attention_dropout", 0.0},
-               {"use_cache", true}};
-  if (config.model_type != "qwen2" || config.head_dim) json["head_dim"] = config.head_width();
-  if (config.model_type == "llama") {
-    json["attention_bias"] = config.attention_bias;
-    json["mlp_bias"] = config.mlp_bias;
-  } else {
-    json["sliding_window"] = optional_json(config.sliding_window);
-  }
-  if (config.model_type == "qwen2") json["use_sliding_window"] = config.sliding_window.has_value();
-  json["bos_token_id"] = optional_json(config.bos_token_id);
-  if (config.eos_token_id.empty())
-    json["eos_token_id"] = nullptr;
-  else if (config.eos_token_id.size() == 1)
-    json["eos_token_id"] = config.eos_token_id.front();
-  else
-    json["eos_token_id"] = config.eos_token_id;
-  json["pad_token_id"] = optional_json(config.pad_token_id);
-  Json rope = rope_to_json(config);
-  json["rope_theta"] = config.rope_parameters.rope_theta;
-  json["rope_scaling"] = config.rope_parameters.rope_type == "default" ? Json(nullptr) : rope;
-  rope["rope_theta"] = config.rope_parameters.rope_theta;
-  json["rope_parameters"] = std::move(rope);
-  return json;
+  if (config.read_config.is_null()) return all_keys(config);
+  return carry_over(config.read_config, all_keys(config_from_json(config.read_config)), all_keys(config));
 }
 
 }  // namespace bitrain::models

@@ -69,6 +69,14 @@ struct LlamaConfig {
   std::vector<std::int64_t> eos_token_id = {2};
   std::optional<std::int64_t> pad_token_id;
 
+  /// config.json as it was read, and generation_config.json beside it (hub::open_model): config_to_json and
+  /// hub::save_model write them again, but for what has changed. Null where there was none.
+  io::Json read_config;
+  io::Json generation_config;
+
+  /// Ids that end what the model writes: eos_token_id of generation_config, where it says so, as in
+  /// transformers; else eos_token_id.
+  [[nodiscard]] std::vector<std::int64_t> stop_token_ids() const;
   /// Heads of keys and values: num_attention_heads unless given.
   [[nodiscard]] std::int64_t key_value_heads() const {
     return num_key_value_heads.value_or(num_attention_heads);
@@ -122,8 +130,9 @@ void check(const LlamaConfig& config);
 /// check.
 [[nodiscard]] LlamaConfig config_from_json(const io::Json& json, const std::string& name = "config.json");
 
-/// What transformers 5.23 reads; older versions too, since `rope_theta` and `rope_scaling` are written beside
-/// `rope_parameters`. Without the dtype, which belongs to the weights.
+/// What transformers 5.23 reads: read_config with the keys that have changed since; for a model made here all
+/// keys, which older versions read too, since `rope_theta` and `rope_scaling` are written beside
+/// `rope_parameters`. Without the dtype of a model made here, which belongs to the weights.
 [[nodiscard]] io::Json config_to_json(const LlamaConfig& config);
 
 }  // namespace bitrain::models
