@@ -5,6 +5,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
 #include <bitrain/text/hf_tokenizer.h>
@@ -77,6 +78,24 @@ std::vector<std::string> texts_of(const WordPiecePlan& plan) {
   std::vector<std::string> texts;
   for (const NewPiece& piece : plan.pieces) texts.push_back(piece.text);
   return texts;
+}
+
+TEST(WordPiecePlan, WarnsWhenTheNormaliserRemovesVowelSigns) {
+  const auto warnings_of = [](const char* line, bool lowercase) {
+    std::vector<std::string> warnings;
+    const LogSink previous = set_log_sink([&](LogLevel level, const std::string& message) {
+      if (level == LogLevel::kWarn) warnings.push_back(message);
+    });
+    (void)plan_of(make_base(english_pieces(), lowercase), std::vector<std::string>(4, line), options_of(30));
+    set_log_sink(previous);
+    return warnings;
+  };
+  for (const char* line : {"हिन्दी में क्षत्रिय और कुछ", "ภาษาไทยไม่มีช่องว่างที่", "العَرَبِيَّةُ مُفِيدَةٌ"}) {
+    EXPECT_THAT(warnings_of(line, true), ::testing::ElementsAre(HasSubstr("combining marks"))) << line;
+    EXPECT_TRUE(warnings_of(line, false).empty()) << line;
+  }
+  EXPECT_TRUE(warnings_of("árbol y niño están aquí", true).empty())
+      << "accents of letters are no marks of their own";
 }
 
 TEST(WordPiecePlan, JoinsTheMostFrequentPairsFirst) {

@@ -6,7 +6,10 @@
 #include <utility>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/text/characters.h>
+#include <bitrain/text/utf8.h>
 #include <bitrain/vocab/piece_learner.h>
 #include <bitrain/vocab/wordpiece_learner.h>
 
@@ -24,22 +27,50 @@ WordPieceTokenizer wordpiece_of(const std::shared_ptr<const text::Tokenizer>& to
   return found;
 }
 
+/// Combining marks of a text, the vowel signs of many scripts among them.
+std::int64_t marks_in(std::string_view text) {
+  std::int64_t marks = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const text::Utf8Char c = text::utf8_at(text, at);
+    marks += text::class_of(c.code) == text::CharacterClass::kMark;
+    at += c.length;
+  }
+  return marks;
+}
+
+/// An uncased BERT takes vowel signs off Indic, Thai or vocalised Semitic text; nothing else would say so.
+void warn_of_lost_marks(std::int64_t marks, std::int64_t kept, std::int64_t bytes) {
+  const std::int64_t lost = marks - kept;
+  if (lost * 5 < marks || lost * 100 < bytes) return;  // Most stay, or hardly any are there.
+  log_warn(
+      "the tokenizer's normaliser removes ", lost, " of ", marks, " combining marks of the text; in many ",
+      "scripts they are vowel signs, and the new pieces lack them. A tokenizer with strip_accents: false, "
+      "as of a cased model, keeps them");
+}
+
 /// The words of the lines, in order of the text.
 std::vector<WordCount> words_of(const text::HfTokenizer& tokenizer, const text::NextLine& lines) {
   std::vector<WordCount> words;
   std::unordered_map<std::string, std::size_t> places;
   std::int64_t number = 0;
+  std::int64_t marks = 0;
+  std::int64_t kept = 0;
+  std::int64_t bytes = 0;
   for (std::string line; lines(line);) {
     ++number;
     if (const std::size_t at = find_invalid_utf8(line); at != std::string_view::npos)
       throw DataError("line ", number, ": byte ", at + 1, " is not UTF-8");
+    marks += marks_in(line);
+    bytes += static_cast<std::int64_t>(line.size());
     for (std::string& word : tokenizer.words(line)) {
+      kept += marks_in(word);
       const auto [place, is_new] = places.emplace(std::move(word), words.size());
       if (is_new) words.push_back({place->first, 0});
       ++words[place->second].count;
     }
   }
   if (words.empty()) throw DataError("there is no text to learn pieces from");
+  warn_of_lost_marks(marks, kept, bytes);
   return words;
 }
 

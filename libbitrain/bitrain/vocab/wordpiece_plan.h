@@ -26,8 +26,9 @@ struct WordPiecePlan {
 /// pre-tokenised words, but from the words as `base` cuts them, and each time they are cut anew as the
 /// tokenizer will: the longest piece from the left. Characters without a piece come first, in both forms. A
 /// piece that in the end is used less than min_frequency times gives its place to another. A pure function of
-/// its arguments. Throws UnsupportedError when `base` is not a WordPiece tokenizer, or for the method
-/// "merge"; DataError for no lines, for a line that is not UTF-8, and when nothing new is found.
+/// its arguments. Warns when the normaliser removes many of the combining marks of the text. Throws
+/// UnsupportedError when `base` is not a WordPiece tokenizer, or for the method "merge"; DataError for no
+/// lines, for a line that is not UTF-8, and when nothing new is found.
 [[nodiscard]] WordPiecePlan plan_wordpiece_extension(const std::shared_ptr<const text::Tokenizer>& base,
                                                      const text::NextLine& lines,
                                                      const ExtensionOptions& options);
