@@ -9,18 +9,19 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/fields.h>
+#include <bitrain/base/rules.h>
 #include <bitrain/base/strings.h>
 
 namespace bitrain::python {
 
 /// Fills an option struct from a dict through its visit_fields; unknown keys are errors that name the
-/// nearest.
+/// nearest, as are values that a recipe would refuse.
 class OptionReader {
  public:
   OptionReader(const pybind11::dict& values, std::string where) : values_(values), where_(std::move(where)) {}
 
   template <class Value>
-  void field(const char* name, Value& value, const Rule& /*rule*/, const char* /*doc*/) {
+  void field(const char* name, Value& value, const Rule& rule, const char* /*doc*/) {
     names_.emplace_back(name);
     if (!values_.contains(name)) return;
     const pybind11::object given = values_[name];
@@ -31,6 +32,9 @@ class OptionReader {
         nested.finish();
       } else {
         value = given.cast<Value>();
+        if constexpr (std::is_same_v<Value, std::int64_t> || std::is_same_v<Value, double> ||
+                      std::is_same_v<Value, std::string>)
+          check_rule(where_ + ": " + name, value, rule);
       }
     } catch (const pybind11::cast_error&) {
       throw ConfigError(where_, ": '", name,

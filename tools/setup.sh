@@ -30,8 +30,8 @@ packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   libgloo-dev  # headers alone: LibTorch brings the library
 )
-# The tests launch ranks by mpirun, and in network namespaces.
-[ "$want_tests" = yes ] && packages+=(openmpi-bin iproute2)
+# The tests launch ranks by mpirun and in network namespaces, and run under locales that they make.
+[ "$want_tests" = yes ] && packages+=(openmpi-bin iproute2 locales)
 
 missing=()
 for package in "${packages[@]}"; do

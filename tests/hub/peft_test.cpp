@@ -257,7 +257,19 @@ TEST_F(PeftDir, RefusesWhatItWouldComputeOtherwise) {
       {"bias", "all"},
       {"init_lora_weights", "pissa_niter_4"},
       {"layer_replication", io::Json::array({io::Json::array({0, 1})})},
-      {"target_parameters", io::Json::array({"w"})}};
+      {"target_parameters", io::Json::array({"w"})},
+      {"use_qalora", true},
+      {"alora_invocation_tokens", io::Json::array({1, 2})},
+      {"arrow_config", {{"top_k", 3}}},
+      {"velora_config", {{"num_groups", 2}}},
+      {"monteclora_config", {{"samples", 2}}},
+      {"kasa_config", {{"beta", 0.1}}},
+      {"use_bdlora", {{"nblocks", 2}}},
+      {"megatron_config", {{"x", 1}}},
+      {"ensure_weight_tying", true},
+      {"use_something_new", true},
+      {"something_new", {{"x", 1}}},
+      {"something_new", io::Json::array({1})}};
   for (const auto& [key, value] : cases) {
     SCOPED_TRACE(key);
     save(lora_on({"q_proj"}));
@@ -265,6 +277,79 @@ TEST_F(PeftDir, RefusesWhatItWouldComputeOtherwise) {
     EXPECT_THAT(refusal<UnsupportedError>(),
                 AllOf(HasSubstr("adapter_config.json"), HasSubstr(key), HasSubstr("not supported")));
   }
+}
+
+/// What such an initialisation took out of the base is missing in the published one.
+TEST_F(PeftDir, RefusesInitialisationsThatMovedTheBase) {
+  for (const char* name : {"pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "CorDA", "loftq", "LoftQ",
+                           "lora_ga", "LoRA_GA"}) {
+    SCOPED_TRACE(name);
+    save(lora_on({"q_proj"}));
+    edit_config([&](io::Json& config) { config["init_lora_weights"] = name; });
+    EXPECT_THAT(refusal<UnsupportedError>(),
+                AllOf(HasSubstr("init_lora_weights \"" + std::string(name) + "\" is not supported"),
+                      HasSubstr("changed the base's weights"), HasSubstr("path_initial_model_for_weight_conversion")));
+  }
+  save(lora_on({"q_proj"}));
+  edit_config([](io::Json& config) { config["init_lora_weights"] = "brand_new"; });
+  EXPECT_THAT(refusal<UnsupportedError>(), AllOf(HasSubstr("\"brand_new\""), HasSubstr("is not known"),
+                                                 HasSubstr("gaussian, eva, orthogonal, mica")));
+  edit_config([](io::Json& config) { config["init_lora_weights"] = 3; });
+  EXPECT_THAT(refusal<FormatError>(), HasSubstr("'init_lora_weights' should be true, false or a name, not 3"));
+}
+
+TEST_F(PeftDir, ReadsWhatOnlySaysHowTrainingBegan) {
+  const at::Tensor expected = save(lora_on({"q_proj"}));
+  const std::vector<std::pair<const char*, io::Json>> harmless = {{"init_lora_weights", true},
+                                                                  {"init_lora_weights", false},
+                                                                  {"init_lora_weights", nullptr},
+                                                                  {"init_lora_weights", "gaussian"},
+                                                                  {"init_lora_weights", "Gaussian"},
+                                                                  {"init_lora_weights", "eva"},
+                                                                  {"init_lora_weights", "orthogonal"},
+                                                                  {"init_lora_weights", "MiCA"},
+                                                                  {"eva_config", {{"rho", 2.0}}},
+                                                                  {"loftq_config", io::Json::object()},
+                                                                  {"qalora_group_size", 16},
+                                                                  {"megatron_core", "megatron.core"},
+                                                                  {"peft_version", "0.21.2"},
+                                                                  {"kasa_config", nullptr},
+                                                                  {"use_something_new", false},
+                                                                  {"something_new", nullptr},
+                                                                  {"something_new", ""},
+                                                                  {"something_new", 16},
+                                                                  {"something_new", "x"}};
+  for (const auto& [key, value] : harmless) {
+    SCOPED_TRACE(std::string(key) + " = " + value.dump());
+    edit_config([&, key = key, value = value](io::Json& config) { config[key] = value; });
+    const auto model = tiny_llama();
+    load_adapter(directory_, *model);
+    EXPECT_TRUE(at::equal(logits(*model), expected));
+    edit_config([key = key](io::Json& config) { config.erase(key); });
+  }
+}
+
+/// PEFT takes the first in the order of the file.
+TEST_F(PeftDir, RefusesPatternsWhoseOrderMatters) {
+  LoraOptions options = lora_on({"q_proj", "k_proj"});
+  options.alpha_pattern = {{"k_proj", 7.0}};
+  const at::Tensor expected = save(options);
+  const auto with_patterns = [&](const io::Json& patterns) {
+    edit_config([&](io::Json& config) { config["alpha_pattern"] = patterns; });
+  };
+  for (const io::Json& same : {io::Json{{"k_proj", 7}, {"layers.9.k_proj|self_attn.k_proj", 7}},
+                               io::Json{{"k_proj", 7}, {"self_attn.k_proj", 3}},     // The first by name, too.
+                               io::Json{{"self_attn.k_proj", 7}, {"q_proj", 4}}}) {  // No module has both.
+    SCOPED_TRACE(same.dump());
+    with_patterns(same);
+    const auto model = tiny_llama();
+    load_adapter(directory_, *model);
+    EXPECT_TRUE(at::equal(logits(*model), expected));
+  }
+  with_patterns({{"self_attn.k_proj", 7}, {"k_proj", 3}});
+  EXPECT_THAT(refusal<UnsupportedError>(),
+              AllOf(HasSubstr("alpha_pattern: 'self_attn.k_proj' and 'k_proj' both name model.layers.0.self_attn.k_proj"),
+                    HasSubstr("leave one of them")));
 }
 
 TEST_F(PeftDir, NamesTheDamagedKey) {

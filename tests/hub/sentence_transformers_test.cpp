@@ -106,6 +106,36 @@ TEST_F(SentenceTransformersTest, ModelsSurviveWritingAndReading) {
   }
 }
 
+/// sentence-transformers does not look at the number when it pools.
+TEST_F(SentenceTransformersTest, TheWidthMayBeThatOfAllPoolingModes) {
+  save();
+  const at::Tensor expected = embeddings_of(*open().model);
+  write("1_Pooling/config.json", {{"embedding_dimension", 32}, {"pooling_mode", {"cls", "mean"}}});
+  EXPECT_TRUE(at::equal(embeddings_of(*open().model), expected));
+  write("1_Pooling/config.json", {{"embedding_dimension", 48}, {"pooling_mode", {"cls", "mean"}}});
+  EXPECT_THAT([&] { (void)open(); },
+              ThrowsMessage<FormatError>(AllOf(HasSubstr("embedding_dimension"), HasSubstr("is 48"),
+                                               HasSubstr("have 16 features and 2 pooling modes make 32"))));
+}
+
+/// It drops features in training alone.
+TEST_F(SentenceTransformersTest, ADropoutModuleIsPassedOver) {
+  save();
+  const at::Tensor expected = embeddings_of(*open().model);
+  const io::Json modules = read("modules.json");
+  const io::Json dropout = {{"idx", 9}, {"name", "9"}, {"path", "9_Dropout"}, {"type", "sentence_transformers.models.Dropout"}};
+  for (std::size_t place = 2; place <= modules.size(); ++place) {
+    io::Json more = modules;
+    more.insert(more.begin() + static_cast<std::ptrdiff_t>(place), dropout);
+    write("modules.json", more);
+    EXPECT_TRUE(at::equal(embeddings_of(*open().model), expected)) << place;
+  }
+  io::Json before = modules;  // Before there is an embedding it could not work.
+  before.insert(before.begin() + 1, dropout);
+  write("modules.json", before);
+  EXPECT_THAT([&] { (void)open(); }, ThrowsMessage<UnsupportedError>(HasSubstr("not supported in this order")));
+}
+
 TEST_F(SentenceTransformersTest, FoldersOfAllVersionsAreRead) {
   save();
   OpenedSentenceEncoder expected = open();
@@ -264,7 +294,7 @@ TEST_F(SentenceTransformersTest, DamagedFilesAreNamed) {
 
   const io::Json pooling = read("1_Pooling/config.json");
   edit("1_Pooling/config.json", "word_embedding_dimension", 17);
-  fails("pools 17 features, but the transformer has 16");
+  fails("embedding_dimension (word_embedding_dimension) is 17, but the transformer's hidden states have 16 features");
   write("1_Pooling/config.json", {{"pooling_mode", io::Json::array()}});
   fails("pooling_mode is an empty list");
   write("1_Pooling/config.json", {{"pooling_mode", 3}});

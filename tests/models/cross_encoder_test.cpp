@@ -1,6 +1,7 @@
 #include <bitrain/models/cross_encoder.h>
 
 #include <map>
+#include <optional>
 #include <set>
 
 #include <gmock/gmock.h>
@@ -32,7 +33,8 @@ std::map<std::string, at::Tensor> weights_of(nn::Module& model, const std::strin
 std::set<std::string> head_of(CrossEncoder& model) {
   std::set<std::string> names;
   for (const auto& [name, weight] : weights_of(model))
-    if (name.rfind("classifier", 0) == 0 || name.find("pooler") != std::string::npos) names.insert(name);
+    if (name.rfind("classifier", 0) == 0 || name.rfind("pre_classifier", 0) == 0 ||
+        name.find("pooler") != std::string::npos) names.insert(name);
   return names;
 }
 
@@ -44,6 +46,10 @@ TEST(CrossEncoder, HeadsAreNamedAsTransformersNamesThem) {
   EXPECT_EQ(head_of(roberta),
             (std::set<std::string>{"classifier.dense.weight", "classifier.dense.bias",
                                    "classifier.out_proj.weight", "classifier.out_proj.bias"}));
+  CrossEncoder distilbert(tiny_bert(at::kFloat, tiny_bert_config("distilbert")));
+  EXPECT_EQ(head_of(distilbert), (std::set<std::string>{"pre_classifier.weight", "pre_classifier.bias",
+                                                        "classifier.weight", "classifier.bias"}));
+  EXPECT_TRUE(weights_of(distilbert).count("distilbert.embeddings.word_embeddings.weight"));
   EXPECT_THAT([] { CrossEncoder model(tiny_bert()); },
               ThrowsMessage<ConfigError>(HasSubstr("needs a pooler")));
 }
@@ -80,7 +86,7 @@ TEST(CrossEncoder, AFreshHeadLeavesTheEncoderAsItIs) {
 }
 
 TEST(CrossEncoder, DropoutOfTheHeadIsDrawnAndDrawnAgain) {
-  for (const char* type : {"bert", "roberta"}) {
+  for (const char* type : {"bert", "roberta", "distilbert"}) {
     const auto model = with_fresh_head(tiny_bert(at::kFloat, tiny_bert_config(type)), 3);
     const at::NoGradGuard no_grad;
     const Batch batch = random_batch({5, 3, 9}, 23);
@@ -90,6 +96,27 @@ TEST(CrossEncoder, DropoutOfTheHeadIsDrawnAndDrawnAgain) {
     const at::Tensor once = model->forward(batch, context);
     EXPECT_TRUE(at::equal(model->forward(batch, context), once));
     EXPECT_FALSE(at::equal(model->forward(batch, {}), once));
+  }
+}
+
+/// transformers' heads have a share of their own.
+TEST(CrossEncoder, TheHeadDropsWhatItsOwnKeySays) {
+  for (const char* type : {"bert", "roberta", "distilbert"}) {
+    BertConfig config = tiny_bert_config(type);
+    config.hidden_dropout_prob = 0;
+    const auto dropped = [&](std::optional<double> share) {
+      config.classifier_dropout = share;
+      const auto model = with_fresh_head(tiny_bert(at::kFloat, config), 3);
+      const at::NoGradGuard no_grad;
+      const Batch batch = random_batch({5, 3, 9}, 23);
+      nn::ForwardContext context;
+      context.training = true;
+      context.dropout = {1, 2, 0};
+      return !at::equal(model->forward(batch, context), model->forward(batch, {}));
+    };
+    EXPECT_TRUE(dropped(0.5)) << type;
+    EXPECT_FALSE(dropped(0.0)) << type;
+    EXPECT_EQ(dropped(std::nullopt), std::string(type) == "distilbert") << type;  // 0.2 there.
   }
 }
 

@@ -119,3 +119,21 @@ def test_no_unfinished_work_marks():
         if marks.search(line)
     ]
     assert not violations, "\n".join(violations)
+
+
+def test_numbers_are_written_and_read_in_no_locale():
+    """Programs that use bitrain may have set a decimal comma: base/format.h, std::from_chars and std::to_chars know none."""
+    banned = re.compile(r"c10::str\(|\bato[fl]\(|\bstrto[df]\(|\bstrtold\(|std::sto[df]\(|std::stold\(|stringstream\b"
+                        r"|\bv?s?n?printf\([^;]*?%[-+ #0-9.*]*[aefgAEFG]")
+    reasons = {
+        "base/format.h": "a stream of the classic locale",
+        "cli/model_verbs.cpp": "run_program sets the classic locale",
+        "cli/vocab_verbs.cpp": "run_program sets the classic locale",
+        "eval/retrieval.cpp": "streams of the classic locale, for words",
+        "recipe/claims.cpp": "strtod under ClassicLocale",
+        "recipe/document.cpp": "characters for yaml-cpp, no numbers",
+        "text/spm_trainer.cpp": "a number for a reader that uses the program's locale",
+        "train/step.cpp": "nan and inf",
+    }
+    found = {str(path.relative_to(LIBRARY)) for path in sources() if banned.search(path.read_text())}
+    assert found == set(reasons)

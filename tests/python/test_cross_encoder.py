@@ -11,10 +11,13 @@ import bitrain
 ROWS = [[2, 5, 9, 3, 17, 60, 3], [2, 44, 3, 8, 3], [2, 7, 3, 9, 3], list(range(2, 62))]
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
              max_position_embeddings=70, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=1)
+DISTILLED = dict(vocab_size=64, dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=70, dropout=0.0,
+                 attention_dropout=0.0, seq_classif_dropout=0.0, num_labels=1)
 LANGUAGES = ["en_XX", "es_XX"]
 
 MODELS = {
     "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL)),
+    "distilbert": lambda: transformers.DistilBertForSequenceClassification(transformers.DistilBertConfig(**DISTILLED)),
     "roberta": lambda: transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**SMALL)),
     "xlm_roberta": lambda: transformers.XLMRobertaForSequenceClassification(
         transformers.XLMRobertaConfig(**SMALL, type_vocab_size=1)),
@@ -34,14 +37,18 @@ def stirred(kind):
 
 def types_of(model):
     """The second half of each row is the candidate, where the model knows two types."""
-    two = model.config.type_vocab_size > 1
+    two = getattr(model.config, "type_vocab_size", 1) > 1
     return [[int(two and 2 * i >= len(row)) for i in range(len(row))] for row in ROWS]
 
 
 def theirs(model):
     extra = {"lang_ids": torch.tensor([1])} if model.config.model_type == "xmod" else {}
-    return torch.cat([model(torch.tensor([row]), token_type_ids=torch.tensor([types]), **extra).logits[0]
-                      for row, types in zip(ROWS, types_of(model), strict=True)])
+    scores = []
+    for row, types in zip(ROWS, types_of(model), strict=True):
+        if model.config.model_type != "distilbert":  # It knows no types.
+            extra["token_type_ids"] = torch.tensor([types])
+        scores.append(model(torch.tensor([row]), **extra).logits[0])
+    return torch.cat(scores)
 
 
 def ours_of(folder, model):
@@ -138,6 +145,18 @@ def test_a_cross_encoder_of_sentence_transformers_opens(lettered, tmp_path):
     torch.testing.assert_close(ours.predict(PAIRS, max_length=64), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("kind", "key"), [("bert", "classifier_dropout"), ("xlm_roberta", "classifier_dropout"),
+                                           ("distilbert", "seq_classif_dropout")])
+def test_the_dropout_of_the_head_is_kept(kind, key, tmp_path):
+    model = stirred(kind)
+    setattr(model.config, key, 0.375)
+    model.save_pretrained(tmp_path / "theirs")
+    bitrain.save_cross_encoder(bitrain.open_cross_encoder(tmp_path / "theirs"), tmp_path / "ours")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours")
+    head = again.classifier if kind == "xlm_roberta" else again
+    assert getattr(again.config, key) == head.dropout.p == 0.375
+
+
 def test_other_folders_are_refused(tmp_path, lettered):
     stirred("bert").bert.save_pretrained(tmp_path / "bare")
     with pytest.raises(bitrain.FormatError, match="no head that scores pairs"):
@@ -146,6 +165,9 @@ def test_other_folders_are_refused(tmp_path, lettered):
     three.save_pretrained(tmp_path / "three")
     with pytest.raises(bitrain.UnsupportedError, match="a cross-encoder has one label"):
         bitrain.open_cross_encoder(tmp_path / "three")
+    stirred("distilbert").distilbert.save_pretrained(tmp_path / "bare distilbert")
+    with pytest.raises(bitrain.FormatError, match=r"no head that scores pairs of texts \(classifier.weight\)"):
+        bitrain.open_cross_encoder(tmp_path / "bare distilbert")
     with pytest.raises(bitrain.ConfigError, match="no room for two texts"):
         bitrain.open_cross_encoder(lettered, tokenizer=True).predict([("a", "b")], max_length=4)
     with pytest.raises(bitrain.StateError, match="without its tokenizer"):

@@ -1,5 +1,6 @@
 """Model and adapter folders, both ways, with transformers and PEFT as oracles."""
 
+import dataclasses
 import json
 
 import peft
@@ -130,6 +131,47 @@ def test_our_adapter_loads_in_peft(layout, tmp_path):
     close(theirs(model), ours.logits(ROWS))
     ours.merge()
     close(theirs(model.merge_and_unload()), ours.logits(ROWS))
+
+
+@pytest.mark.parametrize("how", [True, False, "gaussian", "orthogonal", "mica", "pissa", "pissa_niter_4", "olora", "OLoRA"])
+def test_initialisations_of_peft(how, tmp_path):
+    """Those that take from the base what they give to the adapter are refused, the others compute as in PEFT."""
+    make("llama").save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    before = base.state_dict()["model.layers.0.self_attn.q_proj.weight"].clone()
+    model = peft.get_peft_model(base, peft.LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=how))
+    after = model.state_dict()["base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight"]
+    stir(p for p in model.parameters() if p.requires_grad)
+    model.save_pretrained(tmp_path / "adapter")
+    ours = bitrain.open_model(tmp_path / "base", dtype="float32")
+    if torch.equal(before, after):
+        bitrain.load_adapter(ours, tmp_path / "adapter")
+        close(ours.logits(ROWS), theirs(model.eval()))
+    else:
+        assert str(how).lower().startswith(("pissa", "olora"))
+        with pytest.raises(bitrain.UnsupportedError, match=f'init_lora_weights "{how}" is not supported'):
+            bitrain.load_adapter(ours, tmp_path / "adapter")
+
+
+def test_every_key_of_peft_is_decided(tmp_path):
+    """A key that a newer PEFT brings is refused when it asks for something; those of the pinned one are known."""
+    make("llama").save_pretrained(tmp_path / "base")
+    ours = bitrain.open_model(tmp_path / "base", dtype="float32")
+    ours.attach_lora(LORAS["linears"])
+    bitrain.save_adapter(ours, tmp_path / "adapter", base="base")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    saved = path.read_text()
+    for field in dataclasses.fields(peft.LoraConfig):
+        edited(path, **{field.name: {"something": 1}})
+        try:
+            bitrain.load_adapter(bitrain.open_model(tmp_path / "base"), tmp_path / "adapter")
+        except bitrain.Error as error:
+            assert field.name in str(error) and "not known here" not in str(error)
+        path.write_text(saved)
+    edited(path, brand_new={"something": 1})
+    with pytest.raises(bitrain.UnsupportedError, match="'brand_new'.* is not known here"):
+        bitrain.load_adapter(bitrain.open_model(tmp_path / "base"), tmp_path / "adapter")
 
 
 def test_tables_that_peft_saves_beside_an_adapter(tmp_path):

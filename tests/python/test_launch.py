@@ -108,3 +108,37 @@ def test_ctrl_c_lets_the_ranks_end():
         rest = started.stdout.read()
         assert started.wait(timeout=60) == 143
     assert sorted(rest.splitlines()) == ["[0] saved", "[1] saved"]
+
+
+def test_ranks_that_never_come_are_explained(tmp_path):
+    """An interactive shell of Slurm has its variables, as has a shell where somebody exported them."""
+    (tmp_path / "text.tsv").write_text("".join(f"{i}\tthe cat {i}\tel gato {i}\n" for i in range(50)))
+    (tmp_path / "recipe.yaml").write_text(f"""
+schema: 1
+name: alone
+dir: {tmp_path / "run"}
+source: {{path: {tmp_path / "text.tsv"}, format: tsv, column: 2, language: en}}
+target: {{path: {tmp_path / "text.tsv"}, format: tsv, column: 3, language: es}}
+stages:
+  tok: {{recipe: tokenizer, tokenizer: {{vocab_size: 300, exact_vocab_size: false}}}}
+""")
+    slurm = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4",
+             "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": "77"}
+    command = [PROGRAM, "run", tmp_path / "recipe.yaml", "parallel.timeout_seconds=2"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **slurm}, timeout=120)
+    assert done.returncode == 9, done.stderr
+    for part in ["of 4 ranks 1 came within 2 s; missing: 1, 2, 3", "SLURM_STEP_NUM_TASKS=4 and SLURM_PROCID=0 asked for 4",
+                 "run alone by: env -u SLURM_STEP_NUM_TASKS -u SLURM_PROCID"]:
+        assert part in done.stderr
+    alone = ["env", "-u", "SLURM_STEP_NUM_TASKS", "-u", "SLURM_PROCID", *command]  # What it says works.
+    subprocess.run(alone, capture_output=True, env={**os.environ, **slurm}, timeout=120, check=True)
+
+
+def test_threads_follow_the_affinity_unless_they_are_given():
+    cpu = min(os.sched_getaffinity(0))
+    command = ["taskset", "-c", str(cpu), PROGRAM, "launch", "--nproc", "2", "--", "sh", "-c", "echo $OMP_NUM_THREADS"]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert sorted(done.stdout.splitlines()) == ["[0] 1", "[1] 1"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**environment, "OMP_NUM_THREADS": "3"}, timeout=120)
+    assert sorted(done.stdout.splitlines()) == ["[0] 3", "[1] 3"]

@@ -34,7 +34,7 @@ constexpr char kAllLinear[] = "all-linear";
 
 bool is_plain(const std::string& entry) {
   return std::all_of(entry.begin(), entry.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
+    return (c < 0x80 && std::isalnum(c) != 0) || c == '_' || c == '-' || c == '.';
   });
 }
 
@@ -91,11 +91,6 @@ std::optional<std::int64_t> layer_of(const std::string& path) {
 bool matches_any(const std::vector<std::string>& entries, const std::string& path) {
   return std::any_of(entries.begin(), entries.end(),
                      [&](const std::string& entry) { return matches(entry, path); });
-}
-
-/// PEFT's rule for the keys of rank_pattern and alpha_pattern: expressions, too, may match the end of a path.
-bool matches_end(const std::string& entry, const std::string& path) {
-  return matches(is_plain(entry) ? entry : "(?:.*\\.)?(?:" + entry + ")", path);
 }
 
 /// The value that the first matching entry of a pattern map gives to `path`, or `otherwise`.
@@ -409,6 +404,10 @@ bool matches(const std::string& entry, const std::string& path) {
   } catch (const std::regex_error& error) {
     throw ConfigError("'", entry, "' is not a regular expression: ", error.what());
   }
+}
+
+bool matches_end(const std::string& entry, const std::string& path) {
+  return matches(is_plain(entry) ? entry : "(?:.*\\.)?(?:" + entry + ")", path);
 }
 
 AttachReport attach(nn::Module& model, const LoraOptions& options, std::uint64_t seed) {

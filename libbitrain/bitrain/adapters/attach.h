@@ -43,4 +43,8 @@ void enable_adapters(nn::Module& model, bool enabled);
 /// (ECMAScript) for the whole path. Throws ConfigError for a broken expression.
 [[nodiscard]] bool matches(const std::string& entry, const std::string& path);
 
+/// Whether `entry` of rank_pattern or alpha_pattern names `path`, as PEFT has it: a regular expression for
+/// the whole path or the end of one after a dot.
+[[nodiscard]] bool matches_end(const std::string& entry, const std::string& path);
+
 }  // namespace bitrain::adapters

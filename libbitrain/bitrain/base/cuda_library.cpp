@@ -42,17 +42,17 @@ std::string loader_error() {
 std::string problem_with_driver(const std::string& driver) {
   void* library = dlopen(driver.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
-    return c10::str("there is no NVIDIA driver (", loader_error(), "): install one, or use device: cpu");
+    return to_text("there is no NVIDIA driver (", loader_error(), "): install one, or use device: cpu");
   auto* const init = reinterpret_cast<int (*)(unsigned)>(dlsym(library, "cuInit"));
   auto* const count = reinterpret_cast<int (*)(int*)>(dlsym(library, "cuDeviceGetCount"));
   if (init == nullptr || count == nullptr)
-    return c10::str(driver, " is no NVIDIA driver (it has no cuInit): install one, or use device: cpu");
+    return to_text(driver, " is no NVIDIA driver (it has no cuInit): install one, or use device: cpu");
   int devices = 0;
   int status = init(0);
   if (status == 0) status = count(&devices);
   if (status != 0 || devices == 0)
-    return c10::str("the NVIDIA driver shows no GPU (CUDA driver error ", status,
-                    "): check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: cpu");
+    return to_text("the NVIDIA driver shows no GPU (CUDA driver error ", status,
+                   "): check nvidia-smi and CUDA_VISIBLE_DEVICES, or use device: cpu");
   return {};  // The library stays open: LibTorch will use it.
 }
 
@@ -100,13 +100,13 @@ std::vector<std::string> missing_for_cuda(const CudaLocations& locations) {
   if (std::string problem = problem_with_driver(locations.driver); !problem.empty())
     problems.push_back(std::move(problem));
   if (!is_there(locations.torch_library))
-    problems.push_back(c10::str("this LibTorch has no CUDA part (no ", locations.torch_library.string(),
-                                "): install the CUDA build of the same version"));
+    problems.push_back(to_text("this LibTorch has no CUDA part (no ", locations.torch_library.string(),
+                               "): install the CUDA build of the same version"));
   if (our_library(locations).empty()) {
     std::string places;
     for (const fs::path& place : locations.libraries) places += (places.empty() ? "" : ", ") + place.string();
-    problems.push_back(c10::str("bitrain's CUDA kernels were not built (no ", places,
-                                "): build on a machine with nvcc, cmake --preset cuda"));
+    problems.push_back(to_text("bitrain's CUDA kernels were not built (no ", places,
+                               "): build on a machine with nvcc, cmake --preset cuda"));
   }
   return problems;
 }

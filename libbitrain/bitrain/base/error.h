@@ -4,7 +4,7 @@
 #include <string>
 #include <utility>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 namespace bitrain {
 
@@ -43,7 +43,7 @@ template <ErrorKind kKind>
 class ErrorOf : public Error {
  public:
   template <class... Parts>
-  explicit ErrorOf(const Parts&... parts) : Error(kKind, c10::str(parts...)) {}
+  explicit ErrorOf(const Parts&... parts) : Error(kKind, to_text(parts...)) {}
 };
 
 using ConfigError = ErrorOf<ErrorKind::kConfig>;

@@ -3,7 +3,7 @@
 #include <functional>
 #include <string>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 namespace bitrain {
 
@@ -21,19 +21,19 @@ void log_message(LogLevel level, const std::string& message);
 
 template <class... Parts>
 void log_debug(const Parts&... parts) {
-  if (log_level() <= LogLevel::kDebug) log_message(LogLevel::kDebug, c10::str(parts...));
+  if (log_level() <= LogLevel::kDebug) log_message(LogLevel::kDebug, to_text(parts...));
 }
 template <class... Parts>
 void log_info(const Parts&... parts) {
-  if (log_level() <= LogLevel::kInfo) log_message(LogLevel::kInfo, c10::str(parts...));
+  if (log_level() <= LogLevel::kInfo) log_message(LogLevel::kInfo, to_text(parts...));
 }
 template <class... Parts>
 void log_warn(const Parts&... parts) {
-  if (log_level() <= LogLevel::kWarn) log_message(LogLevel::kWarn, c10::str(parts...));
+  if (log_level() <= LogLevel::kWarn) log_message(LogLevel::kWarn, to_text(parts...));
 }
 template <class... Parts>
 void log_error(const Parts&... parts) {
-  if (log_level() <= LogLevel::kError) log_message(LogLevel::kError, c10::str(parts...));
+  if (log_level() <= LogLevel::kError) log_message(LogLevel::kError, to_text(parts...));
 }
 
 }  // namespace bitrain

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
+
+#include <bitrain/base/format.h>
 
 namespace bitrain {
 
@@ -41,6 +42,12 @@ bool starts_with(std::string_view text, std::string_view prefix) {
 
 bool ends_with(std::string_view text, std::string_view suffix) {
   return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
+}
+
+std::string lower_ascii(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
 }
 
 std::size_t edit_distance(std::string_view a, std::string_view b) {
@@ -117,25 +124,15 @@ std::string human_bytes(std::uint64_t bytes) {
     value /= 1024.0;
     ++unit;
   }
-  char text[32];
-  std::snprintf(text, sizeof text, unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
-  return text;
+  return format(unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
 }
 
 std::string human_seconds(double seconds) {
-  char text[48];
   if (!(seconds >= 0) || seconds > 1e9) return "?";
-  if (seconds < 60) {
-    std::snprintf(text, sizeof text, "%.1f s", seconds);
-    return text;
-  }
+  if (seconds < 60) return format("%.1f s", seconds);
   const auto total = static_cast<long long>(std::llround(seconds));
-  if (total < 3600) {
-    std::snprintf(text, sizeof text, "%lld:%02lld", total / 60, total % 60);
-  } else {
-    std::snprintf(text, sizeof text, "%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);
-  }
-  return text;
+  if (total < 3600) return format("%lld:%02lld", total / 60, total % 60);
+  return format("%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);
 }
 
 }  // namespace bitrain

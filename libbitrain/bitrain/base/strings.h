@@ -13,6 +13,9 @@ namespace bitrain {
 [[nodiscard]] bool starts_with(std::string_view text, std::string_view prefix);
 [[nodiscard]] bool ends_with(std::string_view text, std::string_view suffix);
 
+/// A to Z in lower case, in any locale; other bytes as they are.
+[[nodiscard]] std::string lower_ascii(std::string text);
+
 /// Levenshtein distance over bytes.
 [[nodiscard]] std::size_t edit_distance(std::string_view a, std::string_view b);
 

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <new>
 
+#include <bitrain/base/cpu_count.h>
+#include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/version.h>
 
@@ -35,6 +37,8 @@ int exit_code(ErrorKind kind) {
 }
 
 int run_program(int argc, char** argv) {
+  keep_threads_within_quota();
+  const ClassicLocale locale;  // For CLI11, which reads numbers by the C library, and for printf.
   CLI::App app("bitrain " + std::string(kVersion) + ": takes a language model into more languages.",
                "bitrain");
   app.set_version_flag("--version", std::string(kVersion));

@@ -45,7 +45,7 @@ class Renderer {
     const std::int64_t count =
         options_.max_segments > 0 ? std::min(options_.max_segments, batch_.segments()) : batch_.segments();
     for (std::int64_t s = 0; s < count; ++s) render_segment(s, ids, labels);
-    if (count < batch_.segments()) out_ += c10::str("... ", batch_.segments() - count, " more segments\n");
+    if (count < batch_.segments()) out_ += to_text("... ", batch_.segments() - count, " more segments\n");
     return std::move(out_);
   }
 
@@ -56,10 +56,10 @@ class Renderer {
     const std::int64_t supervised =
         std::count_if(labels + begin, labels + end, [](std::int64_t label) { return label != kIgnoreIndex; });
     std::string heading =
-        c10::str("segment ", segment, " · ", language_of(segment), " · ", end - begin, " tokens · ");
+        to_text("segment ", segment, " · ", language_of(segment), " · ", end - begin, " tokens · ");
     heading += batch_.group_ids.empty()
-                   ? c10::str(supervised, " supervised")
-                   : c10::str("example ", batch_.group_ids[static_cast<std::size_t>(segment)]);
+                   ? to_text(supervised, " supervised")
+                   : to_text("example ", batch_.group_ids[static_cast<std::size_t>(segment)]);
     paint(kBold, heading);
     out_ += "\n";
     if (options_.in_place)
@@ -110,12 +110,12 @@ class Renderer {
     // Ids of cloned languages and of padded rows are no pieces.
     std::string piece = id >= 0 && id < tokenizer_.vocab_size()
                             ? printable(tokenizer_.id_to_piece(static_cast<text::TokenId>(id)))
-                            : c10::str("<id ", id, ">");
-    return options_.ids ? c10::str(piece, "(", id, ")") : piece;
+                            : to_text("<id ", id, ">");
+    return options_.ids ? to_text(piece, "(", id, ")") : piece;
   }
 
   void paint(const char* color, const std::string& text) {
-    out_ += options_.color ? c10::str(color, text, kReset) : text;
+    out_ += options_.color ? to_text(color, text, kReset) : text;
   }
 
   const Batch& batch_;

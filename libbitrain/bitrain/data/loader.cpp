@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <condition_variable>
-#include <cstdio>
 #include <deque>
 #include <exception>
 #include <iterator>
@@ -13,6 +12,7 @@
 #include <utility>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/data/sample_stream.h>
@@ -36,7 +36,7 @@ struct Prepared {
 };
 
 std::string fingerprint(const Source& source) {
-  return c10::str(source.name(), " (", source.size(), " documents)");
+  return to_text(source.name(), " (", source.size(), " documents)");
 }
 
 void check_options(const LoaderOptions& options, const std::vector<SourcePtr>& sources) {
@@ -341,15 +341,12 @@ std::int64_t Loader::tokens_per_step() const {
 std::string describe(const std::vector<SourceShare>& shares, const std::string& unit) {
   std::string result;
   for (const SourceShare& share : shares) {
-    char numbers[160];
-    std::snprintf(numbers, sizeof numbers, "asked %.1f %%, realised %.1f %% of %s", 100 * share.asked,
-                  100 * share.realised, unit.c_str());
-    char epochs[32];
-    std::snprintf(epochs, sizeof epochs, "%.2f", share.epochs);
+    const std::string numbers = format("asked %.1f %%, realised %.1f %% of %s", 100 * share.asked,
+                                       100 * share.realised, unit.c_str());
     result +=
-        c10::str(result.empty() ? "" : "\n", share.source, ": ", numbers, " (", with_thousands(share.tokens),
-                 " tokens, ", with_thousands(share.samples), " samples, ", epochs, " epochs",
-                 share.dropped > 0 ? c10::str(", ", share.dropped, " dropped") : "", ")");
+        to_text(result.empty() ? "" : "\n", share.source, ": ", numbers, " (", with_thousands(share.tokens),
+                " tokens, ", with_thousands(share.samples), " samples, ", format("%.2f", share.epochs),
+                " epochs", share.dropped > 0 ? to_text(", ", share.dropped, " dropped") : "", ")");
   }
   return result;
 }

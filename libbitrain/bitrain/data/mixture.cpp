@@ -160,7 +160,7 @@ Mixture::Mixture(const MixtureOptions& options, std::vector<MixtureSource> sourc
     std::vector<std::vector<double>> stage_shares;
     for (std::size_t i = 0; i < options_.stages.size(); ++i) {
       stage_shares.push_back(normalised(
-          weights_for(options_.stages[i].weights, sources_, c10::str("weights of mixture stage ", i + 1))));
+          weights_for(options_.stages[i].weights, sources_, to_text("weights of mixture stage ", i + 1))));
     }
     schedule_.emplace_back(options_.stages, std::move(stage_shares), run.total_steps, options_.interpolate);
     return;

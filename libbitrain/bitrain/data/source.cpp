@@ -187,7 +187,7 @@ class FileSource : public Source {
     std::uint32_t count;
   };
 
-  std::string place(std::int64_t line) const { return c10::str(options_.path, ":", line); }
+  std::string place(std::int64_t line) const { return to_text(options_.path, ":", line); }
 
   std::string_view text_of(std::string_view row) const {
     return format_ == Format::kTsv ? column_of(row, options_.column) : row;

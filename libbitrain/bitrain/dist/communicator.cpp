@@ -15,7 +15,7 @@ namespace {
 }
 
 std::string name_of(const char* collective, const std::string& what) {
-  return what.empty() ? std::string(collective) : c10::str(collective, " of ", what);
+  return what.empty() ? std::string(collective) : to_text(collective, " of ", what);
 }
 
 void check_contiguous(const char* collective, const at::Tensor& tensor) {

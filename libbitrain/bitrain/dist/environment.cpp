@@ -67,6 +67,7 @@ Environment from_flags(const EnvironmentFlags& flags) {
 Environment from_torchrun(const Reader& variables) {
   Environment environment;
   environment.source = variables.has("TORCHELASTIC_RUN_ID") ? "torchrun" : "RANK";
+  environment.variables = {"WORLD_SIZE", "RANK"};
   environment.rank = variables.number("RANK");
   environment.world_size = variables.number("WORLD_SIZE");
   environment.local_rank = variables.number("LOCAL_RANK", 0);
@@ -82,6 +83,7 @@ Environment from_torchrun(const Reader& variables) {
 Environment from_pet(const Reader& variables) {
   Environment environment;
   environment.source = "PET";
+  environment.variables = {"PET_NNODES", "PET_NODE_RANK"};
   environment.rank = variables.number("PET_NODE_RANK");
   environment.world_size = variables.number("PET_NNODES");
   const std::string processes = variables.text("PET_NPROC_PER_NODE");
@@ -126,6 +128,7 @@ std::int64_t tasks_on_node(const std::string& list, std::int64_t node) {
 Environment from_slurm(const Reader& variables) {
   Environment environment;
   environment.source = "Slurm";
+  environment.variables = {"SLURM_STEP_NUM_TASKS", "SLURM_PROCID"};
   environment.rank = variables.number("SLURM_PROCID");
   environment.world_size = variables.number("SLURM_STEP_NUM_TASKS");
   environment.local_rank = variables.number("SLURM_LOCALID", 0);
@@ -156,6 +159,7 @@ constexpr MpiVariables kMpis[] = {{"Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COM
 Environment from_mpi(const Reader& variables, const MpiVariables& names) {
   Environment environment;
   environment.source = names.source;
+  environment.variables = {names.world_size, names.rank};
   environment.rank = variables.number(names.rank);
   environment.world_size = variables.number(names.world_size);
   environment.local_rank = variables.number(names.local_rank, 0);
@@ -226,11 +230,22 @@ Environment resolve_environment(const Variables& variables, const EnvironmentFla
 
 std::string describe(const Environment& environment) {
   if (environment.world_size == 1) return "one process (" + environment.source + ")";
-  return c10::str("rank ", environment.rank, " of ", environment.world_size, " (", environment.local_rank,
-                  " of ", environment.local_world_size, " on this machine) by ", environment.source,
-                  ", store at ", environment.master_address, ":", environment.master_port,
-                  environment.store_is_served ? ", served by the launcher" : "",
-                  environment.restart_count > 0 ? c10::str(", restart ", environment.restart_count) : "");
+  return to_text("rank ", environment.rank, " of ", environment.world_size, " (", environment.local_rank,
+                 " of ", environment.local_world_size, " on this machine) by ", environment.source,
+                 ", store at ", environment.master_address, ":", environment.master_port,
+                 environment.store_is_served ? ", served by the launcher" : "",
+                 environment.restart_count > 0 ? to_text(", restart ", environment.restart_count) : "");
+}
+
+std::string how_to_run_alone(const Environment& environment) {
+  if (environment.variables.size() != 2 || environment.source == "torchrun") return "";
+  const std::string& size = environment.variables[0];
+  const std::string& rank = environment.variables[1];
+  return to_text(
+      "; ", size, "=", environment.world_size, " and ", rank, "=", environment.rank, " asked for ",
+      environment.world_size, " ranks",
+      environment.source == "Slurm" ? " (an interactive shell of Slurm has them too, for one process)" : "",
+      ": start all of them, or run alone by: env -u ", size, " -u ", rank, " ..");
 }
 
 std::string first_host(const std::string& list) {

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace bitrain::dist {
 
@@ -12,7 +13,8 @@ struct Environment {
   /// What it was read from: "flags", "torchrun", "RANK", "PET", "Slurm", "Open MPI", "PMI" or "single
   /// process".
   std::string source = "single process";
-  std::int64_t rank = 0;  ///< In [0, world_size).
+  std::vector<std::string> variables;  ///< Those that said world_size and rank; none for flags.
+  std::int64_t rank = 0;               ///< In [0, world_size).
   std::int64_t world_size = 1;
   std::int64_t local_rank = 0;  ///< Among the processes on this machine, in [0, local_world_size): its GPU.
   std::int64_t local_world_size = 1;
@@ -52,6 +54,11 @@ struct EnvironmentFlags {
 
 /// One line for the start of a run: "rank 3 of 8 (1 of 4 on this machine) by torchrun, store at host:29500".
 [[nodiscard]] std::string describe(const Environment& environment);
+
+/// Why other ranks were waited for and how to run alone, for the end of an error about ranks that did not
+/// come: "; Slurm's SLURM_STEP_NUM_TASKS=4 and SLURM_PROCID=0 ask for 4 ranks: ..". Empty where flags or a
+/// launcher that starts all ranks itself asked.
+[[nodiscard]] std::string how_to_run_alone(const Environment& environment);
 
 /// The first host of a list as Slurm writes them: "gpu[003-005,9],login" is "gpu003".
 [[nodiscard]] std::string first_host(const std::string& list);

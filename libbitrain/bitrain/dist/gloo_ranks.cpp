@@ -179,7 +179,7 @@ class GlooRank : public Communicator {
   }
 
   void wait_for_one(std::int64_t root, const std::string& name) override {
-    const std::string key = c10::str("await/", group_.name, "/", awaited_++);
+    const std::string key = to_text("await/", group_.name, "/", awaited_++);
     if (rank() == root) {
       context_.watch->post(key);
     } else {
@@ -330,7 +330,7 @@ class GlooRank : public Communicator {
 
 Group Group::part(std::int64_t number, std::int64_t part_first, std::int64_t part_stride,
                   std::int64_t part_size) const {
-  return {c10::str(name, "/", number, "-", part_first, "-", part_stride), (rank - part_first) / part_stride,
+  return {to_text(name, "/", number, "-", part_first, "-", part_stride), (rank - part_first) / part_stride,
           part_size, world_rank(part_first), stride * part_stride};
 }
 

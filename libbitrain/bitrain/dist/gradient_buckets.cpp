@@ -210,7 +210,7 @@ struct GradientBuckets::Buckets {
     bucket.buffer.narrow(0, end, bucket.numel - end).zero_();
     const bool converts = wire_type(bucket) != sum_type(bucket);
     bucket.wire = converts ? bucket.buffer.to(wire_type(bucket)) : bucket.buffer;
-    const std::string what = c10::str("gradients ", index);
+    const std::string what = to_text("gradients ", index);
     if (options.shard) {
       bucket.arriving = at::empty({own_numel(bucket)}, like.dtype(wire_type(bucket)));
       bucket.pending = ranks->start_reduce_scatter(bucket.arriving, bucket.wire, what);
@@ -375,7 +375,7 @@ void check_same(const std::vector<at::Tensor>& parameters, const std::vector<std
       sum ^= sum >> 29;
     }
     for (; at < count; ++at) sum = (sum ^ bytes[at]) * 0x100000001b3;
-    text += c10::str(names[i], ' ', host.scalar_type(), host.sizes(), ' ', sum, '\n');
+    text += to_text(names[i], ' ', host.scalar_type(), host.sizes(), ' ', sum, '\n');
   }
   const std::vector<std::string> all = gather_text(text, ranks, "checksums of parameters");
   for (std::size_t r = 1; r < all.size(); ++r) {

@@ -14,8 +14,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <thread>
 
+#include <bitrain/base/cpu_count.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/rank_group.h>
@@ -168,8 +168,7 @@ int launch(const LaunchOptions& options) {
   group.processes = options.processes;
   group.run_id = new_run_id();
   group.max_restarts = options.max_restarts;
-  group.threads =
-      std::max<std::int64_t>(1, std::int64_t{std::thread::hardware_concurrency()} / options.processes);
+  group.threads = std::max<std::int64_t>(1, usable_cpus() / options.processes);
   for (;; ++group.restart_count) {
     group.master_port = free_port(options.master_port);
     bool again = false;

@@ -105,7 +105,7 @@ class Overdue {
           reason = error.what();
         }
         if (reason.empty() && std::chrono::steady_clock::now() - first.since > timeout_)
-          reason = c10::str("no end after ", timeout_.count() / 1000, " s");
+          reason = to_text("no end after ", timeout_.count() / 1000, " s");
         if (!reason.empty()) end_process(first.name, reason);
         break;
       }
@@ -176,7 +176,7 @@ class NcclRank : public Communicator {
   }
 
   void wait_for_one(std::int64_t root, const std::string& name) override {
-    const std::string key = c10::str("await/", group_.name, "/", awaited_++);
+    const std::string key = to_text("await/", group_.name, "/", awaited_++);
     if (rank() == root) {
       context_.watch->post(key);
     } else {

@@ -29,40 +29,62 @@ using std::chrono::milliseconds;
 std::string own_name() {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0) host[0] = '?';
-  return c10::str(host.data(), ", process ", getpid());
+  return to_text(host.data(), ", process ", getpid());
 }
 
 /// How long a failing rank 0 still serves the store to ranks that want to know what happened.
 constexpr milliseconds kLastLook(5000);
 
-/// Returns when every rank has said `key`.
-void meet(const StorePtr& store, const std::string& key, const Environment& environment,
-          milliseconds timeout) {
+/// After so long a wait for ranks that have not come yet, it is said who is missing.
+constexpr milliseconds kFirstWait(15'000);
+
+std::vector<std::string> missing_of(const std::vector<bool>& came) {
+  std::vector<std::string> missing;
+  for (std::size_t r = 0; r < came.size(); ++r)
+    if (!came[r]) missing.push_back(std::to_string(r));
+  return missing;
+}
+
+/// Returns when every rank has said `key`. `remedy` ends what is said of those who did not.
+void meet(const StorePtr& store, const std::string& key, const Environment& environment, milliseconds timeout,
+          const std::string& remedy) {
   std::vector<std::string> keys;
   keys.reserve(static_cast<std::size_t>(environment.world_size));
-  for (std::int64_t r = 0; r < environment.world_size; ++r) keys.push_back(c10::str(key, "/", r));
+  for (std::int64_t r = 0; r < environment.world_size; ++r) keys.push_back(to_text(key, "/", r));
   const std::string own = keys[static_cast<std::size_t>(environment.rank)];
-  const bool met = ask(timeout + kLastLook, [store, own, keys, timeout] {
-                     store->set(own, "1");
-                     store->wait(keys, timeout);
-                     return true;
-                   }).has_value();
-  if (met) return;
-  const auto came = ask(kLastLook, [store, keys] {
-    std::vector<bool> there;
-    for (const std::string& one : keys) there.push_back(store->check({one}));
-    return there;
-  });
+  const auto wait = [&](milliseconds time) {
+    return ask(time + kLastLook,
+               [store, own, keys, time] {
+                 store->set(own, "1");
+                 store->wait(keys, time);
+                 return true;
+               })
+        .has_value();
+  };
+  const auto look = [&] {
+    return ask(kLastLook, [store, keys] {
+      std::vector<bool> there;
+      for (const std::string& one : keys) there.push_back(store->check({one}));
+      return there;
+    });
+  };
+  const milliseconds first = std::min(timeout, kFirstWait);
+  if (wait(first)) return;
+  if (first < timeout) {
+    if (const auto came = look(); came && environment.rank == 0 && !remedy.empty())
+      log_warn("still waiting for ranks ", join(missing_of(*came), ", "), " of ", environment.world_size,
+               remedy);
+    if (wait(timeout - first)) return;
+  }
+  const auto came = look();
   if (!came)
     throw RankError("the store at ", environment.master_address, ":", environment.master_port,
                     " does not answer any more");
-  std::vector<std::string> missing;
-  for (std::size_t r = 0; r < came->size(); ++r)
-    if (!(*came)[r]) missing.push_back(std::to_string(r));
+  const std::vector<std::string> missing = missing_of(*came);
   throw RankError("of ", environment.world_size, " ranks ",
                   environment.world_size - static_cast<std::int64_t>(missing.size()), " came within ",
                   timeout.count() / 1000, " s; missing: ", join(missing, ", "),
-                  "; look at their logs, or raise parallel.timeout_seconds");
+                  "; look at their logs, or raise parallel.timeout_seconds", remedy);
 }
 
 /// Counts this rank among those that need the store no more.
@@ -119,15 +141,14 @@ Session::Session(Environment environment, const ParallelOptions& options, at::De
   if (where.world_size == 1) return;
   outlive_broken_pipes();
   parts.store = open_store(where, parts.timeout);
-  meet(parts.store, "here", where, parts.timeout);
+  meet(parts.store, "here", where, parts.timeout, how_to_run_alone(where));
   BackendContext context;
   context.store = parts.store;
   context.timeout = parts.timeout;
   context.own_address = address_towards(where.master_address, where.master_port);
   context.device = device;
-  parts.watch =
-      std::make_shared<Watch>(parts.store, where.rank, where.world_size, own_name(),
-                              c10::str(where.master_address, ":", where.master_port), parts.timeout);
+  parts.watch = std::make_shared<Watch>(parts.store, where.rank, where.world_size, own_name(),
+                                        to_text(where.master_address, ":", where.master_port), parts.timeout);
   context.watch = parts.watch;
   const bool nccl = options.backend == "nccl" || (options.backend == "auto" && device.is_cuda());
   if (nccl && !device.is_cuda()) throw ConfigError("parallel.backend nccl needs device: cuda");
@@ -141,7 +162,7 @@ Session::~Session() {
   const bool orderly = !parts.failed && std::uncaught_exceptions() == parts.exceptions;
   const bool serves = parts.environment.rank == 0 && !parts.environment.store_is_served;
   try {
-    if (orderly) meet(parts.store, "bye", parts.environment, parts.timeout);
+    if (orderly) meet(parts.store, "bye", parts.environment, parts.timeout, "");
     // Whoever serves the store stays until the others have seen what they must: that all are there, or who
     // is not.
     say_gone(parts.store);

@@ -76,7 +76,7 @@ void ShardedBlock::keep_share(std::shared_ptr<BlockPool> pool) {
       c10::StorageImpl::use_byte_size_t(), whole_.nbytes(), at::DataPtr(nullptr, whole_.device()),
       /*allocator=*/nullptr, /*resizable=*/false));
   nowhere_.unsafeGetStorageImpl()->release_data_and_set_meta_custom_data_ptr_error_msg_(
-      c10::str("this weight is not here: ranks hold shares of it (", name_, ")"));
+      to_text("this weight is not here: ranks hold shares of it (", name_, ")"));
   drop();
 }
 

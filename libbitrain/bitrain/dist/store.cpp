@@ -23,12 +23,12 @@ StorePtr open_store(const Environment& environment, std::chrono::milliseconds ti
   options.waitWorkers = false;  // Who is missing is said by name later.
   options.timeout = timeout;
   options.useLibUV = environment.libuv;
-  const std::string prefix = c10::str("bitrain/", environment.run_id, "/", environment.restart_count);
+  const std::string prefix = to_text("bitrain/", environment.run_id, "/", environment.restart_count);
   try {
     return c10::make_intrusive<c10d::PrefixStore>(
         prefix, c10::make_intrusive<c10d::TCPStore>(environment.master_address, options));
   } catch (const std::exception& error) {
-    const std::string where = c10::str(environment.master_address, ":", environment.master_port);
+    const std::string where = to_text(environment.master_address, ":", environment.master_port);
     // LibTorch's messages end in a C++ stack.
     const std::string reason(error.what(), std::string(error.what()).find('\n'));
     if (options.isServer)
@@ -36,7 +36,8 @@ StorePtr open_store(const Environment& environment, std::chrono::milliseconds ti
                       "; is the port taken? Set another MASTER_PORT");
     throw RankError("rank ", environment.rank, " cannot reach the store at ", where, ": ", reason,
                     "; check MASTER_ADDR and MASTER_PORT, and that ",
-                    environment.store_is_served ? "the launcher" : "rank 0", " runs");
+                    environment.store_is_served ? "the launcher" : "rank 0", " runs",
+                    how_to_run_alone(environment));
   }
 }
 

@@ -109,12 +109,12 @@ class Exchange {
   [[nodiscard]] std::string find_misfit() const {
     for (std::size_t r = 1; r < tensors_.size(); ++r) {
       if (calls_[r] != calls_[0])
-        return c10::str("rank ", r, " is in ", calls_[r], " while rank 0 is in ", calls_[0]);
+        return to_text("rank ", r, " is in ", calls_[r], " while rank 0 is in ", calls_[0]);
       const at::Tensor& one = tensors_[0];
       const at::Tensor& other = tensors_[r];
       if (one.defined() && (one.sizes() != other.sizes() || one.scalar_type() != other.scalar_type()))
-        return c10::str(calls_[r], ": rank ", r, " has ", other.scalar_type(), other.sizes(), ", rank 0 ",
-                        one.scalar_type(), one.sizes());
+        return to_text(calls_[r], ": rank ", r, " has ", other.scalar_type(), other.sizes(), ", rank 0 ",
+                       one.scalar_type(), one.sizes());
     }
     return {};
   }
@@ -166,7 +166,7 @@ class ThreadRank : public Communicator {
 
   Operation copy_from(at::Tensor tensor, std::int64_t root, const std::string& name) override {
     const at::NoGradGuard no_grad;
-    exchange_->meet(rank(), c10::str(name, " from rank ", root), tensor,
+    exchange_->meet(rank(), to_text(name, " from rank ", root), tensor,
                     [&](const std::vector<at::Tensor>& tensors) {
                       if (rank() != root) tensor.copy_(tensors[static_cast<std::size_t>(root)]);
                     });

@@ -30,10 +30,10 @@ struct Beat {
   std::string who;
 };
 
-std::string to_text(const Beat& beat) {
+std::string text_of(const Beat& beat) {
   std::string text = beat.text;
   std::replace(text.begin(), text.end(), '\t', ' ');
-  return c10::str(beat.count, '\t', beat.entered, '\t', beat.state, '\t', beat.who, '\t', text);
+  return to_text(beat.count, '\t', beat.entered, '\t', beat.state, '\t', beat.who, '\t', text);
 }
 
 Beat beat_from(const std::string& text) {
@@ -43,7 +43,7 @@ Beat beat_from(const std::string& text) {
 }
 
 std::string key_of(std::int64_t rank) {
-  return c10::str("beat/", rank);
+  return to_text("beat/", rank);
 }
 
 /// The beats of all ranks that ever had one.
@@ -58,8 +58,8 @@ std::string join_ranks(const std::vector<std::int64_t>& ranks) {
   constexpr std::size_t kShown = 16;
   std::string text = ranks.size() == 1 ? "rank " : "ranks ";
   for (std::size_t i = 0; i < std::min(ranks.size(), kShown); ++i)
-    text += c10::str(i > 0 ? ", " : "", ranks[i]);
-  if (ranks.size() > kShown) text += c10::str(" and ", ranks.size() - kShown, " more");
+    text += to_text(i > 0 ? ", " : "", ranks[i]);
+  if (ranks.size() > kShown) text += to_text(" and ", ranks.size() - kShown, " more");
   return text;
 }
 
@@ -73,33 +73,33 @@ std::string judge(std::int64_t own, const Beat& mine, const std::vector<std::opt
     const auto rank = static_cast<std::int64_t>(r);
     if (rank == own) continue;
     if (!after[r]) {
-      causes.push_back(c10::str("rank ", rank, " never came"));
+      causes.push_back(to_text("rank ", rank, " never came"));
       continue;
     }
     const Beat& beat = *after[r];
-    const std::string name = c10::str("rank ", rank, " (", beat.who, ")");
+    const std::string name = to_text("rank ", rank, " (", beat.who, ")");
     if (beat.state == 'd') {
       causes.push_back(name + " has ended its run already");
     } else if (beat.state == 'f') {
       // A rank that failed because of another one is no cause.
-      if (!beat.text.empty()) causes.push_back(c10::str(name, " failed: ", beat.text));
+      if (!beat.text.empty()) causes.push_back(to_text(name, " failed: ", beat.text));
     } else if (before[r] && before[r]->count == beat.count) {
-      causes.push_back(c10::str(name, " is silent: killed, stopped or cut off; it was last in ",
-                                beat.text.empty() ? "no collective" : beat.text));
+      causes.push_back(to_text(name, " is silent: killed, stopped or cut off; it was last in ",
+                               beat.text.empty() ? "no collective" : beat.text));
     } else if (beat.entered != mine.entered || beat.text != mine.text) {
       behind.push_back(
-          c10::str(name, " is alive, in its collective number ", beat.entered, " (", beat.text, ")"));
+          to_text(name, " is alive, in its collective number ", beat.entered, " (", beat.text, ")"));
     } else {
       here.push_back(rank);
     }
   }
   if (causes.empty() && !behind.empty()) {
-    causes.push_back(c10::str(join(behind, "; "), "; ", join_ranks(here), " in number ", mine.entered,
-                              ": slower than the timeout allows, or the ranks do not run the same program"));
+    causes.push_back(to_text(join(behind, "; "), "; ", join_ranks(here), " in number ", mine.entered,
+                             ": slower than the timeout allows, or the ranks do not run the same program"));
   }
   if (causes.empty()) return "all ranks answer: the network between them may be cut";
   std::string text = join(causes, "; ");
-  if (here.size() > 1) text += c10::str("; ", join_ranks(here), " waited");
+  if (here.size() > 1) text += to_text("; ", join_ranks(here), " waited");
   return text;
 }
 
@@ -135,7 +135,7 @@ struct Watch::Shared {
   void publish(std::unique_lock<std::mutex>& lock) {
     ++beat.count;
     urgent = false;
-    const std::string text = to_text(beat);
+    const std::string text = text_of(beat);
     lock.unlock();
     try {
       writer->set(key_of(rank), text);
@@ -213,7 +213,7 @@ void Watch::await(const std::string& key, std::int64_t root, const std::string& 
     if (look->posted) return;
     if (look->beat) {
       const Beat& beat = *look->beat;
-      const std::string name = c10::str("rank ", root, " (", beat.who, ")");
+      const std::string name = to_text("rank ", root, " (", beat.who, ")");
       if (beat.state == 'f')
         give_up(name, " failed: ", beat.text.empty() ? "another rank is gone" : beat.text);
       if (beat.state == 'd') give_up(name, " has ended its run already");
@@ -228,8 +228,8 @@ void Watch::await(const std::string& key, std::int64_t root, const std::string& 
 }
 
 std::string Watch::no_answer() const {
-  return c10::str("the store at ", shared_->place,
-                  " does not answer: the process that serves it is gone or stopped");
+  return to_text("the store at ", shared_->place,
+                 " does not answer: the process that serves it is gone or stopped");
 }
 
 std::string Watch::explain(const std::string& name, const std::string& reason) {
@@ -240,14 +240,14 @@ std::string Watch::explain(const std::string& name, const std::string& reason) {
   }
   fail("");
   const std::string begin =
-      c10::str(name, " (collective number ", mine.entered, " of rank ", shared_->rank, ") failed: ");
+      to_text(name, " (collective number ", mine.entered, " of rank ", shared_->rank, ") failed: ");
   const milliseconds two_beats = 5 * shared_->interval / 2;
   const auto verdict = ask(two_beats + std::chrono::seconds(5), [shared = shared_, mine, two_beats] {
     const auto before = read_beats(*shared->reader, shared->size);
     std::this_thread::sleep_for(two_beats);
     return judge(shared->rank, mine, before, read_beats(*shared->reader, shared->size));
   });
-  return c10::str(begin, verdict ? *verdict : no_answer(), " [", reason, "]");
+  return to_text(begin, verdict ? *verdict : no_answer(), " [", reason, "]");
 }
 
 }  // namespace bitrain::dist

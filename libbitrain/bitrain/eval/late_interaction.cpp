@@ -91,8 +91,8 @@ LateInteractionIndex::LateInteractionIndex(const std::vector<std::int64_t>& leng
         with_thousands(vectors()), " vectors of ", dimension_, " features in ", storage_, ") takes ",
         human_bytes(bytes()), ", above max_gib (", options.max_gib, " GiB): ",
         small ? ""
-              : c10::str("storage int8 takes ",
-                         human_bytes(bytes_of(vectors(), documents(), dimension_, "int8")), "; or "),
+              : to_text("storage int8 takes ",
+                        human_bytes(bytes_of(vectors(), documents(), dimension_, "int8")), "; or "),
         "shorten documents (document_length), or raise the limit");
   }
   vectors_ = at::empty({vectors(), dimension_},

@@ -1,10 +1,8 @@
 #include <bitrain/eval/retrieval.h>
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -12,6 +10,7 @@
 #include <unordered_set>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
@@ -132,11 +131,6 @@ double pearson(const std::vector<double>& x, const std::vector<double>& y) {
   return xy / std::sqrt(xx * yy);
 }
 
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
-}
-
 }  // namespace
 
 std::string text_of(const Document& document) {
@@ -208,6 +202,7 @@ RetrievalRun read_trec_run(const fs::path& path) {
   for (std::string line; reader.next(line);) {
     if (trim(line).empty()) continue;
     std::istringstream words(line);
+    words.imbue(std::locale::classic());  // Which bytes are spaces must not depend on the program's locale.
     std::string query;
     std::string zero;
     std::string document;
@@ -229,10 +224,9 @@ RetrievalRun read_trec_run(const fs::path& path) {
 
 void write_trec_run(const fs::path& path, const RetrievalRun& run, const std::string& tag) {
   std::string text;
-  char numbers[64];
   for (const auto& [query, hits] : run) {
     for (std::size_t i = 0; i < hits.size(); ++i) {
-      std::snprintf(numbers, sizeof numbers, " %zu %.9g ", i + 1, hits[i].score);
+      const std::string numbers = format(" %zu %.9g ", i + 1, hits[i].score);
       text.append(query).append(" Q0 ").append(hits[i].document).append(numbers).append(tag).append("\n");
     }
   }
@@ -301,14 +295,15 @@ std::map<std::string, double> evaluate_run(const RetrievalRun& run, const Qrels&
 bool answer_within_tokens(const std::vector<std::string>& passages, const std::vector<std::string>& answers,
                           std::int64_t budget) {
   for (const std::string& passage : passages) {
-    std::istringstream words(lower(passage));
+    std::istringstream words(lower_ascii(passage));
+    words.imbue(std::locale::classic());
     std::string text;
     for (std::string word; budget > 0 && words >> word; --budget) {
       if (!text.empty()) text += ' ';
       text += word;
     }
     for (const std::string& answer : answers)
-      if (!answer.empty() && text.find(lower(answer)) != std::string::npos) return true;
+      if (!answer.empty() && text.find(lower_ascii(answer)) != std::string::npos) return true;
     if (budget == 0) return false;
   }
   return false;

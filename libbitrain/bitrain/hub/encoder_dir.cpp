@@ -181,7 +181,8 @@ OpenedCrossEncoder open_cross_encoder(const fs::path& directory, const OpenOptio
   if (options.quantize) throw UnsupportedError(directory.string(), ": cross-encoders are not quantised");
   const Folder folder(directory, options);
   const bool bert = folder.config.model_type == "bert";
-  const std::string head = bert ? "classifier.weight" : "classifier.out_proj.weight";
+  const std::string head =
+      bert || folder.config.is_distilbert() ? "classifier.weight" : "classifier.out_proj.weight";
   if (!folder.source.contains(head))
     throw FormatError(directory.string(), ": there is no head that scores pairs of texts (", head,
                       "); training a cross_encoder stage gives it one");

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <numeric>
 #include <set>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -13,6 +15,7 @@
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/parameters.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
@@ -75,24 +78,89 @@ bool flag_at(const Json& json, const char* key, const std::string& where) {
   return found->get<bool>();
 }
 
+/// Whether a key asks for something: null, false and what is empty do not.
+bool asks(const Json& value) {
+  return !(value.is_null() || value == false || value == "" || (value.is_structured() && value.empty()));
+}
+
+// Keys of PEFT's LoraConfig (0.21), by what they mean for weights that are trained already.
+constexpr std::string_view kRead[] = {"peft_type",
+                                      "r",
+                                      "lora_alpha",
+                                      "lora_dropout",
+                                      "target_modules",
+                                      "exclude_modules",
+                                      "use_rslora",
+                                      "bias",
+                                      "modules_to_save",
+                                      "rank_pattern",
+                                      "alpha_pattern",
+                                      "layers_to_transform",
+                                      "trainable_token_indices",
+                                      "init_lora_weights"};
+/// They say where the adapter is from, how it began (init_lora_weights says whether that moved the base), or
+/// are settings of what another key would have to switch on. Other modules than layers_pattern means would be
+/// missing in the file, or left over.
+constexpr std::string_view kWithoutEffect[] = {
+    "task_type",      "auto_mapping",     "peft_version",  "base_model_name_or_path",
+    "revision",       "inference_mode",   "loftq_config",  "eva_config",
+    "corda_config",   "lora_ga_config",   "megatron_core", "runtime_config",
+    "layers_pattern", "qalora_group_size"};
+/// They compute otherwise than LoRA does.
+constexpr std::string_view kOtherwise[] = {
+    "use_dora",     "lora_bias",         "use_qalora",      "fan_in_fan_out",     "target_parameters",
+    "arrow_config", "layer_replication", "velora_config",   "monteclora_config",  "alora_invocation_tokens",
+    "use_bdlora",   "kasa_config",       "megatron_config", "ensure_weight_tying"};
+
+template <std::size_t kSize>
+bool is_among(const std::string_view (&keys)[kSize], std::string_view key) {
+  return std::find(std::begin(keys), std::end(keys), key) != std::end(keys);
+}
+
+/// Initialisations that subtract from the base what they put into the adapter: on the base as it is published
+/// such an adapter is wrong.
+void check_initialisation(const Json& json, const std::string& where) {
+  const auto found = json.find("init_lora_weights");
+  if (found == json.end() || found->is_boolean() || found->is_null()) return;
+  if (!found->is_string()) wrong(where, "init_lora_weights", "true, false or a name", *found);
+  const std::string name = lower_ascii(found->get<std::string>());  // PEFT compares some without case.
+  for (const char* moved : {"pissa", "olora", "corda", "loftq", "lora_ga"})
+    if (starts_with(name, moved))
+      throw UnsupportedError(
+          where, ": init_lora_weights ", found->dump(),
+          " is not supported: it has changed the base's weights too; save the adapter in PEFT "
+          "converted to plain LoRA (save_pretrained with "
+          "path_initial_model_for_weight_conversion)");
+  const std::vector<std::string> kept = {"gaussian", "eva", "orthogonal", "mica", "true", "false"};
+  if (std::find(kept.begin(), kept.end(), name) == kept.end())
+    throw UnsupportedError(
+        where, ": init_lora_weights ", found->dump(),
+        " is not supported: whether it has changed the base's weights too is not known; known "
+        "are: ",
+        join(kept, ", "), ", and pissa, olora, corda, loftq, lora_ga, which have");
+}
+
 /// Refuses what would change the result silently if it were ignored.
 void refuse_unsupported(const Json& json, const std::string& where) {
   if (json.value("peft_type", Json()) != "LORA")
     throw UnsupportedError(where, ": peft_type ", json.value("peft_type", Json()).dump(),
                            " is not supported (there is LORA)");
-  for (const char* key : {"use_dora", "lora_bias", "use_qalora", "fan_in_fan_out"})
-    if (flag_at(json, key, where)) throw UnsupportedError(where, ": ", key, " is not supported");
-  if (const Json init = json.value("init_lora_weights", Json(true)); init.is_string())
-    for (const char* moved : {"pissa", "olora", "corda", "loftq"})  // These change the base as well.
-      if (starts_with(init.get<std::string>(), moved))
-        throw UnsupportedError(where, ": init_lora_weights ", init.dump(),
-                               " is not supported; save the adapter in PEFT converted to plain LoRA");
+  for (const char* key : {"use_dora", "lora_bias", "use_qalora", "fan_in_fan_out", "ensure_weight_tying"})
+    (void)flag_at(json, key, where);
+  check_initialisation(json, where);
   if (const Json bias = json.value("bias", Json("none")); bias != "none")
     throw UnsupportedError(where, ": bias ", bias.dump(), " is not supported");
-  for (const char* key :
-       {"target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config"})
-    if (json.contains(key) && !json[key].is_null() && !json[key].empty())
-      throw UnsupportedError(where, ": ", key, " is not supported");
+  for (const auto& [key, value] : json.items()) {
+    if (is_among(kRead, key) || is_among(kWithoutEffect, key) || !asks(value)) continue;
+    if (is_among(kOtherwise, key)) throw UnsupportedError(where, ": ", key, " is not supported");
+    if (value.is_number() || value.is_string()) {  // Settings of what another key would switch on.
+      log_warn(where, ": unknown key '", key, "' is ignored, as PEFT does");
+      continue;
+    }
+    throw UnsupportedError(
+        where, ": the key '", key, "' (", value.dump(),
+        ") is not known here, so it is not supported: was the adapter made by a newer PEFT?");
+  }
 }
 
 void read_maps(const Json& json, const std::string& where, LoraOptions& options) {
@@ -230,8 +298,9 @@ class Filler {
 
 /// Whether PEFT takes `entry` for the name of a module.
 bool is_name(const std::string& entry) {
-  return std::all_of(entry.begin(), entry.end(),
-                     [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '.'; });
+  return std::all_of(entry.begin(), entry.end(), [](unsigned char c) {
+    return (c < 0x80 && std::isalnum(c) != 0) || c == '_' || c == '.';
+  });
 }
 
 /// In a list PEFT reads names only; an expression, or all-linear, has to stand alone.
@@ -239,15 +308,19 @@ bool peft_reads(const std::vector<std::string>& entries) {
   return entries.size() < 2 || std::all_of(entries.begin(), entries.end(), is_name);
 }
 
-/// Options that mean the same to PEFT: where a list is more than it reads, the adapted modules by their
-/// paths.
-LoraOptions for_peft(LoraOptions options, nn::Module& model) {
-  if (peft_reads(options.target_modules) && peft_reads(options.exclude_modules)) return options;
-  options.target_modules = model.module_paths([](const nn::Module& module) {
+std::vector<std::string> adapted_modules(nn::Module& model) {
+  return model.module_paths([](const nn::Module& module) {
     const auto* linear = dynamic_cast<const nn::Linear*>(&module);
     const auto* embedding = dynamic_cast<const nn::Embedding*>(&module);
     return (linear && !linear->adapters.empty()) || (embedding && !embedding->adapters.empty());
   });
+}
+
+/// Options that mean the same to PEFT: where a list is more than it reads, the adapted modules by their
+/// paths.
+LoraOptions for_peft(LoraOptions options, nn::Module& model) {
+  if (peft_reads(options.target_modules) && peft_reads(options.exclude_modules)) return options;
+  options.target_modules = adapted_modules(model);
   options.exclude_modules.clear();
   options.layers_to_transform.clear();
   return options;
@@ -341,6 +414,33 @@ void save_adapter(const fs::path& directory, nn::Module& model, const LoraOption
   folder.commit();
 }
 
+namespace {
+
+/// PEFT takes the first pattern in the order of the file, the options the first in alphabetical order, in
+/// which PEFT writes them. Refuses a file where that matters.
+void check_pattern_order(const Json& json, nn::Module& model, const std::string& where) {
+  for (const char* key : {"rank_pattern", "alpha_pattern"}) {
+    const auto patterns = json.find(key);
+    if (patterns == json.end() || !patterns->is_object()) continue;
+    for (const std::string& path : adapted_modules(model)) {
+      const Json::object_t::value_type* first = nullptr;   // In the file.
+      const Json::object_t::value_type* chosen = nullptr;  // By name.
+      for (const auto& entry : patterns->get_ref<const Json::object_t&>()) {
+        if (!adapters::matches_end(entry.first, path)) continue;
+        if (first == nullptr) first = &entry;
+        if (chosen == nullptr || entry.first < chosen->first) chosen = &entry;
+      }
+      if (first != nullptr && first->second != chosen->second)
+        throw UnsupportedError(
+            where, ": ", key, ": '", first->first, "' and '", chosen->first, "' both name ", path,
+            "; of several patterns the first in alphabetical order is supported, PEFT takes the "
+            "first in the file: leave one of them");
+    }
+  }
+}
+
+}  // namespace
+
 LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
   const fs::path config_path = directory / "adapter_config.json";
   std::error_code ignored;
@@ -351,7 +451,8 @@ LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
     throw UnsupportedError(directory.string(),
                            " holds only adapter_model.bin, a pickled file, which can run code when read; "
                            "load it in PEFT and save it with save_pretrained, which writes safetensors");
-  LoraOptions options = parse_adapter_config(io::read_json(config_path), config_path.string());
+  const Json json = io::read_json(config_path);
+  LoraOptions options = parse_adapter_config(json, config_path.string());
   const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
   try {
     adapters::attach(model, options, 0);
@@ -360,6 +461,7 @@ LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
     throw;
   }
   try {
+    check_pattern_order(json, model, config_path.string());
     Filler(model, file, options).fill();
   } catch (...) {
     adapters::detach(model);

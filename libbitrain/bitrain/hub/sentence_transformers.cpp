@@ -46,11 +46,16 @@ std::string known_pooling_modes() {
 
 // ---- Reading
 
-/// Transformer, Pooling, Dense.., Normalize?
+/// Transformer, Pooling, Dense.., Normalize?; a Dropout among the last, which works in sentence-transformers'
+/// training alone, is left out.
 std::vector<ModuleEntry> read_sentence_modules(const fs::path& directory) {
   std::vector<ModuleEntry> modules =
-      read_modules(directory, {"Transformer", "Pooling", "Dense", "Normalize"});
+      read_modules(directory, {"Transformer", "Pooling", "Dense", "Normalize", "Dropout"});
   bool ordered = modules.size() >= 2 && modules[0].type == "Transformer" && modules[1].type == "Pooling";
+  if (ordered &&
+      std::erase_if(modules, [](const ModuleEntry& module) { return module.type == "Dropout"; }) > 0)
+    log_info(directory.string(),
+             ": the module Dropout does nothing when texts are encoded; it is passed over");
   for (std::size_t i = 2; i < modules.size(); ++i) {
     const bool last = i + 1 == modules.size();
     ordered = ordered && (modules[i].type == "Dense" || (modules[i].type == "Normalize" && last));
@@ -58,7 +63,7 @@ std::vector<ModuleEntry> read_sentence_modules(const fs::path& directory) {
   if (!ordered) {
     throw UnsupportedError((directory / "modules.json").string(), ": the modules ", names_of(modules),
                            " are not supported in this order; there is: Transformer, Pooling, any number of "
-                           "Dense, at most one Normalize");
+                           "Dense and Dropout, at most one Normalize");
   }
   return modules;
 }
@@ -90,19 +95,9 @@ std::vector<Pooling> old_pooling_modes(const Json& json, const ConfigReader& rea
   return modes;
 }
 
-std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden_size,
-                                  SentenceSettings& settings) {
-  const fs::path path = directory / "config.json";
-  const std::string where = path.string();
-  const Json& json = settings.pooling_file.content = io::read_json(path);
-  const ConfigReader reader(json, where);
-  std::int64_t width = hidden_size;
-  reader.read("word_embedding_dimension", width);
-  reader.read("embedding_dimension", width);
-  if (width != hidden_size) {
-    throw FormatError(where, ": pools ", width, " features, but the transformer has ", hidden_size);
-  }
-  reader.read("include_prompt", settings.include_prompt);
+/// pooling_mode, one name or a list, or the booleans of old.
+std::vector<Pooling> read_pooling_modes(const Json& json, const ConfigReader& reader,
+                                        const std::string& where) {
   const Json* given = reader.find("pooling_mode");
   if (given == nullptr) return old_pooling_modes(json, reader, where);
   std::vector<Pooling> modes;
@@ -112,6 +107,27 @@ std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden
     modes.push_back(pooling_mode(name.get<std::string>(), where));
   }
   if (modes.empty()) throw FormatError(where, ": pooling_mode is an empty list");
+  return modes;
+}
+
+std::vector<Pooling> read_pooling(const fs::path& directory, std::int64_t hidden_size,
+                                  SentenceSettings& settings) {
+  const fs::path path = directory / "config.json";
+  const std::string where = path.string();
+  const Json& json = settings.pooling_file.content = io::read_json(path);
+  const ConfigReader reader(json, where);
+  std::vector<Pooling> modes = read_pooling_modes(json, reader, where);
+  std::int64_t width = hidden_size;
+  reader.read("word_embedding_dimension", width);
+  reader.read("embedding_dimension", width);
+  // sentence-transformers asks nobody for this number; some folders give what comes out in its place.
+  const std::int64_t pooled = hidden_size * static_cast<std::int64_t>(modes.size());
+  if (width != hidden_size && width != pooled) {
+    throw FormatError(where, ": embedding_dimension (word_embedding_dimension) is ", width,
+                      ", but the transformer's hidden states have ", hidden_size, " features",
+                      modes.size() > 1 ? to_text(" and ", modes.size(), " pooling modes make ", pooled) : "");
+  }
+  reader.read("include_prompt", settings.include_prompt);
   return modes;
 }
 
@@ -134,12 +150,12 @@ void check_normalize(const fs::path& directory) {
 Json read_transformer_settings(const fs::path& directory, std::string& where) {
   for (const char* family :
        {"bert", "roberta", "distilbert", "camembert", "xlm-roberta", "xlnet", "albert"}) {
-    const fs::path path = directory / c10::str("sentence_", family, "_config.json");
+    const fs::path path = directory / to_text("sentence_", family, "_config.json");
     if (!fs::exists(path)) continue;
     where = path.string();
     return io::read_json(path);
   }
-  return Json::object();
+  return nullptr;
 }
 
 /// What the tokenizer was made for; nothing where it does not say. "No limit" is a huge number there.
@@ -154,7 +170,9 @@ std::optional<double> model_max_length(const fs::path& directory) {
 
 void read_transformer(const fs::path& directory, std::int64_t longest, SentenceSettings& settings) {
   std::string where = directory.string();
-  const Json& json = settings.transformer_file.content = read_transformer_settings(directory, where);
+  settings.transformer_file.content = read_transformer_settings(directory, where);
+  const Json& found = settings.transformer_file.content;
+  const Json json = found.is_null() ? Json::object() : found;
   const ConfigReader reader(json, where);
   std::optional<std::int64_t> length;
   reader.read("max_seq_length", length);

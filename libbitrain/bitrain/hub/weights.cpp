@@ -80,8 +80,8 @@ class Loader {
     for (const std::string& part : source_.names())
       if (starts_with(part, name)) used_.insert(part);
     if (packed.shape != std::vector<std::int64_t>{linear.out_features, linear.in_features}) {
-      faults_.push_back(c10::str(name, " is ", at::IntArrayRef(packed.shape), ", the model wants [",
-                                 linear.out_features, ", ", linear.in_features, "]"));
+      faults_.push_back(to_text(name, " is ", at::IntArrayRef(packed.shape), ", the model wants [",
+                                linear.out_features, ", ", linear.in_features, "]"));
       return;
     }
     linear.quantized = packed.to(device_);
@@ -95,10 +95,10 @@ class Loader {
     used_.insert(name);
     const at::Tensor stored = source_.tensor(name);
     if (stored.sizes() != tensor.sizes())
-      faults_.push_back(c10::str(name, " is ", stored.sizes(), ", the model wants ", tensor.sizes()));
+      faults_.push_back(to_text(name, " is ", stored.sizes(), ", the model wants ", tensor.sizes()));
     else if (!stored.is_floating_point())
       faults_.push_back(
-          c10::str(name, " holds ", c10::toString(stored.scalar_type()), ", no floating-point numbers"));
+          to_text(name, " holds ", c10::toString(stored.scalar_type()), ", no floating-point numbers"));
     else
       tensor = stored.to(device_, dtype_, /*non_blocking=*/false, /*copy=*/true);
   }

@@ -20,7 +20,7 @@ using torch::autograd::variable_list;
 void check_matrix(const char* loss, const char* what, const at::Tensor& x) {
   if (!x.defined() || x.dim() != 2 || !x.is_floating_point())
     throw StateError(loss, ": ", what, " must be a floating-point matrix",
-                     x.defined() ? c10::str(", not ", x.scalar_type(), " ", x.sizes()) : ", not undefined");
+                     x.defined() ? to_text(", not ", x.scalar_type(), " ", x.sizes()) : ", not undefined");
 }
 
 void check_pair(const char* loss, const char* first, const at::Tensor& a, const char* second,

@@ -17,7 +17,7 @@ void check(const std::vector<at::Tensor>& embeddings, const std::vector<std::int
   for (const at::Tensor& embedding : embeddings) {
     if (!embedding.defined() || embedding.dim() < 1 || embedding.size(-1) < widest)
       throw StateError("matryoshka: dims has ", widest, ", more than the features of an embedding",
-                       embedding.defined() ? c10::str(" ", embedding.sizes()) : " that is undefined");
+                       embedding.defined() ? to_text(" ", embedding.sizes()) : " that is undefined");
   }
 }
 

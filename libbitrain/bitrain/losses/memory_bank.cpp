@@ -27,7 +27,7 @@ void LanguageMemoryBank::push(const at::Tensor& embeddings, const std::vector<st
   if (!embeddings.defined() || embeddings.dim() != 2 || embeddings.size(1) != dim_ ||
       embeddings.size(0) != static_cast<std::int64_t>(language_ids.size())) {
     throw StateError("memory bank: embeddings must be [", language_ids.size(), ", ", dim_, "]",
-                     embeddings.defined() ? c10::str(", not ", embeddings.sizes()) : ", not undefined");
+                     embeddings.defined() ? to_text(", not ", embeddings.sizes()) : ", not undefined");
   }
   const at::Tensor rows = embeddings.detach().to(options_);
   std::vector<std::vector<std::int64_t>> of_language(rings_.size());
@@ -79,7 +79,7 @@ std::vector<std::pair<std::string, at::Tensor>> LanguageMemoryBank::state() cons
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (std::size_t language = 0; language < rings_.size(); ++language) {
     if (rings_[language].size > 0)
-      tensors.emplace_back(c10::str("language.", language), candidates(static_cast<std::int32_t>(language)));
+      tensors.emplace_back(to_text("language.", language), candidates(static_cast<std::int32_t>(language)));
   }
   return tensors;
 }
@@ -88,7 +88,7 @@ void LanguageMemoryBank::load_state(const Lookup& lookup) {
   const at::NoGradGuard no_grad;
   std::vector<Ring> loaded(rings_.size());
   for (std::size_t language = 0; language < rings_.size(); ++language) {
-    const std::string name = c10::str("language.", language);
+    const std::string name = to_text("language.", language);
     const std::optional<at::Tensor> saved = lookup(name);
     if (!saved) continue;
     if (saved->dim() != 2 || saved->size(1) != dim_ || saved->size(0) > capacity_)

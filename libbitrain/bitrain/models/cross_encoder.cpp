@@ -24,6 +24,13 @@ bool is_bert(const EncoderModel& encoder) {
   return encoder.config().model_type == "bert";
 }
 
+/// The share that transformers' heads drop: a key of its own, else that of the encoder.
+double head_dropout(const BertConfig& config) {
+  constexpr double kDistilBert = 0.2;  // seq_classif_dropout where the file has none.
+  return config.classifier_dropout.value_or(config.is_distilbert() ? kDistilBert
+                                                                   : config.hidden_dropout_prob);
+}
+
 /// Dropout of rows [S, D], each at the place of its segment's first token.
 at::Tensor drop(const at::Tensor& rows, const Batch& batch, double p, const nn::ForwardContext& context,
                 const char* place) {
@@ -75,21 +82,24 @@ CrossEncoder::CrossEncoder(std::unique_ptr<EncoderModel> encoder)
   }
   const std::int64_t width = encoder_->config().hidden_size;
   dense_ = std::make_unique<nn::Linear>(width, width, true, encoder_->input_embeddings().weight.options());
-  register_child("roberta", *encoder_);
-  register_child("classifier.dense", *dense_);
-  register_child("classifier.out_proj", output_);
+  const bool distilbert = encoder_->config().is_distilbert();
+  register_child(encoder_->config().base_name(), *encoder_);
+  register_child(distilbert ? "pre_classifier" : "classifier.dense", *dense_);
+  register_child(distilbert ? "classifier" : "classifier.out_proj", output_);
 }
 
 at::Tensor CrossEncoder::forward(const Batch& batch, const nn::ForwardContext& context) {
   const at::Tensor hidden = encoder_->forward(batch, context).hidden;
-  const double p = encoder_->config().hidden_dropout_prob;
+  const BertConfig& config = encoder_->config();
+  const double p = head_dropout(config);
   at::Tensor rows;  // [S, D]
   if (dense_ == nullptr) {
     rows = encoder_->pooled(hidden, batch, context);
   } else {
-    const at::Tensor first = nn::pool_segments(hidden, batch.boundaries, {nn::Pooling::kCls});
-    rows = nn::activate(dense_->forward(drop(first, batch, p, context, "classifier.dense"), context),
-                        nn::Activation::kTanh);
+    rows = nn::pool_segments(hidden, batch.boundaries, {nn::Pooling::kCls});
+    if (!config.is_distilbert()) rows = drop(rows, batch, p, context, "classifier.dense");
+    rows = nn::activate(dense_->forward(rows, context),
+                        config.is_distilbert() ? nn::Activation::kRelu : nn::Activation::kTanh);
   }
   const at::Tensor scores = output_.forward(drop(rows, batch, p, context, "classifier"), context).squeeze(1);
   return scores.scalar_type() == at::kDouble ? scores : scores.to(at::kFloat);

@@ -9,8 +9,9 @@
 namespace bitrain::models {
 
 /// An encoder that reads two texts as one segment and says in one number how well they go together: Hugging
-/// Face's ...ForSequenceClassification with one label. Names are theirs: of BERT "bert" with its pooler and
-/// "classifier"; of RoBERTa and its kin "roberta" and classifier.{dense,out_proj}.
+/// Face's ...ForSequenceClassification with one label. Names and activations are theirs: of BERT "bert" with
+/// its pooler and "classifier"; of DistilBERT "distilbert", pre_classifier (ReLU) and classifier; of RoBERTa
+/// and its kin "roberta" and classifier.{dense,out_proj} (tanh).
 class CrossEncoder : public nn::Module {
  public:
   /// The head is allocated as the word embedding is, not filled: load it, or see with_fresh_head. Throws
@@ -27,11 +28,11 @@ class CrossEncoder : public nn::Module {
 
  private:
   std::unique_ptr<EncoderModel> encoder_;
-  std::unique_ptr<nn::Linear> dense_;  ///< RoBERTa's; a BERT has it in the pooler.
+  std::unique_ptr<nn::Linear> dense_;  ///< RoBERTa's and DistilBERT's; a BERT has it in the pooler.
   nn::Linear output_;
 };
 
-/// The encoder with a new head, filled as Hugging Face does. A BERT without a pooler gets one, a RoBERTa's is
+/// The encoder with a new head, filled as Hugging Face does. A BERT without a pooler gets one, another's is
 /// left aside, as transformers does. The encoder's weights must be dense.
 [[nodiscard]] std::unique_ptr<CrossEncoder> with_fresh_head(std::unique_ptr<EncoderModel> encoder,
                                                             std::uint64_t seed);

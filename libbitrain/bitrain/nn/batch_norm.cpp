@@ -32,7 +32,7 @@ at::Tensor BatchNorm::forward(const at::Tensor& x, BatchStatistics statistics,
                               const ForwardContext& context) {
   if (!x.defined() || x.dim() != 2 || x.size(1) != weight.size(0))
     throw StateError("batch norm: input must be [B, ", weight.size(0), "]",
-                     x.defined() ? c10::str(", not ", x.sizes()) : ", not undefined");
+                     x.defined() ? to_text(", not ", x.sizes()) : ", not undefined");
   const at::ScalarType type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   const at::Tensor wide = x.to(type);
   at::Tensor centred;

@@ -20,7 +20,7 @@ at::Tensor ProjectionHead::forward(const at::Tensor& x, BatchStatistics statisti
                                    const ForwardContext& context) {
   if (!x.defined() || x.dim() != 2 || x.size(1) != in_proj.in_features)
     throw StateError("projection head: input must be [B, ", in_proj.in_features, "]",
-                     x.defined() ? c10::str(", not ", x.sizes()) : ", not undefined");
+                     x.defined() ? to_text(", not ", x.sizes()) : ", not undefined");
   return unit_rows(out_proj.forward(norm.forward(in_proj.forward(x, context), statistics, context), context));
 }
 

@@ -14,7 +14,7 @@ namespace bitrain::objectives {
 namespace {
 
 std::string place_of(const data::Example& example) {
-  return c10::str("row ", example.id + 1, " of source '", example.source, "'");
+  return to_text("row ", example.id + 1, " of source '", example.source, "'");
 }
 
 template <class T>

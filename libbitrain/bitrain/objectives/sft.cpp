@@ -40,7 +40,7 @@ bool overlaps(const text::Offset& offset, const std::vector<Span>& spans) {
 }
 
 std::string place_of(const data::Example& example) {
-  return c10::str("row ", example.id + 1, " of source '", example.source, "'");
+  return to_text("row ", example.id + 1, " of source '", example.source, "'");
 }
 
 }  // namespace

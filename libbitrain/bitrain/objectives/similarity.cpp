@@ -39,7 +39,7 @@ Similarity::Similarity(std::shared_ptr<const text::Tokenizer> tokenizer, std::ve
 
 data::TokenSequence Similarity::encode(const data::Example& example) const {
   const auto row = [&example] {
-    return c10::str("row ", example.id + 1, " of source '", example.source, "'");
+    return to_text("row ", example.id + 1, " of source '", example.source, "'");
   };
   if (!example.score)
     throw DataError(row(), " has no score: similarity is learnt from a text, another, and a score");

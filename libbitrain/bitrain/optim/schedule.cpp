@@ -66,8 +66,8 @@ void check_schedule(const ScheduleOptions& options, std::int64_t total_steps) {
   const std::int64_t decay = options.type == "wsd" ? decay_steps(options, total_steps) : 0;
   if (warmup + decay > total_steps) {
     throw ConfigError("schedule: ", warmup, " steps of warm-up",
-                      decay > 0 ? c10::str(" and ", decay, " of decay") : "", " do not fit into ",
-                      total_steps, " steps; lower warmup_steps, warmup_ratio or decay_ratio");
+                      decay > 0 ? to_text(" and ", decay, " of decay") : "", " do not fit into ", total_steps,
+                      " steps; lower warmup_steps, warmup_ratio or decay_ratio");
   }
   if (options.type == "inverse_sqrt" && warmup == 0) {
     throw ConfigError(

@@ -65,8 +65,8 @@ kernels::BlockScales scales_of(const QuantizedTensor& weight) {
 }
 
 std::string element_range(std::int64_t block, std::int64_t block_size, std::int64_t n) {
-  return c10::str("elements ", block * block_size, " to ", std::min((block + 1) * block_size, n) - 1,
-                  " of its row-major order");
+  return to_text("elements ", block * block_size, " to ", std::min((block + 1) * block_size, n) - 1,
+                 " of its row-major order");
 }
 
 // Quantises into the codes and `absmax`; returns -1, or the first block that is not finite.

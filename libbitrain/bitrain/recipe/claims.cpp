@@ -5,7 +5,7 @@
 #include <optional>
 #include <utility>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 #include <bitrain/base/strings.h>
 
@@ -23,6 +23,7 @@ std::vector<std::pair<std::string, std::string>> relations_of(const ClaimOptions
 }
 
 std::optional<double> as_number(const std::string& text) {
+  const ClassicLocale locale;
   char* end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
   if (text.empty() || *end != '\0' || !std::isfinite(value)) return std::nullopt;
@@ -58,8 +59,8 @@ std::string problem_of(const ClaimOptions& claim, const std::vector<std::string>
     bool known = false;
     for (const std::string& name : stages) known = known || name == stage;
     if (!known)
-      return c10::str("'", path, "' is no number, and there is no stage '", stage, "'",
-                      did_you_mean(stage, stages));
+      return to_text("'", path, "' is no number, and there is no stage '", stage, "'",
+                     did_you_mean(stage, stages));
   }
   if (as_number(claim.that)) return "'that' is to be a figure of a stage, not the number " + claim.that;
   return "";

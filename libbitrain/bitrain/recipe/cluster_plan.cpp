@@ -113,7 +113,7 @@ class StagePlanner {
                                  : plan_.rows_per_rank;
     plan_.micro_batches = ceil_div(plan_.rows_per_rank, plan_.micro_batch_rows);
     if (loader.rows_per_step % groups != 0)
-      plan_.notes.push_back(c10::str(
+      plan_.notes.push_back(to_text(
           "loader.rows_per_step is ", loader.rows_per_step, " for ", groups,
           context_ > 1 ? " groups of ranks: " : " ranks: ",
           loader.rows_per_step < groups ? "some have nothing to do" : "some have a row less than others",
@@ -278,9 +278,8 @@ class StagePlanner {
       return;
     const std::int64_t wanted = ceil_div(ranks_ * 4000000, 1 << 20);
     if (wanted > options_.parallel.bucket_mib && travelling() > bucket())
-      plan_.notes.push_back(c10::str("a ring around ", ranks_,
-                                     " ranks takes longer to go round than to move ",
-                                     options_.parallel.bucket_mib, " MiB: try --bucket-mib ", wanted));
+      plan_.notes.push_back(to_text("a ring around ", ranks_, " ranks takes longer to go round than to move ",
+                                    options_.parallel.bucket_mib, " MiB: try --bucket-mib ", wanted));
   }
 
   void time() {
@@ -368,13 +367,13 @@ std::vector<Change> changes_for(const StageShape& stage, const ClusterOptions& o
   std::vector<Change> changes;
   const auto shard = [&](const char* mode) {
     changes.push_back(
-        {c10::str("--shard ", mode), [mode](StageShape&, ClusterOptions& o) { o.parallel.shard = mode; }});
+        {to_text("--shard ", mode), [mode](StageShape&, ClusterOptions& o) { o.parallel.shard = mode; }});
   };
   const std::vector<std::string> modes = {"none", "optimizer", "gradients", "parameters"};
   const auto now = std::find(modes.begin(), modes.end(), options.parallel.shard) - modes.begin();
   if (options.ranks() > 1 && now < 1) shard("optimizer");
   for (std::int64_t rows = plan.micro_batch_rows / 2; rows >= 1; rows /= 2)
-    changes.push_back({c10::str("loader.micro_batch_rows=", rows),
+    changes.push_back({to_text("loader.micro_batch_rows=", rows),
                        [rows](StageShape& s, ClusterOptions&) { s.loader.micro_batch_rows = rows; }});
   if (options.ranks() > 1 && now < 2) shard("gradients");
   if (!plan.recompute)
@@ -385,7 +384,7 @@ std::vector<Change> changes_for(const StageShape& stage, const ClusterOptions& o
        c *= 2)
     if (options.ranks() % c == 0)
       changes.push_back(
-          {c10::str("--context ", c), [c](StageShape&, ClusterOptions& o) { o.parallel.context = c; }});
+          {to_text("--context ", c), [c](StageShape&, ClusterOptions& o) { o.parallel.context = c; }});
   return changes;
 }
 

@@ -1,26 +1,14 @@
 #include <bitrain/recipe/cluster_report.h>
 
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <utility>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 #include <bitrain/base/strings.h>
 
 namespace bitrain::recipe {
 namespace {
-
-std::string format(const char* pattern, ...) __attribute__((format(printf, 1, 2)));
-std::string format(const char* pattern, ...) {
-  char text[400];
-  va_list arguments;
-  va_start(arguments, pattern);
-  std::vsnprintf(text, sizeof text, pattern, arguments);
-  va_end(arguments);
-  return text;
-}
 
 double gib(std::uint64_t bytes) {
   return static_cast<double>(bytes) / (1 << 30);
@@ -167,14 +155,14 @@ io::Json json_of(const StagePlan& plan) {
 std::string describe(const std::vector<StagePlan>& plans, const ClusterOptions& options) {
   const GpuSpec& gpu = options.gpu;
   const dist::ParallelOptions& parallel = options.parallel;
-  std::string text = c10::str(options.nodes, " x ", options.gpus_per_node, " ", gpu.title);
+  std::string text = to_text(options.nodes, " x ", options.gpus_per_node, " ", gpu.title);
   text += format(
       ": %.0f TFLOP/s of bfloat16, %.0f GB/s of memory,\n  %.4g GB/s by %s, %.4g Gb/s of network each\n",
       gpu.bf16_tflops, gpu.memory_gbs, gpu.link_gbs, gpu.link.c_str(), gpu.network_gbps);
   text += format("  reached: %.0f %% of the peak, %.0f %% of memory's speed, %.0f %% of the links'\n",
                  100 * options.rates.compute, 100 * options.rates.memory, 100 * options.rates.link);
-  text += c10::str("shard ", parallel.shard, ", context ", parallel.context,
-                   ", gradients of 16-bit weights travel in ", parallel.reduce_dtype, "\n");
+  text += to_text("shard ", parallel.shard, ", context ", parallel.context,
+                  ", gradients of 16-bit weights travel in ", parallel.reduce_dtype, "\n");
   text +=
       "An estimate: no run of bitrain on several GPUs has been compared with it. docs/scaling.md has the\n"
       "formulas, and how far they are from runs that others published.\n";

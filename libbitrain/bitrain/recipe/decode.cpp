@@ -2,16 +2,11 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstdio>
+
+#include <bitrain/base/rules.h>
 
 namespace bitrain::recipe {
 namespace {
-
-std::string number_text(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%.12g", value);
-  return text;
-}
 
 /// Where from_chars should begin: behind a '+', which it does not know, unless another sign follows.
 const char* number_begin(const std::string& text) {
@@ -27,13 +22,8 @@ const std::string* text_of(const Node& node, const std::string& key, const char*
 
 void check_range(const Node& node, const std::string& key, const Rule& rule, double value,
                  Problems& problems) {
-  const bool low = rule.minimum && (rule.exclusive_minimum ? value <= *rule.minimum : value < *rule.minimum);
-  const bool high = rule.maximum && value > *rule.maximum;
-  if (!low && !high) return;
-  std::string bound;
-  if (rule.minimum) bound = (rule.exclusive_minimum ? "above " : "at least ") + number_text(*rule.minimum);
-  if (rule.maximum) bound += (bound.empty() ? "" : " and ") + ("at most " + number_text(*rule.maximum));
-  problems.add(node.mark, key, "must be " + bound + ", not " + node.scalar);
+  if (const std::string broken = broken_bounds(rule, value); !broken.empty())
+    problems.add(node.mark, key, broken + ", not " + node.scalar);
 }
 
 }  // namespace

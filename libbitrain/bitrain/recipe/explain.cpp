@@ -1,10 +1,10 @@
 #include <bitrain/recipe/explain.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <vector>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/recipe/decode.h>
 #include <bitrain/recipe/recipe.h>
 
@@ -12,9 +12,7 @@ namespace bitrain::recipe {
 namespace {
 
 std::string number_text(double value) {
-  char text[40];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
+  return format("%g", value);
 }
 
 template <class T>

@@ -1,8 +1,5 @@
 #include <bitrain/recipe/gpu_specs.h>
 
-#include <algorithm>
-#include <cctype>
-
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 
@@ -39,9 +36,7 @@ const std::vector<GpuSpec>& gpu_specs() {
 }
 
 const GpuSpec& find_gpu(const std::string& name) {
-  std::string wanted = name;
-  std::transform(wanted.begin(), wanted.end(), wanted.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const std::string wanted = lower_ascii(name);
   std::vector<std::string> names;
   for (const GpuSpec& spec : gpu_specs()) {
     if (spec.name == wanted) return spec;

@@ -71,7 +71,7 @@ void visit_fields(Visitor& v, Recipe& o) {
   v.field("device", o.device, one_of({"cpu", "cuda"}), "Where models live.");
   v.field("dtype", o.dtype, one_of({"bfloat16", "float32"}), "Type of weights and activations.");
   v.field("threads", o.threads, in_range(0, 1024),
-          "CPU threads of each process; 0: as many as there are cores for it.");
+          "CPU threads of each process; 0: as many as its affinity and CPU quota leave it.");
   v.field("parallel", o.parallel, any(), "How several processes share the run.");
   v.field("base", o.base, any(),
           "Hugging Face folder to start from, in place of the stages tokenizer and pretrain.");

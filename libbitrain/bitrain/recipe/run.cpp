@@ -9,6 +9,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <bitrain/base/cpu_count.h>
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
@@ -233,7 +234,10 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
   if (recipe.source.language == recipe.target.language)
     throw ConfigError("source.language and target.language are both '", recipe.source.language, "'");
   if (recipe.device == "cuda") require_cuda();
-  if (recipe.threads > 0) at::set_num_threads(static_cast<int>(recipe.threads));
+  if (recipe.threads > 0)
+    at::set_num_threads(static_cast<int>(recipe.threads));
+  else
+    keep_threads_within_quota();
   RunResult result;
   result.dir = recipe.dir;
   if (ranks->rank() > 0) {

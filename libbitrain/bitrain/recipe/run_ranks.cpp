@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <exception>
-#include <thread>
 
+#include <bitrain/base/cpu_count.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/session.h>
 #include <bitrain/recipe/validate.h>
@@ -13,8 +13,7 @@ namespace {
 
 std::int64_t thread_share(const Recipe& recipe, const dist::Environment& environment) {
   if (recipe.threads > 0 || environment.world_size == 1) return recipe.threads;
-  const auto cores = static_cast<std::int64_t>(std::max(1U, std::thread::hardware_concurrency()));
-  return std::max<std::int64_t>(1, cores / environment.local_world_size);
+  return std::max<std::int64_t>(1, usable_cpus() / environment.local_world_size);
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 #include <bitrain/recipe/search_systems.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <utility>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/eval/bm25.h>
@@ -49,9 +49,7 @@ eval::RetrievalRun run_of(const eval::RetrievalSet& set, const eval::Neighbours&
 
 /// "fused_0.01": documents with this weight of their generated queries.
 std::string fused_name(double weight) {
-  char text[40];
-  std::snprintf(text, sizeof text, "fused_%g", weight);
-  return text;
+  return format("fused_%g", weight);
 }
 
 /// By the embeddings of a sentence encoder.

@@ -150,7 +150,7 @@ void check_kinds(const Stage& stage, const std::vector<Stage>& before, const Nod
     for (const Stage& other : before)
       if (other.name == name && other.type != type)
         problems.add(node.mark, "stages." + stage.name + "." + key,
-                     c10::str("'", name, "' is no stage of type ", type));
+                     to_text("'", name, "' is no stage of type ", type));
     if (name == "base")
       problems.add(node.mark, "stages." + stage.name + "." + key, "base is no stage of type " + type);
   };

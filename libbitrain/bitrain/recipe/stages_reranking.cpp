@@ -118,7 +118,10 @@ void run_stage(const CrossEncoderStage& options, StageContext& context) {
   const Recipe& recipe = context.recipe;
   hub::OpenedCrossEncoder opened = open_with_head(context);
   models::CrossEncoder& model = *opened.model;
-  if (options.dropout >= 0) model.encoder().config().hidden_dropout_prob = options.dropout;
+  if (options.dropout >= 0) {
+    model.encoder().config().hidden_dropout_prob = options.dropout;
+    model.encoder().config().classifier_dropout = options.dropout;
+  }
   adapters::train_all(model);
   adapters::freeze(model, options.freeze);
 

@@ -47,7 +47,7 @@ std::vector<Item> read_items(const Json& json, const char* key, int texts, const
     const auto name = field<std::string>(special, "id", where);
     const Json& token = member(specials, name.c_str(), place + ": 'special_tokens'");
     if (token.is_null()) throw FormatError(where, ": the token '", name, "' is not among the special_tokens");
-    const Json& ids = member(token, "ids", c10::str(place, ": '", name, "'"));
+    const Json& ids = member(token, "ids", to_text(place, ": '", name, "'"));
     if (!ids.is_array()) throw FormatError(place, ": the ids of '", name, "' are not a list");
     for (const Json& id : ids)
       items.push_back({Kind::kSpecial, checked_id(id, where), type_id_of(special, where)});

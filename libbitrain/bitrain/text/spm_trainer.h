@@ -1,20 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include <bitrain/base/fields.h>
 #include <bitrain/text/spm_model.h>
+#include <bitrain/text/training_text.h>
 
 namespace bitrain::text {
-
-/// Gives the next line, false at the end.
-using NextLine = std::function<bool(std::string& line)>;
-
-/// The lines of `lines`, from the first; the vector must outlive the callback.
-[[nodiscard]] NextLine lines_of(const std::vector<std::string>& lines);
 
 /// How a SentencePiece vocabulary is learned. The defaults are those of Llama 2's tokenizer.
 struct TrainOptions {
@@ -37,7 +31,7 @@ template <class Visitor>
 void visit_fields(Visitor& v, TrainOptions& o) {
   v.field("vocab_size", o.vocab_size, at_least(8), "Number of pieces, special and byte pieces included.");
   v.field("model_type", o.model_type, one_of({"bpe", "unigram"}), "How text is segmented.");
-  v.field("character_coverage", o.character_coverage, in_range(0.9, 1.0),
+  v.field("character_coverage", o.character_coverage, in_range(0.98, 1.0),
           "Share of the characters of the text that get a piece of their own; the rest become bytes.");
   v.field("byte_fallback", o.byte_fallback, any(), "Add 256 byte pieces, so that no text is unknown.");
   v.field("split_digits", o.split_digits, any(), "Every digit is a piece of its own.");
@@ -51,7 +45,8 @@ void visit_fields(Visitor& v, TrainOptions& o) {
   v.field("allow_whitespace_only_pieces", o.allow_whitespace_only_pieces, any(),
           "Allow pieces of several spaces.");
   v.field("max_piece_length", o.max_piece_length, in_range(1, 512), "Longest piece in characters.");
-  v.field("max_line_bytes", o.max_line_bytes, at_least(16), "Longer lines are not learned from.");
+  v.field("max_line_bytes", o.max_line_bytes, in_range(16, 1 << 30),
+          "Longer lines are cut, at spaces where there are.");
   v.field("control_symbols", o.control_symbols, any(),
           "More special tokens, such as chat markers; they never come out of text.");
   v.field("pad", o.pad, any(), "Add a '<pad>' piece, id 3.");
@@ -60,8 +55,10 @@ void visit_fields(Visitor& v, TrainOptions& o) {
 }
 
 /// Learns a model from the lines, by libsentencepiece's trainer on one thread: the same lines give the same
-/// bytes. Ids: <unk> 0, <s> 1, </s> 2, <pad> 3 if asked for. Throws DataError for no usable lines or a line
-/// that is not UTF-8 (with its number), ConfigError when the text is too small for vocab_size.
+/// bytes. Ids: <unk> 0, <s> 1, </s> 2, <pad> 3 if asked for. Lines that the trainer would pass over are cut
+/// first (TrainingText); a message says how many. Throws DataError for no usable lines or a line that is not
+/// UTF-8 (with its number), ConfigError for an option that breaks its rule, for control symbols that cannot
+/// be, and with the largest possible size when the text is too small for vocab_size.
 [[nodiscard]] SpmModel train_sentencepiece(const NextLine& lines, const TrainOptions& options);
 
 }  // namespace bitrain::text

@@ -93,15 +93,15 @@ std::string find_damage(const fs::path& directory) {
       const std::uintmax_t size = fs::file_size(directory / name, error);
       if (error) return name + " is missing";
       if (size != entry.at("size").get<std::uintmax_t>()) {
-        return c10::str(name, " has ", size, " bytes, the manifest says ", entry.at("size").dump());
+        return to_text(name, " has ", size, " bytes, the manifest says ", entry.at("size").dump());
       }
     }
     for (const auto& [stem, usual] : {std::pair{kTrainableStem, kTrainable}, {kOptimizerStem, kOptimizer}}) {
       bool there = false;
       for (const auto& [name, entry] : manifest.at("files").items()) there = there || is_file_of(stem, name);
-      if (!there) return c10::str("the manifest has no ", usual);
+      if (!there) return to_text("the manifest has no ", usual);
     }
-    if (!manifest.at("files").contains(kState)) return c10::str("the manifest has no ", kState);
+    if (!manifest.at("files").contains(kState)) return to_text("the manifest has no ", kState);
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -117,7 +117,7 @@ bool is_complete_checkpoint(const fs::path& directory) {
 CheckpointStore::CheckpointStore(fs::path directory) : directory_(std::move(directory)) {}
 
 fs::path CheckpointStore::path(std::int64_t step) const {
-  return directory_ / c10::str(kPrefix, step);
+  return directory_ / to_text(kPrefix, step);
 }
 
 std::string slice_file(std::int64_t rank, std::int64_t ranks) {
@@ -218,7 +218,7 @@ void CheckpointStore::prune(std::int64_t keep_last, std::optional<std::int64_t> 
     if (all[i] == best) continue;
     // Renamed first: a folder that is half deleted must not carry the name of a checkpoint.
     fs::path doomed = path(all[i]);
-    doomed += c10::str(".tmp-", ::getpid(), "-old");
+    doomed += to_text(".tmp-", ::getpid(), "-old");
     std::error_code error;
     fs::rename(path(all[i]), doomed, error);
     if (!error) fs::remove_all(doomed, error);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 #include <bitrain/base/error.h>
 
@@ -25,7 +25,7 @@ std::string LossGuard::check(double loss, double grad_norm) {
   std::string reason;
   if (!std::isfinite(loss) || !std::isfinite(grad_norm)) {
     reason =
-        std::isfinite(loss) ? c10::str("the gradient norm is ", grad_norm) : c10::str("the loss is ", loss);
+        std::isfinite(loss) ? to_text("the gradient norm is ", grad_norm) : to_text("the loss is ", loss);
     if (options_.on_nonfinite == "stop") {
       throw DivergedError(
           reason,
@@ -35,8 +35,8 @@ std::string LossGuard::check(double loss, double grad_norm) {
   } else if (options_.spike_factor > 0 && state_.recent.size() >= kSpikeMinimum) {
     const double usual = median(state_.recent);
     if (loss > options_.spike_factor * usual) {
-      reason = c10::str("the loss ", loss, " is more than ", options_.spike_factor,
-                        " times the recent median ", usual);
+      reason = to_text("the loss ", loss, " is more than ", options_.spike_factor,
+                       " times the recent median ", usual);
     }
   }
   if (!reason.empty()) {

@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <mutex>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
@@ -23,12 +23,6 @@ using Clock = std::chrono::steady_clock;
 constexpr int kBarWidth = 24;
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr const char* kClearLine = "\r\x1b[K";
-
-std::string format(const char* pattern, double value) {
-  char text[64];
-  std::snprintf(text, sizeof text, pattern, value);
-  return text;
-}
 
 const char* prefix(LogLevel level) {
   switch (level) {
@@ -77,12 +71,12 @@ struct Progress::Screen {
   [[nodiscard]] std::string describe(const StepRecord& record) const {
     const double left = seconds_per_step * static_cast<double>(info.total_steps - record.step);
     std::string text =
-        c10::str("step ", record.step, "/", info.total_steps, "  loss ", format("%.4f", record.loss));
+        to_text("step ", record.step, "/", info.total_steps, "  loss ", format("%.4f", record.loss));
     if (style == ProgressStyle::kLines) {
-      text += c10::str("  lr ", format("%.3g", record.learning_rate), "  norm ",
-                       format("%.3g", record.grad_norm));
+      text +=
+          to_text("  lr ", format("%.3g", record.learning_rate), "  norm ", format("%.3g", record.grad_norm));
     }
-    text += c10::str("  ", per_second(tokens_per_second), "  ", human_seconds(left), " left");
+    text += to_text("  ", per_second(tokens_per_second), "  ", human_seconds(left), " left");
     if (record.skipped) text += "  skipped";
     return text;
   }
@@ -121,9 +115,9 @@ Progress::~Progress() {
 void Progress::on_begin(const RunInfo& info) {
   screen_->info = info;
   if (screen_->style == ProgressStyle::kNone) return;
-  screen_->write(c10::str(screen_->name, ": ", info.total_steps, " steps, ",
-                          with_thousands(info.trainable_parameters), " trainable parameters",
-                          info.first_step > 0 ? c10::str(", resumed at step ", info.first_step) : "", "\n"));
+  screen_->write(to_text(screen_->name, ": ", info.total_steps, " steps, ",
+                         with_thousands(info.trainable_parameters), " trainable parameters",
+                         info.first_step > 0 ? to_text(", resumed at step ", info.first_step) : "", "\n"));
   if (screen_->style != ProgressStyle::kBar || screen_->has_sink) return;
   // Messages must not be written into the bar: they go above it, and the bar is drawn again with the next
   // step.
@@ -134,7 +128,7 @@ void Progress::on_begin(const RunInfo& info) {
     if (screen->previous_sink) {
       screen->previous_sink(level, message);
     } else {
-      screen->write(c10::str(prefix(level), message, "\n"));
+      screen->write(to_text(prefix(level), message, "\n"));
     }
   });
 }
@@ -150,27 +144,27 @@ void Progress::on_step(const StepRecord& record) {
   const bool last = record.step == screen.info.total_steps;
   if (screen.style == ProgressStyle::kLines) {
     if (is_logged(record.step, screen.info.log_every, screen.info.total_steps)) {
-      screen.write(c10::str(screen.name, ": ", screen.describe(record), "\n"));
+      screen.write(to_text(screen.name, ": ", screen.describe(record), "\n"));
     }
     return;
   }
   const auto now = Clock::now();
   if (!first && !last && now - screen.drawn < kRedraw) return;
   screen.drawn = now;
-  screen.bar = c10::str(screen.name, " ", screen.draw_bar(record), " ", screen.describe(record));
+  screen.bar = to_text(screen.name, " ", screen.draw_bar(record), " ", screen.describe(record));
   screen.write(kClearLine + screen.bar);
 }
 
 void Progress::on_evaluate(const Evaluation& evaluation) {
   Screen& screen = *screen_;
   if (screen.style == ProgressStyle::kNone) return;
-  std::string text = c10::str(screen.name, ": evaluation at step ", evaluation.step, ":");
+  std::string text = to_text(screen.name, ": evaluation at step ", evaluation.step, ":");
   for (const auto& [language, figures] : evaluation.languages) {
     text += "  " + language;
     for (const char* figure :
          {"loss_per_token", "bits_per_byte", "accuracy_at_1", "mrr_at_10", "agreement"}) {
       const auto found = figures.find(figure);
-      if (found != figures.end()) text += c10::str(" ", figure, " ", format("%.4f", found->second));
+      if (found != figures.end()) text += to_text(" ", figure, " ", format("%.4f", found->second));
     }
   }
   const std::lock_guard<std::mutex> lock(screen.mutex);
@@ -182,16 +176,16 @@ void Progress::on_save(std::int64_t /*step*/, const std::string& directory) {
   if (screen_->style == ProgressStyle::kNone) return;
   const std::lock_guard<std::mutex> lock(screen_->mutex);
   screen_->clear();
-  screen_->write(c10::str(screen_->name, ": saved ", directory, "\n"));
+  screen_->write(to_text(screen_->name, ": saved ", directory, "\n"));
 }
 
 void Progress::on_end(const TrainResult& result) {
   if (screen_->style == ProgressStyle::kNone) return;
   const std::lock_guard<std::mutex> lock(screen_->mutex);
   screen_->clear();
-  screen_->write(c10::str(screen_->name, result.interrupted() ? ": interrupted at step " : ": done, step ",
-                          result.steps, "  loss ", format("%.4f", result.train_loss), "  ",
-                          per_second(result.tokens_per_second), "  ", human_seconds(result.seconds), "\n"));
+  screen_->write(to_text(screen_->name, result.interrupted() ? ": interrupted at step " : ": done, step ",
+                         result.steps, "  loss ", format("%.4f", result.train_loss), "  ",
+                         per_second(result.tokens_per_second), "  ", human_seconds(result.seconds), "\n"));
 }
 
 }  // namespace bitrain::train

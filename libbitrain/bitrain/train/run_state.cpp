@@ -5,7 +5,7 @@
 #include <limits>
 #include <set>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
@@ -199,7 +199,7 @@ double metric_of(const Evaluation& evaluation, const std::string& best_metric) {
   for (const auto& [name, figures] : evaluation.languages) {
     for (const auto& [key, value] : figures) {
       known.insert(key);
-      known.insert(c10::str(name, "/", key));
+      known.insert(to_text(name, "/", key));
       if (key != figure || (!language.empty() && name != language)) continue;
       sum += value;
       ++count;

@@ -76,7 +76,7 @@ void ShardedWeights::share_rest(std::size_t unit) {
   });
   for (auto& [type, tensors] : by_type) {
     auto block = std::make_shared<dist::ShardedBlock>(
-        std::move(tensors), ranks_, c10::str("frozen ", c10::toString(type), " weights of layer ", unit));
+        std::move(tensors), ranks_, to_text("frozen ", c10::toString(type), " weights of layer ", unit));
     block->keep_share(pool_);
     units_[unit].blocks.push_back(std::move(block));
   }

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 
 namespace bitrain::train {
 namespace {
@@ -198,16 +198,12 @@ const Json* find_at(const Json& object, const char* key) {
 
 std::string fixed(double value, int digits) {
   if (!std::isfinite(value)) return "–";
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
+  return format("%.*f", digits, value);
 }
 
 std::string relative_change(double before, double after) {
   if (!std::isfinite(before) || !std::isfinite(after) || before == 0) return "–";
-  char text[64];
-  std::snprintf(text, sizeof text, "%+.1f %%", 100 * (after / before - 1));
-  return text;
+  return format("%+.1f %%", 100 * (after / before - 1));
 }
 
 std::string language_name(const std::string& code) {

@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <cstdio>
 #include <limits>
 
-#include <c10/util/StringUtil.h>
+#include <bitrain/base/format.h>
 
 namespace bitrain::train {
 namespace {
@@ -20,10 +19,8 @@ constexpr double kBottom = 40;
 constexpr std::size_t kMostPoints = 240;   ///< More than two a pixel show nothing new.
 constexpr std::size_t kMarkerPoints = 24;  ///< Up to here each point gets a visible dot.
 
-std::string number(double value, const char* format = "%.6g") {
-  char text[40];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
+std::string number(double value, const char* pattern = "%.6g") {
+  return format(pattern, value);
 }
 
 struct Range {
@@ -54,10 +51,10 @@ std::string grid_and_axes(const Chart& chart, const Frame& frame, const std::vec
   std::string svg;
   for (const double tick : y_ticks) {
     const std::string y = number(frame.py(tick), "%.1f");
-    svg += c10::str("<line class=\"grid\" x1=\"", number(kLeft), "\" x2=\"", number(kWidth - kRight),
-                    "\" y1=\"", y, "\" y2=\"", y,
-                    "\"/><text class=\"tick\" text-anchor=\"end\" dominant-baseline=\"middle\" x=\"",
-                    number(kLeft - 7), "\" y=\"", y, "\">", number(tick, "%.4g"), "</text>");
+    svg += to_text("<line class=\"grid\" x1=\"", number(kLeft), "\" x2=\"", number(kWidth - kRight),
+                   "\" y1=\"", y, "\" y2=\"", y,
+                   "\"/><text class=\"tick\" text-anchor=\"end\" dominant-baseline=\"middle\" x=\"",
+                   number(kLeft - 7), "\" y=\"", y, "\">", number(tick, "%.4g"), "</text>");
   }
   for (const double tick : x_ticks) {
     if (tick < frame.x.low || tick > frame.x.high) continue;
@@ -93,13 +90,13 @@ std::string draw_series(const ChartSeries& series, const Chart& chart, const Fra
     }
     const std::string x = number(frame.px(series.x[i]), "%.1f");
     const std::string y = number(frame.py(series.y[i]), "%.1f");
-    path += c10::str(pen_down ? "L" : "M", x, " ", y);
+    path += to_text(pen_down ? "L" : "M", x, " ", y);
     pen_down = true;
     const bool dot = series.x.size() <= kMarkerPoints;
     points +=
-        c10::str("<circle class=\"", dot ? "dot " : "hit ", color, "\" cx=\"", x, "\" cy=\"", y, "\" r=\"",
-                 dot ? "3.5" : "5", "\"><title>", escape_html(series.name), ", ", escape_html(chart.x_label),
-                 " ", number(series.x[i]), ": ", number(series.y[i], "%.4f"), "</title></circle>");
+        to_text("<circle class=\"", dot ? "dot " : "hit ", color, "\" cx=\"", x, "\" cy=\"", y, "\" r=\"",
+                dot ? "3.5" : "5", "\"><title>", escape_html(series.name), ", ", escape_html(chart.x_label),
+                " ", number(series.x[i]), ": ", number(series.y[i], "%.4f"), "</title></circle>");
   }
   return "<path class=\"line " + color + "\" d=\"" + path + "\"/>" + points;
 }
@@ -187,9 +184,9 @@ std::string render_chart(const Chart& chart) {
   for (const ChartReference& reference : chart.references) {
     if (!std::isfinite(reference.y)) continue;
     const std::string y = number(frame.py(reference.y), "%.1f");
-    html += c10::str("<line class=\"reference s", reference.color, "\" x1=\"", number(kLeft), "\" x2=\"",
-                     number(kWidth - kRight), "\" y1=\"", y, "\" y2=\"", y, "\"><title>",
-                     escape_html(reference.name), ": ", number(reference.y, "%.4f"), "</title></line>");
+    html += to_text("<line class=\"reference s", reference.color, "\" x1=\"", number(kLeft), "\" x2=\"",
+                    number(kWidth - kRight), "\" y1=\"", y, "\" y2=\"", y, "\"><title>",
+                    escape_html(reference.name), ": ", number(reference.y, "%.4f"), "</title></line>");
   }
   for (const ChartSeries& series : chart.series) html += draw_series(series, chart, frame);
   return html + "</svg></figure>";

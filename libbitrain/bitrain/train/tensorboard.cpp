@@ -93,8 +93,8 @@ std::string file_name() {
   std::array<char, 256> host{};
   if (gethostname(host.data(), host.size() - 1) != 0 || host[0] == '\0')
     std::strcpy(host.data(), "localhost");
-  return c10::str("events.out.tfevents.", static_cast<std::int64_t>(wall_time()), ".", host.data(), ".",
-                  getpid(), ".", number++);
+  return to_text("events.out.tfevents.", static_cast<std::int64_t>(wall_time()), ".", host.data(), ".",
+                 getpid(), ".", number++);
 }
 
 }  // namespace
@@ -171,7 +171,7 @@ void TensorBoard::on_evaluate(const Evaluation& evaluation) {
   std::vector<std::pair<std::string, double>> values;
   for (const auto& [language, figures] : evaluation.languages) {
     for (const auto& [name, value] : figures)
-      values.emplace_back(c10::str("eval/", language, "/", name), value);
+      values.emplace_back(to_text("eval/", language, "/", name), value);
   }
   file_->add_scalars(evaluation.step, values);
   file_->flush();

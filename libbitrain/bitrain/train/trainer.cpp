@@ -335,12 +335,12 @@ bool Trainer::Run::train_step() {
   try {
     record = compute(micro_batches, sums);
   } catch (RankError& error) {  // Not the data's fault.
-    error.add_context(c10::str("step ", state.step + 1));
+    error.add_context(to_text("step ", state.step + 1));
     throw;
   } catch (Error& error) {
-    std::string where = c10::str("step ", state.step + 1, ", data from ", cursor.dump());
+    std::string where = to_text("step ", state.step + 1, ", data from ", cursor.dump());
     if (sums.nonfinite_micro_batch >= 0) {
-      where += c10::str(", micro-batch ", sums.nonfinite_micro_batch + 1, " of ", micro_batches.size());
+      where += to_text(", micro-batch ", sums.nonfinite_micro_batch + 1, " of ", micro_batches.size());
     }
     error.add_context(where);
     throw;

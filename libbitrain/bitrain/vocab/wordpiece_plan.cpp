@@ -74,6 +74,21 @@ std::vector<WordCount> words_of(const text::HfTokenizer& tokenizer, const text::
   return words;
 }
 
+/// A word above the model's limit is unknown whatever there is to learn: nothing is learned from it.
+void say_long_words(const text::WordPieceModel& model, const std::vector<WordCount>& words) {
+  std::int64_t all = 0;
+  std::int64_t longer = 0;
+  for (const WordCount& word : words) {
+    all += word.count;
+    if (text::utf8_length(word.word) > model.max_input_characters()) longer += word.count;
+  }
+  if (longer > 0)
+    log_warn("of ", with_thousands(all), " words ", with_thousands(longer), " have more than ",
+             model.max_input_characters(),
+             " characters (max_input_chars_per_word): the tokenizer takes them for "
+             "unknown, and nothing is learned from them");
+}
+
 std::vector<NewPiece> new_pieces(const text::HfTokenizer& base, const text::HfTokenizer& extended) {
   std::vector<NewPiece> pieces;
   for (auto id = static_cast<TokenId>(base.vocab_size()); id < extended.vocab_size(); ++id) {
@@ -93,6 +108,7 @@ WordPiecePlan plan_wordpiece_extension(const std::shared_ptr<const text::Tokeniz
   WordPiecePlan plan;
   plan.base = wordpiece_of(base);
   const std::vector<WordCount> words = words_of(*plan.base, lines);
+  say_long_words(*plan.base->wordpiece(), words);
   WordPieceLearner learner(*plan.base->wordpiece(), words, options);
   learner.learn();
   plan.dropped = learner.dropped();

@@ -34,9 +34,10 @@ struct Keys {
   const char* activation = "hidden_act";
   const char* dropout = "hidden_dropout_prob";
   const char* attention_dropout = "attention_probs_dropout_prob";
+  const char* classifier_dropout = "classifier_dropout";
 };
-constexpr Keys kDistilKeys = {"dim",        "n_layers", "n_heads",          "hidden_dim",
-                              "activation", "dropout",  "attention_dropout"};
+constexpr Keys kDistilKeys = {"dim",        "n_layers", "n_heads",           "hidden_dim",
+                              "activation", "dropout",  "attention_dropout", "seq_classif_dropout"};
 
 Keys keys_of(const BertConfig& config) {
   return config.is_distilbert() ? kDistilKeys : Keys{};
@@ -111,6 +112,7 @@ Json all_keys(const BertConfig& config) {
                {"pad_token_id", config.pad_token_id},
                {"bos_token_id", optional_json(config.bos_token_id)},
                {"eos_token_id", optional_json(config.eos_token_id)}};
+  if (config.classifier_dropout) json[keys.classifier_dropout] = *config.classifier_dropout;
   if (!config.is_distilbert()) {
     json["type_vocab_size"] = config.type_vocab_size;
     json["layer_norm_eps"] = config.layer_norm_eps;
@@ -161,6 +163,8 @@ void check(const BertConfig& config) {
   if (!(config.layer_norm_eps > 0)) throw ConfigError("layer_norm_eps must be above 0");
   if (!(config.hidden_dropout_prob >= 0 && config.hidden_dropout_prob < 1))
     throw ConfigError("hidden_dropout_prob must lie in [0, 1), not ", config.hidden_dropout_prob);
+  if (config.classifier_dropout && !(*config.classifier_dropout >= 0 && *config.classifier_dropout < 1))
+    throw ConfigError("classifier_dropout must lie in [0, 1), not ", *config.classifier_dropout);
   if (config.has_language_adapters()) check_adapters(config);
 }
 
@@ -192,6 +196,7 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
   reader.read(keys.activation, config.hidden_act);
   reader.read(keys.dropout, config.hidden_dropout_prob);
   reader.read(keys.attention_dropout, config.attention_probs_dropout_prob);
+  reader.read(keys.classifier_dropout, config.classifier_dropout);
   reader.read("max_position_embeddings", config.max_position_embeddings);
   reader.read("initializer_range", config.initializer_range);
   if (!config.is_distilbert()) {

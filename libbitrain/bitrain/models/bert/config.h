@@ -22,6 +22,7 @@ struct BertConfig {
   std::string hidden_act = "gelu";
   double hidden_dropout_prob = 0.1;
   double attention_probs_dropout_prob = 0.1;
+  std::optional<double> classifier_dropout;
   std::int64_t max_position_embeddings = 512;
   std::int64_t type_vocab_size = 2;
   double initializer_range = 0.02;
@@ -70,6 +71,10 @@ void visit_fields(Visitor& v, BertConfig& o) {
           "Share of features dropped after the embeddings and each block, in training; below 1.");
   v.field("attention_probs_dropout_prob", o.attention_probs_dropout_prob, in_range(0, 1),
           "Recorded only: attention weights are never dropped.");
+  v.field("classifier_dropout", o.classifier_dropout, in_range(0, 1),
+          "Share of features dropped in the head of a cross-encoder; below 1. Without it "
+          "hidden_dropout_prob, of a "
+          "DistilBERT 0.2.");
   v.field("max_position_embeddings", o.max_position_embeddings, at_least(1), "Rows of the position table.");
   v.field("type_vocab_size", o.type_vocab_size, at_least(1),
           "Rows of the sentence-type table; DistilBERT has none.");
