@@ -26,7 +26,7 @@ packages=(
   g++ cmake ninja-build ccache lld pkg-config
   python3 python3-venv python3-dev
   nlohmann-json3-dev libyaml-cpp-dev libcli11-dev libsentencepiece-dev
-  libpcre2-dev libutf8proc-dev zlib1g-dev libzstd-dev zstd
+  libpcre2-dev libonig-dev libutf8proc-dev zlib1g-dev libzstd-dev zstd
   libgtest-dev libgmock-dev libbenchmark-dev
   libgloo-dev  # headers alone: LibTorch brings the library
 )

@@ -51,6 +51,10 @@ std::vector<std::string> seeds() {
           bpe + R"(,"decoder":{"type":"ByteLevel"},"post_processor":{"type":"ByteLevel"}})",
       R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"NFKC"},{"type":"Lowercase"},{"type":"StripAccents"},{"type":"Strip","strip_left":true,"strip_right":true},{"type":"Precompiled","precompiled_charsmap":"BAAAAAAAAABh"}]},"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":true},)" +
           unigram + R"(,"decoder":{"type":"Metaspace","replacement":"▁","prepend_scheme":"first"}})",
+      R"({"normalizer":{"type":"Sequence","normalizers":[{"type":"Nmt"},{"type":"Replace","pattern":{"Regex":"(?i:ss)|[[:punct:]&&[^a-c]]*"},"content":"-"}]},"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}+|(?<=a)\\h|\\R?\\X|(?<n>b)\\k<n>|x"},"behavior":"Contiguous","invert":true},{"type":"ByteLevel"},{"type":"Digits"},{"type":"UnicodeScripts"},{"type":"FixedLength","length":3},{"type":"CharDelimiterSplit","delimiter":"b"}]},)" +
+          bpe + "}",
+      R"({"pre_tokenizer":{"type":"ByteLevel"},"decoder":{"type":"CTC","pad_token":"a","word_delimiter_token":"b","cleanup":true},"model":{"type":"WordLevel","unk_token":"<u>","vocab":{"<u>":0,"Ġa":1}}})",
+      R"({"pre_tokenizer":{"type":"ByteLevel"},"decoder":{"type":"BPEDecoder","suffix":"</w>"},"model":{"type":"BPE","unk_token":"<u>","continuing_subword_prefix":"##","end_of_word_suffix":"</w>","vocab":{"<u>":0,"a":1,"##b":2,"ab":3,"##b</w>":4,"ab</w>":5},"merges":["a ##b","a ##b</w>"]}})",
       R"({"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Whitespace"},{"type":"Digits","individual_digits":true},{"type":"Punctuation","behavior":"MergedWithNext"},{"type":"WhitespaceSplit"}]},)" +
           unigram + "}"};
 }

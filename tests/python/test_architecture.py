@@ -17,6 +17,7 @@ THIRD_PARTY = {
     "CLI/": {"cli"},
     "sentencepiece": {"text"},
     "pcre2": {"text"},
+    "oniguruma.h": {"text"},
     "utf8proc": {"text"},
     "zstd": {"io"},
     "zlib.h": {"io"},

@@ -191,26 +191,67 @@ std::string with(const std::string& key, const Json& value) {
 
 TEST(HfTokenizer, NamesUnknownComponents) {
   EXPECT_EQ(message_of(with("/version", "1.0")), "none");
-  EXPECT_THAT(message_of(with("/normalizer", {{"type", "Nmt"}})),
-              HasSubstr("tokenizer.json: normalizer: the type 'Nmt' is not supported"));
-  EXPECT_THAT(message_of(with("/pre_tokenizer", {{"type", "UnicodeScripts"}})),
-              HasSubstr("pre_tokenizer: the type 'UnicodeScripts' is not supported"));
-  EXPECT_THAT(
-      message_of(with(
-          "/pre_tokenizer",
-          Json::parse(R"({"type":"Sequence","pretokenizers":[{"type":"ByteLevel"},{"type":"Digits"}]})"))),
-      HasSubstr("after ByteLevel"));
-  EXPECT_THAT(message_of(with("/decoder", {{"type", "CTC"}})), HasSubstr("decoder: the type 'CTC'"));
+  EXPECT_THAT(message_of(with("/normalizer", {{"type", "Other"}})),
+              HasSubstr("tokenizer.json: normalizer: the type 'Other' is not supported"));
+  EXPECT_THAT(message_of(with("/pre_tokenizer", {{"type", "Other"}})),
+              HasSubstr("pre_tokenizer: the type 'Other' is not supported"));
+  EXPECT_THAT(message_of(with("/decoder", {{"type", "Other"}})), HasSubstr("decoder: the type 'Other'"));
   EXPECT_THAT(message_of(with("/post_processor", {{"type", "Other"}})),
               HasSubstr("post_processor: the type 'Other'"));
-  EXPECT_THAT(message_of(with("/model/type", "WordLevel")),
-              HasSubstr("the type 'WordLevel' is not supported"));
+  EXPECT_THAT(message_of(with("/model/type", "Other")), HasSubstr("the type 'Other' is not supported"));
   EXPECT_THAT(message_of(with("/model/dropout", 0.1)), HasSubstr("'dropout' is not supported"));
-  EXPECT_THAT(message_of(with("/model/end_of_word_suffix", "</w>")), HasSubstr("'end_of_word_suffix'"));
   EXPECT_THAT(message_of(with(
                   "/pre_tokenizer",
                   Json::parse(R"({"type":"Split","pattern":{"Regex":"(unclosed"},"behavior":"Isolated"})"))),
               HasSubstr("the expression '(unclosed' is not supported"));
+}
+
+TEST(HfTokenizer, RefusesComponentsThatCannotBe) {
+  const auto message = [](const std::string& key, const char* json) {
+    return message_of(with(key, Json::parse(json)));
+  };
+  EXPECT_THAT(message("/pre_tokenizer", R"({"type":"FixedLength","length":0})"), HasSubstr("'length' is 0"));
+  EXPECT_THAT(message("/pre_tokenizer", R"({"type":"CharDelimiterSplit","delimiter":"ab"})"),
+              HasSubstr("the delimiter 'ab' is not one character"));
+  EXPECT_THAT(message("/pre_tokenizer", R"({"type":"CharDelimiterSplit","delimiter":""})"),
+              HasSubstr("the delimiter '' is not one character"));
+  EXPECT_THAT(message("/decoder", R"({"type":"BPEDecoder","suffix":""})"), HasSubstr("an empty 'suffix'"));
+  EXPECT_THAT(
+      message("/decoder", R"({"type":"CTC","pad_token":"","word_delimiter_token":"|","cleanup":true})"),
+      HasSubstr("an empty 'pad_token'"));
+  EXPECT_THAT(message("/model", R"({"type":"WordLevel","vocab":{"a":-1},"unk_token":"a"})"),
+              HasSubstr("the id of 'a'"));
+  EXPECT_THAT(message("/model", R"({"type":"WordLevel","vocab":["a"],"unk_token":"a"})"),
+              HasSubstr("'vocab' is not an object"));
+  EXPECT_THAT(message("/model", R"({"type":"WordLevel","vocab":{"a":0}})"),
+              HasSubstr("'unk_token' is missing"));
+  EXPECT_THAT(
+      message("/model", R"({"type":"BPE","vocab":{"a":0,"<0x41>":1},"merges":[],"byte_fallback":true})"),
+      HasSubstr("1 of the 256 pieces"));
+  EXPECT_THAT(message("/model", R"({"type":"BPE","vocab":{"a":0,"b":1,"ab":2},"merges":["a b"],
+                                   "continuing_subword_prefix":"###"})"),
+              HasSubstr("lacks the prefix '###'"));
+}
+
+TEST(HfTokenizer, AWordWithoutATokenIsAnError) {
+  const auto tokenizer = make(R"({"model":{"type":"WordLevel","vocab":{"a":0},"unk_token":"[UNK]"},
+                                  "pre_tokenizer":{"type":"WhitespaceSplit"}})");
+  EXPECT_EQ(tokenizer->encode("a a"), (std::vector<TokenId>{0, 0}));
+  EXPECT_THROW(static_cast<void>(tokenizer->encode("a b")), DataError);
+}
+
+TEST(HfTokenizer, StepsBehindByteLevelSeeItsCharacters) {
+  const auto tokenizer = make(R"({
+      "model":{"type":"WordLevel","vocab":{"[UNK]":0,"Ġ":1,"Ã":2,"²":3,"b":4},"unk_token":"[UNK]"},
+      "pre_tokenizer":{"type":"Sequence","pretokenizers":[
+        {"type":"ByteLevel","add_prefix_space":false,"use_regex":false},
+        {"type":"Digits","individual_digits":true},
+        {"type":"Split","pattern":{"String":"Ġ"},"behavior":"Isolated"}]}})");
+  const Encoding encoding = tokenizer->encode_with_offsets("\xC3\xB2 b");  // "ò", whose second byte is "²".
+  EXPECT_EQ(encoding.ids, (std::vector<TokenId>{2, 3, 1, 4}));
+  std::vector<std::pair<int, int>> offsets;
+  for (const Offset& offset : encoding.offsets) offsets.emplace_back(offset.begin, offset.end);
+  EXPECT_EQ(offsets, (std::vector<std::pair<int, int>>{{0, 1}, {1, 2}, {2, 3}, {3, 4}}));
 }
 
 TEST(HfTokenizer, RefusesDamage) {

@@ -220,8 +220,6 @@ TEST(WordPiece, RefusesDamage) {
               HasSubstr("'strip_accents' has the wrong type"));
   EXPECT_THAT(message_without("decoder", "prefix"), HasSubstr("decoder: 'prefix' is missing"));
   EXPECT_THAT(message_without("decoder", "cleanup"), HasSubstr("decoder: 'cleanup' is missing"));
-  EXPECT_THAT(message_with("/pre_tokenizer", {{"type", "ByteLevel"}}),
-              HasSubstr("WordPiece behind ByteLevel is not supported"));
 }
 
 TEST(PostProcessor, RefusesDamage) {

@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <utility>
 #include <vector>
 
-#include <utf8proc.h>
-
 #include <bitrain/text/characters.h>
 #include <bitrain/text/json_fields.h>
+#include <bitrain/text/normal_forms.h>
 #include <bitrain/text/unicode8.h>
 #include <bitrain/text/utf8.h>
 
@@ -21,14 +19,6 @@ bool is_ideograph(std::uint32_t code) {
          (code >= 0x20000 && code <= 0x2A6DF) || (code >= 0x2A700 && code <= 0x2B81F) ||
          (code >= 0x2B920 && code <= 0x2CEAF) ||  // As in `tokenizers`, where the block begins late.
          (code >= 0xF900 && code <= 0xFAFF) || (code >= 0x2F800 && code <= 0x2FA1F);
-}
-
-/// Characters whose decomposition is newer than what `tokenizers` knows.
-bool decomposes_since_unicode_13(std::uint32_t code) {
-  constexpr std::uint32_t kCodes[] = {0x105C9, 0x105E4, 0x11383, 0x11385, 0x1138E,
-                                      0x11391, 0x113C5, 0x113C7, 0x113C8, 0x11938};
-  return code >= 0x105C9 && ((code >= 0x16121 && code <= 0x16128) || (code >= 0x16D68 && code <= 0x16D6A) ||
-                             std::find(std::begin(kCodes), std::end(kCodes), code) != std::end(kCodes));
 }
 
 /// A character and the bytes of the text it comes from.
@@ -50,18 +40,9 @@ void decompose(Run& run) {
   thread_local std::vector<Piece> pieces;
   pieces.clear();
   for (const Character& c : run) {
-    utf8proc_int32_t codes[8] = {static_cast<utf8proc_int32_t>(c.code)};
-    utf8proc_ssize_t count = 1;
-    if (!decomposes_since_unicode_13(c.code)) {
-      int boundary = 0;
-      count = utf8proc_decompose_char(codes[0], codes, 8, UTF8PROC_DECOMPOSE, &boundary);
-    }
-    for (utf8proc_ssize_t i = 0; i < count; ++i) {
-      const auto code = static_cast<std::uint32_t>(codes[i]);
-      const std::int32_t order =
-          unicode8::is_reordered(code) ? utf8proc_get_property(codes[i])->combining_class : 0;
-      pieces.push_back({code, order, i > 0});
-    }
+    std::uint32_t codes[32];
+    const std::size_t count = text::decompose(c.code, false, codes);
+    for (std::size_t i = 0; i < count; ++i) pieces.push_back({codes[i], combining_class(codes[i]), i > 0});
   }
   for (auto begin = pieces.begin(); begin != pieces.end();) {
     if (begin->order == 0) {
@@ -174,16 +155,21 @@ class BertNormalizer : public Normalizer {
   }
 
   static void lower(Run& run) {
-    for (std::size_t i = 0; i < run.size(); ++i) {
-      Character& c = run[i];
-      if (c.code != 0x130) {
-        c.code = lower_case(c.code);
-        continue;
-      }
-      c.code = 'i';
-      const Character dot{0x307, c.begin, c.end};
-      run.insert(run.begin() + static_cast<std::ptrdiff_t>(++i), dot);
+    constexpr std::uint32_t kDottedCapitalI = 0x130;
+    for (Character& c : run) {
+      if (c.code != kDottedCapitalI) c.code = lower_case(c.code);
     }
+    if (std::none_of(run.begin(), run.end(), [](const Character& c) { return c.code == kDottedCapitalI; }))
+      return;
+    Run result;
+    result.reserve(run.size() + 8);
+    for (const Character& c : run) {
+      if (c.code == kDottedCapitalI)
+        result.insert(result.end(), {{'i', c.begin, c.end}, {0x307, c.begin, c.end}});
+      else
+        result.push_back(c);
+    }
+    run = std::move(result);
   }
 
   bool clean_, ideographs_, lower_, strip_;

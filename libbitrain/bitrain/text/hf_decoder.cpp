@@ -1,9 +1,11 @@
 #include <bitrain/text/hf_decoder.h>
 
+#include <algorithm>
 #include <utility>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/text/byte_characters.h>
 #include <bitrain/text/json_fields.h>
 #include <bitrain/text/pattern.h>
 #include <bitrain/text/spm_model.h>
@@ -105,8 +107,16 @@ class ReplaceDecoder : public Decoder {
     for (std::string& token : tokens) {
       matches.clear();
       pattern_.find_all(token, matches);
-      for (auto match = matches.rbegin(); match != matches.rend(); ++match)
-        token.replace(match->first, match->second - match->first, content_);
+      if (matches.empty()) continue;
+      std::string text;
+      std::size_t at = 0;
+      for (const auto& [begin, end] : matches) {
+        text.append(token, at, begin - at);
+        text += content_;
+        at = end;
+      }
+      text.append(token, at, std::string::npos);
+      token = std::move(text);
     }
   }
 
@@ -114,6 +124,27 @@ class ReplaceDecoder : public Decoder {
   Pattern pattern_;
   std::string content_;
 };
+
+/// `text` with every `from` replaced, from left to right.
+std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
+  std::string result;
+  std::size_t at = 0;
+  for (std::size_t found = text.find(from); found != std::string_view::npos; found = text.find(from, at)) {
+    result += text.substr(at, found - at);
+    result += to;
+    at = found + from.size();
+  }
+  result += text.substr(at);
+  return result;
+}
+
+/// Undoes the blanks that English has not, in this order.
+void clean_up(std::string& token) {
+  constexpr std::pair<std::string_view, std::string_view> kChanges[] = {
+      {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
+      {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
+  for (const auto& [from, to] : kChanges) token = replaced(token, from, to);
+}
 
 class WordPieceDecoder : public Decoder {
  public:
@@ -127,23 +158,49 @@ class WordPieceDecoder : public Decoder {
         else
           token.insert(0, 1, ' ');
       }
-      if (cleanup_) clean(token);
+      if (cleanup_) clean_up(token);
     }
   }
 
  private:
-  /// Undoes the blanks that English has not, in this order.
-  static void clean(std::string& token) {
-    constexpr std::pair<std::string_view, std::string_view> kChanges[] = {
-        {" .", "."},   {" ?", "?"},           {" !", "!"},   {" ,", ","},     {" ' ", "'"},   {" n't", "n't"},
-        {" 'm", "'m"}, {" do not", " don't"}, {" 's", "'s"}, {" 've", "'ve"}, {" 're", "'re"}};
-    for (const auto& [from, to] : kChanges) {
-      for (std::size_t at = token.find(from); at != std::string::npos; at = token.find(from, at + to.size()))
-        token.replace(at, from.size(), to);
-    }
+  std::string prefix_;
+  bool cleanup_;
+};
+
+/// The first BPE models': a mark at the end of words becomes a space, but for the last.
+class BpeDecoder : public Decoder {
+ public:
+  explicit BpeDecoder(std::string suffix) : suffix_(std::move(suffix)) {}
+  void apply(std::vector<std::string>& tokens) const override {
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      tokens[i] = replaced(tokens[i], suffix_, i + 1 == tokens.size() ? "" : " ");
   }
 
-  std::string prefix_;
+ private:
+  std::string suffix_;
+};
+
+/// Speech models': repeats are one token, and the padding between them none.
+class CtcDecoder : public Decoder {
+ public:
+  CtcDecoder(std::string pad, std::string delimiter, bool cleanup)
+      : pad_(std::move(pad)), delimiter_(std::move(delimiter)), cleanup_(cleanup) {}
+  void apply(std::vector<std::string>& tokens) const override {
+    tokens.erase(std::unique(tokens.begin(), tokens.end()), tokens.end());
+    std::vector<std::string> result;
+    for (const std::string& token : tokens) {
+      std::string text = replaced(token, pad_, "");
+      if (cleanup_) {
+        clean_up(text);
+        text = replaced(text, delimiter_, " ");
+      }
+      if (!text.empty()) result.push_back(std::move(text));
+    }
+    tokens = std::move(result);
+  }
+
+ private:
+  std::string pad_, delimiter_;
   bool cleanup_;
 };
 
@@ -158,42 +215,7 @@ class SequenceDecoder : public Decoder {
   std::vector<std::unique_ptr<const Decoder>> steps_;
 };
 
-/// GPT-2's table: printable bytes stand for themselves, the others for characters from U+0100 up.
-struct ByteCharacters {
-  std::array<std::uint32_t, 256> characters{};
-  std::array<std::int16_t, 512> bytes{};
-
-  ByteCharacters() {
-    bytes.fill(-1);
-    std::uint32_t next = 256;
-    for (std::uint32_t byte = 0; byte < 256; ++byte) {
-      const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
-      characters[byte] = printable ? byte : next++;
-      bytes[characters[byte]] = static_cast<std::int16_t>(byte);
-    }
-  }
-};
-const ByteCharacters& byte_characters() {
-  static const ByteCharacters kTable;
-  return kTable;
-}
-
 }  // namespace
-
-std::uint32_t character_of_byte(std::uint8_t byte) {
-  return byte_characters().characters[byte];
-}
-
-std::optional<std::string> bytes_of_characters(std::string_view text) {
-  std::string bytes;
-  for (std::size_t at = 0; at < text.size();) {
-    const Utf8Char c = utf8_at(text, at);
-    if (c.code >= 512 || byte_characters().bytes[c.code] < 0) return std::nullopt;
-    bytes += static_cast<char>(byte_characters().bytes[c.code]);
-    at += c.length;
-  }
-  return bytes;
-}
 
 std::unique_ptr<const Decoder> make_decoder(const io::Json& json, const std::string& where) {
   if (json.is_null()) return nullptr;
@@ -212,6 +234,19 @@ std::unique_ptr<const Decoder> make_decoder(const io::Json& json, const std::str
     auto mark = optional_field<std::string>(json, "replacement", place).value_or(std::string(kSpaceMark));
     if (mark.empty()) throw FormatError(place, ": 'replacement' is empty");
     return std::make_unique<MetaspaceDecoder>(std::move(mark), prefixed);
+  }
+  if (type == "BPEDecoder") {
+    auto suffix = field<std::string>(json, "suffix", place);
+    if (suffix.empty()) throw UnsupportedError(place, ": an empty 'suffix' is not supported");
+    return std::make_unique<BpeDecoder>(std::move(suffix));
+  }
+  if (type == "CTC") {
+    auto pad = field<std::string>(json, "pad_token", place);
+    auto delimiter = field<std::string>(json, "word_delimiter_token", place);
+    if (pad.empty() || delimiter.empty())
+      throw UnsupportedError(place, ": an empty 'pad_token' or 'word_delimiter_token' is not supported");
+    return std::make_unique<CtcDecoder>(std::move(pad), std::move(delimiter),
+                                        field<bool>(json, "cleanup", place));
   }
   if (type == "Strip") {
     auto content = field<std::string>(json, "content", place);

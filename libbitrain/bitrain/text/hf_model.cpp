@@ -6,7 +6,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/text/bpe.h>
-#include <bitrain/text/hf_decoder.h>
+#include <bitrain/text/byte_characters.h>
 #include <bitrain/text/json_fields.h>
 #include <bitrain/text/spm_model.h>
 #include <bitrain/text/unigram.h>
@@ -16,24 +16,28 @@
 namespace bitrain::text {
 namespace {
 
-/// Ids of the 256 byte pieces, where all are there.
-std::optional<std::array<TokenId, 256>> byte_ids(const std::unordered_map<std::string, TokenId>& vocabulary) {
+/// Ids of the 256 byte pieces, nothing where none is there. Throws UnsupportedError where only some are.
+std::optional<std::array<TokenId, 256>> byte_ids(const std::unordered_map<std::string, TokenId>& vocabulary,
+                                                 const std::string& where) {
   std::array<TokenId, 256> ids{};
+  int count = 0;
   for (std::size_t byte = 0; byte < 256; ++byte) {
     const auto found = vocabulary.find(byte_piece(static_cast<std::uint8_t>(byte)));
-    if (found == vocabulary.end()) return std::nullopt;
+    if (found == vocabulary.end()) continue;
     ids[byte] = found->second;
+    ++count;
   }
-  return ids;
+  if (count > 0 && count < 256)
+    throw UnsupportedError(where, ": 'byte_fallback' with ", count,
+                           " of the 256 pieces <0x00> to <0xFF> is not supported: give all, or none");
+  return count == 0 ? std::nullopt : std::optional(ids);
 }
 
 class BpeModel : public WordModel {
  public:
   BpeModel(const io::Json& json, bool byte_level, const std::string& where) : byte_level_(byte_level) {
-    for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-      if (!optional_field<std::string>(json, key, where).value_or("").empty())
-        throw UnsupportedError(where, ": '", key, "' is not supported");
-    }
+    prefix_ = optional_field<std::string>(json, "continuing_subword_prefix", where).value_or("");
+    suffix_ = optional_field<std::string>(json, "end_of_word_suffix", where).value_or("");
     if (optional_field<double>(json, "dropout", where).value_or(0) != 0)
       throw UnsupportedError(where, ": 'dropout' is not supported: it makes ids random");
     fuse_unknown_ = optional_field<bool>(json, "fuse_unk", where).value_or(false);
@@ -46,7 +50,10 @@ class BpeModel : public WordModel {
         throw FormatError(where, ": the unk_token '", *token, "' is not in the vocabulary");
       unknown_ = found->second;
     }
-    if (optional_field<bool>(json, "byte_fallback", where).value_or(false)) bytes_ = byte_ids(vocabulary_);
+    if (optional_field<bool>(json, "byte_fallback", where).value_or(false))
+      bytes_ = byte_ids(vocabulary_, where);
+    if (bytes_ && !(prefix_.empty() && suffix_.empty()))
+      throw UnsupportedError(where, ": 'byte_fallback' beside a prefix or suffix is not supported");
   }
 
   void encode(std::string_view word, std::vector<Token>& tokens) const override {
@@ -61,7 +68,7 @@ class BpeModel : public WordModel {
     bool after_unknown = false;
     for (std::size_t at = 0; at < word.size();) {
       const std::uint32_t length = byte_level_ ? 1 : utf8_at(word, at).length;
-      const std::uint32_t symbol = symbol_of(word.substr(at, length));
+      const std::uint32_t symbol = symbol_of(word, at, length);
       const bool known = symbol != BpeMerger::kNoSymbol;
       if (known) {
         symbols.push_back({symbol, length});
@@ -83,9 +90,16 @@ class BpeModel : public WordModel {
   }
 
  private:
-  [[nodiscard]] std::uint32_t symbol_of(std::string_view character) const {
-    if (byte_level_) return byte_symbols_[static_cast<std::uint8_t>(character[0])];
-    const Utf8Char c = utf8_at(character, 0);
+  [[nodiscard]] std::uint32_t symbol_of(std::string_view word, std::size_t at, std::uint32_t length) const {
+    if (byte_level_) return byte_symbols_[static_cast<std::uint8_t>(word[at])];
+    if (!prefix_.empty() || !suffix_.empty()) {
+      std::string spelling = at == 0 ? "" : prefix_;
+      spelling += word.substr(at, length);
+      if (at + length == word.size()) spelling += suffix_;
+      const auto found = vocabulary_.find(spelling);
+      return found == vocabulary_.end() ? BpeMerger::kNoSymbol : static_cast<std::uint32_t>(found->second);
+    }
+    const Utf8Char c = utf8_at(word, at);
     if (c.code < 128) return byte_symbols_[c.code];
     const std::uint32_t* symbol = symbols_.find(c.code);
     return symbol != nullptr ? *symbol : BpeMerger::kNoSymbol;
@@ -143,7 +157,10 @@ class BpeModel : public WordModel {
       }
       const auto a = vocabulary_.find(left);
       const auto b = vocabulary_.find(right);
-      const auto joined = vocabulary_.find(left + right);
+      if (right.size() < prefix_.size())
+        throw FormatError(where, ": merge ", rank, ", '", left, "' '", right, "', lacks the prefix '",
+                          prefix_, "'");
+      const auto joined = vocabulary_.find(left + right.substr(prefix_.size()));
       if (a == vocabulary_.end() || b == vocabulary_.end() || joined == vocabulary_.end())
         throw FormatError(where, ": merge ", rank, ", '", left, "' '", right, "', is not of the vocabulary");
       merger_.add(static_cast<std::uint32_t>(a->second), static_cast<std::uint32_t>(b->second), rank++,
@@ -152,6 +169,8 @@ class BpeModel : public WordModel {
   }
 
   bool byte_level_;
+  std::string prefix_;  ///< Of every character of a word but the first.
+  std::string suffix_;  ///< Of the last.
   bool fuse_unknown_ = false;
   bool ignore_merges_ = false;
   BpeMerger merger_;
@@ -183,7 +202,8 @@ class UnigramModel : public WordModel {
         throw FormatError(where, ": unk_id ", *unknown, " is outside the vocabulary");
       unknown_ = static_cast<TokenId>(*unknown);
     }
-    if (optional_field<bool>(json, "byte_fallback", where).value_or(false)) bytes_ = byte_ids(vocabulary_);
+    if (optional_field<bool>(json, "byte_fallback", where).value_or(false))
+      bytes_ = byte_ids(vocabulary_, where);
   }
 
   void encode(std::string_view word, std::vector<Token>& tokens) const override {
@@ -217,6 +237,75 @@ class UnigramModel : public WordModel {
   std::optional<std::array<TokenId, 256>> bytes_;
 };
 
+/// A token a word.
+class WordLevelModel : public WordModel {
+ public:
+  WordLevelModel(const io::Json& json, const std::string& where) : where_(where) {
+    const io::Json& vocabulary = member(json, "vocab", where);
+    if (!vocabulary.is_object()) throw FormatError(where, ": 'vocab' is not an object");
+    vocabulary_.reserve(vocabulary.size());
+    for (const auto& [token, id] : vocabulary.items()) {
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= (1U << 30))
+        throw FormatError(where, ": the id of '", token, "' is not a whole number below 2^30");
+      vocabulary_.emplace(token, id.get<TokenId>());
+    }
+    const auto found = vocabulary_.find(field<std::string>(json, "unk_token", where));
+    if (found != vocabulary_.end()) unknown_ = found->second;
+  }
+
+  void encode(std::string_view word, std::vector<Token>& tokens) const override {
+    const auto found = vocabulary_.find(std::string(word));
+    if (found == vocabulary_.end() && !unknown_)
+      throw DataError(where_, ": the word '", word, "' is not in the vocabulary, nor is the unk_token");
+    tokens.push_back(
+        {found == vocabulary_.end() ? *unknown_ : found->second, static_cast<std::uint32_t>(word.size())});
+  }
+
+ private:
+  std::string where_;
+};
+
+/// A model of characters behind ByteLevel: it sees the characters that stand for the bytes of a word.
+class OfByteCharacters : public WordModel {
+ public:
+  explicit OfByteCharacters(std::unique_ptr<const WordModel> model) : model_(std::move(model)) {
+    vocabulary_ = model_->vocabulary();
+    unknown_ = model_->unknown();
+  }
+
+  void encode(std::string_view word, std::vector<Token>& tokens) const override {
+    std::string text;
+    for (const char byte : word) append_utf8(text, character_of_byte(static_cast<std::uint8_t>(byte)));
+    const std::size_t first = tokens.size();
+    model_->encode(text, tokens);
+    std::size_t at = 0;
+    for (std::size_t i = first; i < tokens.size(); ++i) {
+      const std::size_t length = tokens[i].length;
+      tokens[i].length = static_cast<std::uint32_t>(utf8_length(std::string_view(text).substr(at, length)));
+      at += length;
+    }
+  }
+
+ private:
+  std::unique_ptr<const WordModel> model_;
+};
+
+std::unique_ptr<const WordModel> make(const io::Json& json, const std::string& type, bool byte_level,
+                                      const std::string& place) {
+  if (type == "BPE") return std::make_unique<BpeModel>(json, byte_level, place);
+  if (type == "Unigram") return std::make_unique<UnigramModel>(json, place);
+  if (type == "WordPiece") return std::make_unique<WordPieceModel>(json, place);
+  if (type == "WordLevel") return std::make_unique<WordLevelModel>(json, place);
+  throw UnsupportedError(place, ": the type '", type, "' is not supported");
+}
+
+/// Whether a BPE spells words otherwise than byte by byte.
+bool spells_characters(const io::Json& json, const std::string& place) {
+  return optional_field<bool>(json, "byte_fallback", place).value_or(false) ||
+         !optional_field<std::string>(json, "continuing_subword_prefix", place).value_or("").empty() ||
+         !optional_field<std::string>(json, "end_of_word_suffix", place).value_or("").empty();
+}
+
 }  // namespace
 
 std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte_level,
@@ -229,16 +318,9 @@ std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte
                         .value_or(merges   ? "BPE"
                                   : pieces ? "Unigram"
                                            : "WordPiece");
-  if (type == "BPE") return std::make_unique<BpeModel>(json, byte_level, place);
-  if (type == "Unigram") {
-    if (byte_level) throw UnsupportedError(place, ": Unigram behind ByteLevel is not supported");
-    return std::make_unique<UnigramModel>(json, place);
-  }
-  if (type == "WordPiece") {
-    if (byte_level) throw UnsupportedError(place, ": WordPiece behind ByteLevel is not supported");
-    return std::make_unique<WordPieceModel>(json, place);
-  }
-  throw UnsupportedError(place, ": the type '", type, "' is not supported");
+  if (byte_level && (type != "BPE" || spells_characters(json, place)))
+    return std::make_unique<OfByteCharacters>(make(json, type, false, place));
+  return make(json, type, byte_level, place);
 }
 
 }  // namespace bitrain::text

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -32,7 +33,7 @@ class WordModel {
   std::optional<TokenId> unknown_;
 };
 
-/// BPE, Unigram and WordPiece. `byte_level`: words are bytes, spelled in the vocabulary by GPT-2's
+/// BPE, Unigram, WordPiece and WordLevel. `byte_level`: words are bytes, spelled in the vocabulary by GPT-2's
 /// characters. Throws FormatError, UnsupportedError for another type or option.
 [[nodiscard]] std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte_level,
                                                                const std::string& where);

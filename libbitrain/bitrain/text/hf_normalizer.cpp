@@ -1,6 +1,6 @@
 #include <bitrain/text/hf_normalizer.h>
 
-#include <cstdlib>
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -9,26 +9,16 @@
 #include <bitrain/base/error.h>
 #include <bitrain/text/base64.h>
 #include <bitrain/text/bert_normalizer.h>
+#include <bitrain/text/byte_characters.h>
 #include <bitrain/text/characters.h>
 #include <bitrain/text/charsmap.h>
 #include <bitrain/text/json_fields.h>
+#include <bitrain/text/normal_forms.h>
 #include <bitrain/text/pattern.h>
 #include <bitrain/text/utf8.h>
 
 namespace bitrain::text {
 namespace {
-
-bool is_ascii(std::string_view text) {
-  for (const char c : text) {
-    if (static_cast<std::uint8_t>(c) >= 0x80) return false;
-  }
-  return true;
-}
-
-/// Whether normalisation may join the character to the one before it.
-bool joins_previous(std::uint32_t code) {
-  return code >= 0x300 && (class_of(code) == CharacterClass::kMark || (code >= 0x1160 && code <= 0x11FF));
-}
 
 /// Marks that utf8proc may not know yet, of those short enough to matter to Precompiled.
 bool extends_since_unicode_16(std::uint32_t code) {
@@ -44,46 +34,13 @@ bool breaks_after(std::uint32_t code) {
   }
 }
 
-/// The Unicode normalisation forms, over runs that cannot change each other.
 class Unicode : public Normalizer {
  public:
-  Unicode(bool compose, bool compatible)
-      : options_(static_cast<utf8proc_option_t>(UTF8PROC_STABLE |
-                                                (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
-                                                (compatible ? UTF8PROC_COMPAT : 0))) {}
-
-  void apply(AlignedText& text) const override {
-    if (is_ascii(text.text)) return;
-    Rewriter rewriter(text);
-    for (std::size_t begin = 0; begin < text.text.size();) {
-      std::size_t end = begin + utf8_at(text.text, begin).length;
-      while (end < text.text.size()) {
-        const Utf8Char c = utf8_at(text.text, end);
-        if (!joins_previous(c.code)) break;
-        end += c.length;
-      }
-      rewrite(text, begin, end, rewriter);
-      begin = end;
-    }
-    text = rewriter.take();
-  }
+  explicit Unicode(NormalForm form) : form_(form) {}
+  void apply(AlignedText& text) const override { form_.apply(text); }
 
  private:
-  void rewrite(const AlignedText& text, std::size_t begin, std::size_t end, Rewriter& rewriter) const {
-    if (end == begin + 1) return rewriter.keep(begin, end);
-    utf8proc_uint8_t* mapped = nullptr;
-    const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.text.data()) + begin,
-                                   static_cast<utf8proc_ssize_t>(end - begin), &mapped, options_);
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
-    if (size < 0) return rewriter.keep(begin, end);
-    const std::string_view result(reinterpret_cast<const char*>(mapped), static_cast<std::size_t>(size));
-    if (result == text.view().substr(begin, end - begin))
-      rewriter.keep(begin, end);
-    else
-      rewriter.put(result, begin, end);
-  }
-
-  utf8proc_option_t options_;
+  NormalForm form_;
 };
 
 class Lowercase : public Normalizer {
@@ -155,8 +112,9 @@ class Replace : public Normalizer {
     std::size_t at = 0;
     for (const auto& [begin, end] : matches) {
       rewriter.keep(at, begin);
-      std::size_t last = end - 1;  // The content stands where the match's last character does.
-      while (last > begin && (static_cast<std::uint8_t>(text.text[last]) & 0xC0U) == 0x80U) --last;
+      std::size_t last =
+          end > 0 ? end - 1 : 0;  // The content stands where the last character up to here does.
+      while (last > 0 && (static_cast<std::uint8_t>(text.text[last]) & 0xC0U) == 0x80U) --last;
       rewriter.put(content_, last, end);
       at = end;
     }
@@ -167,6 +125,54 @@ class Replace : public Normalizer {
  private:
   Pattern pattern_;
   std::string content_;
+};
+
+/// What SentencePiece's nmt rules do to blanks and control characters.
+class Nmt : public Normalizer {
+ public:
+  void apply(AlignedText& text) const override {
+    Rewriter rewriter(text);
+    for (std::size_t at = 0; at < text.text.size();) {
+      const Utf8Char c = utf8_at(text.text, at);
+      if (is_blank(c.code))
+        rewriter.put(" ", at, at + c.length);
+      else if (!is_dropped(c.code))
+        rewriter.keep(at, at + c.length);
+      at += c.length;
+    }
+    text = rewriter.take();
+  }
+
+ private:
+  static bool is_dropped(std::uint32_t code) {
+    return (code >= 0x1 && code <= 0x8) || code == 0xB || (code >= 0xE && code <= 0x1F) || code == 0x7F ||
+           code == 0x8F || code == 0x9F;
+  }
+  static bool is_blank(std::uint32_t code) {
+    switch (code) {
+      case 0x9:
+      case 0xA:
+      case 0xC:
+      case 0xD:
+      case 0x1680:
+      case 0x2028:
+      case 0x2029:
+      case 0x2581:
+      case 0xFEFF:
+      case 0xFFFD: return true;
+      default: return code >= 0x200B && code <= 0x200F;
+    }
+  }
+};
+
+/// Characters that stand for bytes, as the pre-tokenizer of the same name has them.
+class ByteLevel : public Normalizer {
+ public:
+  void apply(AlignedText& text) const override {
+    Rewriter rewriter(text);
+    put_byte_characters(rewriter, text.view(), 0, text.text.size());
+    text = rewriter.take();
+  }
 };
 
 class Prepend : public Normalizer {
@@ -288,10 +294,12 @@ std::unique_ptr<const Normalizer> make_normalizer(const io::Json& json, const st
   if (json.is_null()) return nullptr;
   const std::string place = where + ": normalizer";
   const auto type = field<std::string>(json, "type", place);
-  if (type == "NFC") return std::make_unique<Unicode>(true, false);
-  if (type == "NFD") return std::make_unique<Unicode>(false, false);
-  if (type == "NFKC") return std::make_unique<Unicode>(true, true);
-  if (type == "NFKD") return std::make_unique<Unicode>(false, true);
+  if (type == "NFC") return std::make_unique<Unicode>(NormalForm{true, false});
+  if (type == "NFD") return std::make_unique<Unicode>(NormalForm{false, false});
+  if (type == "NFKC") return std::make_unique<Unicode>(NormalForm{true, true});
+  if (type == "NFKD") return std::make_unique<Unicode>(NormalForm{false, true});
+  if (type == "Nmt") return std::make_unique<Nmt>();
+  if (type == "ByteLevel") return std::make_unique<ByteLevel>();
   if (type == "Lowercase") return std::make_unique<Lowercase>();
   if (type == "StripAccents") return std::make_unique<StripAccents>();
   if (type == "Strip")

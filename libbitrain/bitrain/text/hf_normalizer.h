@@ -15,8 +15,8 @@ class Normalizer {
   virtual void apply(AlignedText& text) const = 0;
 };
 
-/// NFC, NFD, NFKC, NFKD, Lowercase, StripAccents, Strip, Replace, Prepend, Precompiled, BertNormalizer,
-/// Sequence; null for null. Throws FormatError, UnsupportedError for another type.
+/// All those of `tokenizers` 0.23; null for null. Throws FormatError, UnsupportedError for another type and
+/// for an expression that is not taken.
 [[nodiscard]] std::unique_ptr<const Normalizer> make_normalizer(const io::Json& json,
                                                                 const std::string& where);
 

@@ -4,10 +4,12 @@
 #include <functional>
 
 #include <bitrain/base/error.h>
+#include <bitrain/text/byte_characters.h>
 #include <bitrain/text/characters.h>
 #include <bitrain/text/json_fields.h>
 #include <bitrain/text/pattern.h>
 #include <bitrain/text/unicode8.h>
+#include <bitrain/text/unicode_scripts.h>
 #include <bitrain/text/utf8.h>
 
 namespace bitrain::text {
@@ -77,6 +79,10 @@ void split_words(Words& words, const Finder& find, Behavior behavior, bool inver
     if (at < end) stretches.push_back({at, end, invert});
     cut(stretches, behavior, ranges);
   }
+  // An empty match cuts, but is no word.
+  ranges.erase(
+      std::remove_if(ranges.begin(), ranges.end(), [](const Range& r) { return r.first == r.second; }),
+      ranges.end());
   words.ranges = std::move(ranges);
 }
 
@@ -100,7 +106,8 @@ class Split : public PreTokenizer {
 /// Cuts at single characters.
 class SplitCharacters : public PreTokenizer {
  public:
-  SplitCharacters(bool (*test)(std::uint32_t), Behavior behavior) : test_(test), behavior_(behavior) {}
+  using Test = std::function<bool(std::uint32_t)>;
+  SplitCharacters(Test test, Behavior behavior) : test_(std::move(test)), behavior_(behavior) {}
   void apply(Words& words) const override {
     const auto find = [this](std::string_view text, std::vector<Range>& matches) {
       for (std::size_t at = 0; at < text.size();) {
@@ -113,7 +120,7 @@ class SplitCharacters : public PreTokenizer {
   }
 
  private:
-  bool (*test_)(std::uint32_t);
+  Test test_;
   Behavior behavior_;
 };
 
@@ -133,42 +140,49 @@ template <class Rewrite>
 void rewrite_words(Words& words, Rewrite&& rewrite) {
   Rewriter rewriter(words.text);
   std::vector<Range> ranges;
-  bool first = words.at_start;
   for (const auto& [begin, end] : words.ranges) {
     const std::size_t from = rewriter.size();
-    rewrite(rewriter, begin, end, first);
+    rewrite(rewriter, begin, end);
     ranges.emplace_back(from, rewriter.size());
-    first = false;
   }
   words.text = rewriter.take();
   words.ranges = std::move(ranges);
 }
 
+/// Before the model alone it leaves the bytes as they are; other steps see the characters that stand for
+/// them.
 class ByteLevel : public PreTokenizer {
  public:
-  ByteLevel(bool prefix, bool use_regex, const std::string& where) : prefix_(prefix) {
+  ByteLevel(bool prefix, bool use_regex, bool is_last, const std::string& where)
+      : prefix_(prefix), is_last_(is_last) {
     if (use_regex)
       pattern_ = std::make_unique<Pattern>(
           std::string(R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)"),
           where);
   }
-  [[nodiscard]] bool byte_level() const override { return true; }
+  [[nodiscard]] bool byte_level() const override { return is_last_; }
   void apply(Words& words) const override {
     if (prefix_) {
-      rewrite_words(words, [&](Rewriter& rewriter, std::size_t begin, std::size_t end, bool) {
+      rewrite_words(words, [&](Rewriter& rewriter, std::size_t begin, std::size_t end) {
         if (words.text.text[begin] != ' ') rewriter.put(" ", begin, begin);
         rewriter.keep(begin, end);
       });
     }
-    if (pattern_ == nullptr) return;
-    split_words(
-        words,
-        [this](std::string_view text, std::vector<Range>& matches) { pattern_->find_all(text, matches); },
-        Behavior::kIsolated, false);
+    if (pattern_ != nullptr) {
+      split_words(
+          words,
+          [this](std::string_view text, std::vector<Range>& matches) { pattern_->find_all(text, matches); },
+          Behavior::kIsolated, false);
+    }
+    if (is_last_) return;
+    rewrite_words(words, [&](Rewriter& rewriter, std::size_t begin, std::size_t end) {
+      put_byte_characters(rewriter, words.text.view(), begin, end);
+    });
   }
 
  private:
   bool prefix_;
+  bool is_last_;
   std::unique_ptr<Pattern> pattern_;
 };
 
@@ -179,7 +193,8 @@ class Metaspace : public PreTokenizer {
       : mark_(std::move(mark)), scheme_(scheme), split_(split) {}
   [[nodiscard]] bool needs_start() const override { return scheme_ == Scheme::kFirst; }
   void apply(Words& words) const override {
-    rewrite_words(words, [&](Rewriter& rewriter, std::size_t begin, std::size_t end, bool first) {
+    rewrite_words(words, [&](Rewriter& rewriter, std::size_t begin, std::size_t end) {
+      const bool first = words.at_start && words.text.origin[begin].begin == 0;
       const std::string_view word = words.text.view().substr(begin, end - begin);
       const bool marked = word.front() == ' ' || word.substr(0, mark_.size()) == mark_;
       if (!marked && (scheme_ == Scheme::kAlways || (scheme_ == Scheme::kFirst && first)))
@@ -231,6 +246,55 @@ class Bert : public PreTokenizer {
   }
 };
 
+/// Cuts where the script changes. What stands before the first character of a script is lost, as it is in
+/// `tokenizers`.
+class UnicodeScripts : public PreTokenizer {
+ public:
+  void apply(Words& words) const override {
+    std::vector<Range> ranges;
+    for (const auto& [begin, end] : words.ranges) {
+      std::size_t from = end;
+      int last = -1;
+      for (std::size_t at = begin; at < end;) {
+        const Utf8Char c = utf8_at(words.text.text, at);
+        const int script = script_of(c.code);
+        if (script >= 0 && script != last) {
+          if (last >= 0) ranges.emplace_back(from, at);
+          from = at;
+          last = script;
+        }
+        at += c.length;
+      }
+      if (last >= 0) ranges.emplace_back(from, end);
+    }
+    words.ranges = std::move(ranges);
+  }
+};
+
+/// Cuts behind every so many characters.
+class FixedLength : public PreTokenizer {
+ public:
+  explicit FixedLength(std::int64_t length) : length_(length) {}
+  void apply(Words& words) const override {
+    std::vector<Range> ranges;
+    for (const auto& [begin, end] : words.ranges) {
+      std::size_t from = begin;
+      std::int64_t count = 0;
+      for (std::size_t at = begin; at < end;) {
+        at += utf8_at(words.text.text, at).length;
+        if (++count < length_ && at < end) continue;
+        ranges.emplace_back(from, at);
+        from = at;
+        count = 0;
+      }
+    }
+    words.ranges = std::move(ranges);
+  }
+
+ private:
+  std::int64_t length_;
+};
+
 class Sequence : public PreTokenizer {
  public:
   explicit Sequence(std::vector<std::unique_ptr<const PreTokenizer>> steps) : steps_(std::move(steps)) {}
@@ -264,39 +328,29 @@ std::unique_ptr<const PreTokenizer> make_metaspace(const io::Json& json, const s
                                      optional_field<bool>(json, "split", place).value_or(true));
 }
 
+std::unique_ptr<const PreTokenizer> make(const io::Json& json, const std::string& where, bool is_last);
+
 std::unique_ptr<const PreTokenizer> make_sequence(const io::Json& json, const std::string& place,
-                                                  const std::string& where) {
+                                                  const std::string& where, bool is_last) {
   const io::Json& list = member(json, "pretokenizers", place);
   if (!list.is_array()) throw FormatError(place, ": 'pretokenizers' is not a list");
   std::vector<std::unique_ptr<const PreTokenizer>> steps;
-  for (const io::Json& step : list) {
-    auto made = make_pre_tokenizer(step, where);
-    if (made == nullptr) continue;
-    if (!steps.empty() && steps.back()->byte_level())
-      throw UnsupportedError(place, ": a step after ByteLevel is not supported");
-    steps.push_back(std::move(made));
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (auto made = make(list[i], where, is_last && i + 1 == list.size())) steps.push_back(std::move(made));
   }
   return std::make_unique<Sequence>(std::move(steps));
 }
 
-}  // namespace
-
-std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const io::Json& json, const std::string& where) {
-  if (json.is_null()) return nullptr;
-  const std::string place = where + ": pre_tokenizer";
-  const auto type = field<std::string>(json, "type", place);
-  if (type == "ByteLevel")
-    return std::make_unique<ByteLevel>(optional_field<bool>(json, "add_prefix_space", place).value_or(true),
-                                       optional_field<bool>(json, "use_regex", place).value_or(true), place);
+std::unique_ptr<const PreTokenizer> make_splitting(const io::Json& json, const std::string& type,
+                                                   const std::string& place) {
   if (type == "Split")
     return std::make_unique<Split>(Pattern(member(json, "pattern", place), place),
                                    behavior_of(field<std::string>(json, "behavior", place), place),
                                    optional_field<bool>(json, "invert", place).value_or(false));
-  if (type == "Metaspace") return make_metaspace(json, place);
   if (type == "Whitespace") {
     // "\w+|[^\w\s]+", with \w as Rust's expressions have it.
     const std::string word = R"(\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\p{Join_Control})";
-    return std::make_unique<Split>(Pattern("[" + word + "]+|[^" + word + R"(\s]+)", place),
+    return std::make_unique<Split>(Pattern::for_pcre2("[" + word + "]+|[^" + word + R"(\s]+)", place),
                                    Behavior::kRemoved, true);
   }
   if (type == "WhitespaceSplit") return std::make_unique<SplitCharacters>(is_space, Behavior::kRemoved);
@@ -309,9 +363,41 @@ std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const io::Json& json, con
     return std::make_unique<SplitCharacters>(
         is_punctuation,
         behavior_of(optional_field<std::string>(json, "behavior", place).value_or("Isolated"), place));
-  if (type == "BertPreTokenizer") return std::make_unique<Bert>();
-  if (type == "Sequence") return make_sequence(json, place, where);
+  if (type == "CharDelimiterSplit") {
+    const auto delimiter = field<std::string>(json, "delimiter", place);
+    if (delimiter.empty() || utf8_length(delimiter) != 1)
+      throw FormatError(place, ": the delimiter '", delimiter, "' is not one character");
+    const std::uint32_t code = utf8_at(delimiter, 0).code;
+    return std::make_unique<SplitCharacters>([code](std::uint32_t c) { return c == code; },
+                                             Behavior::kRemoved);
+  }
+  if (type == "FixedLength") {
+    const auto length = optional_field<std::int64_t>(json, "length", place).value_or(5);
+    if (length < 1) throw FormatError(place, ": 'length' is ", length, ", not at least 1");
+    return std::make_unique<FixedLength>(length);
+  }
   throw UnsupportedError(place, ": the type '", type, "' is not supported");
+}
+
+std::unique_ptr<const PreTokenizer> make(const io::Json& json, const std::string& where, bool is_last) {
+  if (json.is_null()) return nullptr;
+  const std::string place = where + ": pre_tokenizer";
+  const auto type = field<std::string>(json, "type", place);
+  if (type == "ByteLevel")
+    return std::make_unique<ByteLevel>(optional_field<bool>(json, "add_prefix_space", place).value_or(true),
+                                       optional_field<bool>(json, "use_regex", place).value_or(true), is_last,
+                                       place);
+  if (type == "Metaspace") return make_metaspace(json, place);
+  if (type == "BertPreTokenizer") return std::make_unique<Bert>();
+  if (type == "UnicodeScripts") return std::make_unique<UnicodeScripts>();
+  if (type == "Sequence") return make_sequence(json, place, where, is_last);
+  return make_splitting(json, type, place);
+}
+
+}  // namespace
+
+std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const io::Json& json, const std::string& where) {
+  return make(json, where, true);
 }
 
 }  // namespace bitrain::text

@@ -22,15 +22,14 @@ class PreTokenizer {
  public:
   virtual ~PreTokenizer() = default;
   virtual void apply(Words& words) const = 0;
-  /// Whether the model then works on bytes instead of characters (ByteLevel).
+  /// Whether the model then works on bytes instead of characters (a ByteLevel that is the last step).
   [[nodiscard]] virtual bool byte_level() const { return false; }
   /// Whether apply reads Words::at_start, so that texts must be tracked (Metaspace, "first").
   [[nodiscard]] virtual bool needs_start() const { return false; }
 };
 
-/// ByteLevel, Split, Metaspace, Whitespace, WhitespaceSplit, Digits, Punctuation, BertPreTokenizer, Sequence;
-/// null for null.
-/// Throws FormatError, UnsupportedError for another type or a ByteLevel that is not last.
+/// All those of `tokenizers` 0.23, in any order; null for null. Throws FormatError, UnsupportedError for
+/// another type and for an expression that is not taken.
 [[nodiscard]] std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const io::Json& json,
                                                                      const std::string& where);
 
