@@ -77,6 +77,8 @@ TEST_F(ResumableFiles, RefusesWhatItCannotDo) {
   EXPECT_THAT([&] { file.append("half"); }, ThrowsMessage<StateError>(HasSubstr("whole lines")));
   EXPECT_THAT([&] { ResumableFile(path().parent_path() / "no" / "out", made_from_); },
               ThrowsMessage<IoError>(HasSubstr("cannot open")));
+  EXPECT_THAT([&] { ResumableFile(path().parent_path(), made_from_); },
+              ThrowsMessage<ConfigError>(HasSubstr("a folder of that name is there")));
 }
 
 TEST_F(ResumableFiles, ReplacesAnEarlierResult) {

@@ -150,8 +150,9 @@ class Attacher {
     for (const auto& [entry, rank] : options_.rank_pattern)
       if (rank < 1) throw ConfigError("rank_pattern: ", entry, ": the rank must be at least 1, not ", rank);
     if (!(options_.lora_alpha > 0)) throw ConfigError("lora_alpha must be above 0");
-    if (!(options_.lora_dropout >= 0 && options_.lora_dropout < 1))
-      throw ConfigError("lora_dropout must lie in [0, 1), not ", options_.lora_dropout);
+    if (!(options_.lora_dropout >= 0 && options_.lora_dropout <= kHighestLoraDropout))
+      throw ConfigError("lora_dropout must be at least 0 and at most ", kHighestLoraDropout, ", not ",
+                        options_.lora_dropout);
     const std::string& how = options_.init_lora_weights;
     if (how != "true" && how != "gaussian" && how != "false")
       throw ConfigError("init_lora_weights: '", how, "' is not supported; there are: true, gaussian, false");

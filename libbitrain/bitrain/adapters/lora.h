@@ -10,6 +10,9 @@
 
 namespace bitrain::adapters {
 
+/// More would drop all of nearly every input; 1 leaves nothing to learn from.
+inline constexpr double kHighestLoraDropout = 0.999;
+
 /// LoRA (Hu et al. 2021), with PEFT's names and meanings.
 struct LoraOptions {
   std::int64_t r = 8;
@@ -29,7 +32,7 @@ template <class Visitor>
 void visit_fields(Visitor& v, LoraOptions& o) {
   v.field("r", o.r, at_least(1), "Rank of the update matrices.");
   v.field("lora_alpha", o.lora_alpha, above(0), "Numerator of the scale lora_alpha / r.");
-  v.field("lora_dropout", o.lora_dropout, in_range(0, 0.999), "Dropout on the input of adapted linear maps.");
+  v.field("lora_dropout", o.lora_dropout, in_range(0, kHighestLoraDropout), "Dropout on the input of adapted linear maps.");
   v.field("target_modules", o.target_modules, any(),
           "Modules to adapt: ends of their paths (q_proj), patterns that match whole paths "
           "(.*layers.[0-3].mlp.*), or all-linear for every linear map but the head.");

@@ -7,6 +7,7 @@
 #include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/version.h>
+#include <bitrain/io/home.h>
 
 namespace bitrain::cli {
 namespace {
@@ -34,6 +35,10 @@ int exit_code(ErrorKind kind) {
     case ErrorKind::kRank: return 9;
   }
   return 1;
+}
+
+CLI::Option* is_path(CLI::Option* option) {
+  return option->transform([](const std::string& path) { return io::expand_home(path); });
 }
 
 int run_program(int argc, char** argv) {

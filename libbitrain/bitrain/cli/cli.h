@@ -25,6 +25,9 @@ struct Outcome {
   int code = 0;
 };
 
+/// Lets an option read "~/x" as a shell would, which leaves `--out=~/x` as it is. Returns it.
+CLI::Option* is_path(CLI::Option* option);
+
 // Each group adds its verbs to the program.
 void add_recipe_verbs(CLI::App& app, Outcome& outcome);   ///< run, validate, config, recipes, report, data
 void add_model_verbs(CLI::App& app);                      ///< eval, merge, generate

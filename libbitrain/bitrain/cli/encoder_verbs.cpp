@@ -260,12 +260,15 @@ void add_inputs(CLI::App& verb, MineArguments& arguments) {
   data::SourceOptions& data = arguments.data;
   data.text_field = "query";  // As a contrastive stage reads them.
   data.pair_field = "positive";
-  verb.add_option("pairs", data.path, "JSONL or TSV file of pairs, also .gz or .zst")->required();
-  verb.add_option("--out", arguments.out, "JSONL file to write: text, pair and negatives")->required();
-  verb.add_option("--encoder", arguments.encoder, "sentence-transformers folder that finds the negatives");
+  is_path(verb.add_option("pairs", data.path, "JSONL or TSV file of pairs, also .gz or .zst")->required());
+  is_path(
+      verb.add_option("--out", arguments.out, "JSONL file to write: text, pair and negatives")->required());
+  is_path(verb.add_option("--encoder", arguments.encoder,
+                          "sentence-transformers folder that finds the negatives"));
   verb.add_flag("--bm25", arguments.bm25, "Find them by their words instead");
-  verb.add_option("--corpus", arguments.corpus,
-                  "BEIR's corpus.jsonl with the candidates (default: all distinct pairs' second texts)");
+  is_path(
+      verb.add_option("--corpus", arguments.corpus,
+                      "BEIR's corpus.jsonl with the candidates (default: all distinct pairs' second texts)"));
   verb.add_option("--text-field", data.text_field, "JSONL: key of the text")->capture_default_str();
   verb.add_option("--pair-field", data.pair_field, "JSONL: key of the translation or passage")
       ->capture_default_str();

@@ -61,7 +61,8 @@ void add_launch_verb(CLI::App& app, Outcome& outcome) {
       ->capture_default_str();
   verb->add_option("--max-restarts", options->max_restarts, "Start all again after a failure, so often")
       ->capture_default_str();
-  verb->add_option("--log-dir", options->log_dir, "Folder that gets rank-<r>.log of each, appended to");
+  is_path(
+      verb->add_option("--log-dir", options->log_dir, "Folder that gets rank-<r>.log of each, appended to"));
   verb->add_option("--grace-seconds", options->grace_seconds,
                    "After one failed: how long the others have to end before they are killed")
       ->capture_default_str();

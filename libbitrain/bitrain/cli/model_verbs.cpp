@@ -16,6 +16,7 @@
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/hub/model_dir.h>
 #include <bitrain/hub/peft.h>
+#include <bitrain/io/directory.h>
 #include <bitrain/io/json.h>
 #include <bitrain/models/generation.h>
 
@@ -32,8 +33,8 @@ struct ModelArguments {
 };
 
 void add_model_arguments(CLI::App& verb, ModelArguments& arguments) {
-  verb.add_option("dir", arguments.dir, "Hugging Face model folder")->required();
-  verb.add_option("--adapter", arguments.adapter, "PEFT adapter folder to put on it");
+  is_path(verb.add_option("dir", arguments.dir, "Hugging Face model folder")->required());
+  is_path(verb.add_option("--adapter", arguments.adapter, "PEFT adapter folder to put on it"));
   verb.add_option("--dtype", arguments.dtype, "float32, bfloat16 or float16 (default: as stored)")
       ->check(CLI::IsMember({"float32", "bfloat16", "float16"}));
   verb.add_option("--device", arguments.device, "cpu or cuda")
@@ -68,7 +69,8 @@ void add_eval(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = app.add_subcommand("eval", "Loss per token and bits per byte of a model on a text");
   add_model_arguments(*verb, *arguments);
-  verb->add_option("--data", arguments->data.path, "Text, TSV or JSONL file, also .gz or .zst")->required();
+  is_path(verb->add_option("--data", arguments->data.path, "Text, TSV or JSONL file, also .gz or .zst")
+              ->required());
   verb->add_option("--language", arguments->data.language, "Code of the text's language, for example es")
       ->required();
   verb->add_option("--column", arguments->data.column, "TSV: column of the text, from 1")
@@ -143,15 +145,16 @@ void add_merge(CLI::App& app) {
       app.add_subcommand("merge", "Fold an adapter into its base and write a plain model folder");
   add_model_arguments(*verb, arguments->model);
   verb->get_option("--adapter")->required();
-  verb->add_option("--out", arguments->out, "Folder to write")->required();
+  is_path(verb->add_option("--out", arguments->out, "Folder to write")->required());
   verb->add_flag("--requantize", arguments->merge.requantize,
                  "Write weights that were in 4 bits in 4 bits again");
   verb->add_flag("--verify", arguments->verify,
                  "Compare the logits before and after; fail beyond the tolerance");
   verb->add_option("--tolerance", arguments->tolerance, "Largest mean KL divergence a token, in nats")
       ->capture_default_str();
-  verb->add_option("--text", arguments->text, "File with lines to compare on (default: mixed ids)");
+  is_path(verb->add_option("--text", arguments->text, "File with lines to compare on (default: mixed ids)"));
   verb->callback([arguments] {
+    io::check_output_directory(arguments->out);
     const at::NoGradGuard no_grad;
     const hub::OpenedModel opened = open(arguments->model);
     if (arguments->verify) {

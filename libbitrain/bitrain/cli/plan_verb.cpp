@@ -49,7 +49,7 @@ void add_plan_verb(CLI::App& app) {
       "plan",
       "What a recipe would need on a cluster: memory, traffic and time of each training stage, estimated");
   recipe::ClusterOptions& cluster = arguments->cluster;
-  verb->add_option("recipe", arguments->file, "Recipe (YAML)");
+  is_path(verb->add_option("recipe", arguments->file, "Recipe (YAML)"));
   verb->add_option("overrides", arguments->overrides, "key=value");
   verb->add_option("--nodes", cluster.nodes, "Machines")->capture_default_str();
   verb->add_option("--gpus-per-node", cluster.gpus_per_node, "GPUs of each")->capture_default_str();

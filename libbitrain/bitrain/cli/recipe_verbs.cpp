@@ -28,7 +28,7 @@ struct RecipeArguments {
 };
 
 void add_recipe_arguments(CLI::App& verb, RecipeArguments& arguments) {
-  verb.add_option("recipe", arguments.file, "Recipe (YAML)")->required();
+  is_path(verb.add_option("recipe", arguments.file, "Recipe (YAML)")->required());
   verb.add_option(
       "overrides", arguments.overrides,
       "key=value, for example target.path=my.tsv target.column=2 stages.adapt.train.max_steps=300");
@@ -113,7 +113,7 @@ void add_data(CLI::App& app) {
   CLI::App* inspect = group->add_subcommand(
       "inspect",
       "First step of a training stage: pieces, [supervised] or not, and the language of each segment");
-  inspect->add_option("recipe", arguments->file, "Recipe (YAML)")->required();
+  is_path(inspect->add_option("recipe", arguments->file, "Recipe (YAML)")->required());
   inspect->add_option("stage", arguments->stage, "Name of the stage")->required();
   inspect->add_option("overrides", arguments->overrides, "key=value");
   inspect->add_option("--segments", arguments->segments, "Segments to show; 0: all")->capture_default_str();
@@ -166,7 +166,7 @@ void add_recipes(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* copy = group->add_subcommand("cp", "Copy one, to change it");
   copy->add_option("name", arguments->name, "As `recipes ls` shows it")->required();
-  copy->add_option("file", arguments->to, "Where to")->required();
+  is_path(copy->add_option("file", arguments->to, "Where to")->required());
   copy->callback([arguments] {
     const fs::path from = recipes_directory() / arguments->name;
     std::error_code ignored;
@@ -183,7 +183,7 @@ void add_recipes(CLI::App& app) {
 void add_report(CLI::App& app) {
   auto directory = std::make_shared<std::string>();
   CLI::App* verb = app.add_subcommand("report", "Write report.html of a run anew and print its summary");
-  verb->add_option("dir", *directory, "Folder of the run")->required();
+  is_path(verb->add_option("dir", *directory, "Folder of the run")->required());
   verb->callback([directory] {
     const fs::path dir = *directory;
     const io::Json summary = io::read_json(dir / "summary.json");

@@ -7,6 +7,7 @@
 #include <bitrain/cli/cli.h>
 #include <bitrain/data/source.h>
 #include <bitrain/hub/model_dir.h>
+#include <bitrain/io/directory.h>
 #include <bitrain/io/json.h>
 #include <bitrain/vocab/apply.h>
 #include <bitrain/vocab/fertility.h>
@@ -16,7 +17,7 @@ namespace bitrain::cli {
 namespace {
 
 void add_text(CLI::App& verb, data::SourceOptions& data) {
-  verb.add_option("--data", data.path, "Text, TSV or JSONL file, also .gz or .zst")->required();
+  is_path(verb.add_option("--data", data.path, "Text, TSV or JSONL file, also .gz or .zst")->required());
   verb.add_option("--column", data.column, "TSV: column of the text, from 1")->capture_default_str();
 }
 
@@ -33,9 +34,9 @@ void add_extend(CLI::App& group) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = group.add_subcommand(
       "extend", "Add pieces learned from a text to a model's tokenizer, embedding and head");
-  verb->add_option("dir", arguments->dir, "Hugging Face model folder")->required();
+  is_path(verb->add_option("dir", arguments->dir, "Hugging Face model folder")->required());
   add_text(*verb, arguments->data);
-  verb->add_option("--out", arguments->out, "Folder to write")->required();
+  is_path(verb->add_option("--out", arguments->out, "Folder to write")->required());
   verb->add_option("--pieces", arguments->vocab.pieces, "Most pieces to add")->capture_default_str();
   verb->add_option("--method", arguments->vocab.method, "continue or merge")
       ->check(CLI::IsMember({"continue", "merge"}))
@@ -48,6 +49,7 @@ void add_extend(CLI::App& group) {
   verb->add_option("--pad-to-multiple-of", arguments->multiple, "Round the rows up")->capture_default_str();
   verb->add_option("--seed", arguments->seed, "Seed of initialisers that draw")->capture_default_str();
   verb->callback([arguments] {
+    io::check_output_directory(arguments->out);
     (void)vocab::rules_of(arguments->initialiser);
     const std::vector<std::string> lines = data::texts_of(*data::open_source(arguments->data));
     hub::OpenedModel opened = hub::open_model(arguments->dir);
@@ -74,9 +76,9 @@ void add_report(CLI::App& group) {
   };
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = group.add_subcommand("report", "How finely tokenizers cut a text");
-  verb->add_option("dirs", arguments->dirs,
-                   "Folders with a tokenizer; the first is what others are compared with")
-      ->required();
+  is_path(verb->add_option("dirs", arguments->dirs,
+                           "Folders with a tokenizer; the first is what others are compared with")
+              ->required());
   add_text(*verb, arguments->data);
   verb->add_flag("--json", arguments->json, "Figures as JSON");
   verb->callback([arguments] {

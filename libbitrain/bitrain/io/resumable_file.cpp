@@ -12,6 +12,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/io/file.h>
+#include <bitrain/io/json_difference.h>
 
 namespace bitrain::io {
 namespace fs = std::filesystem;
@@ -28,35 +29,15 @@ fs::path with_ending(fs::path path, const char* ending) {
   return path;
 }
 
-/// "options.margin (was 0.1, is 0.2), ..."
-std::string differences(const Json& was, const Json& is) {
-  const Json before = was.flatten();
-  const Json after = is.flatten();
-  std::string text;
-  const auto add = [&](const std::string& pointer, const std::string& old, const std::string& now) {
-    std::string name = pointer.substr(std::min<std::size_t>(pointer.size(), 1));
-    std::replace(name.begin(), name.end(), '/', '.');
-    text += (text.empty() ? "" : ", ") + name + " (was " + old + ", is " + now + ")";
-  };
-  for (const auto& [pointer, value] : before.items()) {
-    const auto now = after.find(pointer);
-    if (now == after.end()) {
-      add(pointer, value.dump(), "not set");
-    } else if (*now != value) {
-      add(pointer, value.dump(), now->dump());
-    }
-  }
-  for (const auto& [pointer, value] : after.items())
-    if (!before.contains(pointer)) add(pointer, "not set", value.dump());
-  return text;
-}
-
 }  // namespace
 
 ResumableFile::ResumableFile(fs::path final_path, const Json& made_from)
     : final_(std::move(final_path)),
       partial_(with_ending(final_, ".partial")),
       description_(with_ending(final_, ".partial.json")) {
+  std::error_code ignored;
+  if (fs::is_directory(final_, ignored))
+    throw ConfigError("cannot write the file ", final_.string(), ": a folder of that name is there");
   open_partial();
   try {
     resume(made_from);
@@ -97,7 +78,8 @@ void ResumableFile::resume(const Json& made_from) {
       throw StateError(partial_.string(), " is there, but not ", description_.filename().string(),
                        ", which would say what it was made from; remove it to begin anew");
     if (const Json earlier = read_json(description_); earlier != made_from)
-      throw StateError(partial_.string(), " was made from something else: ", differences(earlier, made_from),
+      throw StateError(partial_.string(),
+                       " was made from something else: ", describe(differences(earlier, made_from)),
                        "; run with what it was made from to go on, or remove it to begin anew");
   }
   lines_ = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(whole), '\n');

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -21,8 +22,9 @@ struct RoleFormat {
 
 template <class Visitor>
 void visit_fields(Visitor& v, RoleFormat& o) {
-  v.field("prefix", o.prefix, any(), "Text before a turn.");
-  v.field("suffix", o.suffix, any(), "Text after a turn.");
+  v.field("prefix", o.prefix, any(),
+          "Text before a turn; spellings of special tokens (<|im_start|>) in it are those tokens.");
+  v.field("suffix", o.suffix, any(), "Text after a turn, likewise.");
   v.field("supervised", o.supervised, any(), "Learn to write turns of this role, with their suffix.");
 }
 
@@ -40,8 +42,12 @@ struct SftOptions {
 template <class Visitor>
 void visit_fields(Visitor& v, SftOptions& o) {
   v.field("roles", o.roles, not_empty(), "How turns are written, by role.");
-  v.field("bos", o.bos, any(), "Begin a conversation with BOS, where the tokenizer has one.");
-  v.field("eos", o.eos, any(), "End every supervised turn with EOS, and learn it.");
+  v.field("bos", o.bos, any(),
+          "Begin a conversation with BOS, where the tokenizer has one and no prefix has spelled it.");
+  v.field(
+      "eos", o.eos, any(),
+      "End every supervised turn with the tokenizer's EOS, and learn it. A suffix that ends in it already, "
+      "but for white space, gets no second one.");
   v.field("max_length", o.max_length, at_least(2),
           "Longest conversation in tokens; the sequence length or less.");
   v.field("truncation", o.truncation, one_of({"right", "left", "drop", "error"}),
@@ -50,17 +56,22 @@ void visit_fields(Visitor& v, SftOptions& o) {
           "What is done with a row that has nothing to learn from.");
 }
 
-/// Supervised fine-tuning on conversations: loss on the supervised turns only. A token is supervised when it
-/// shares a byte with such a turn. Spaces that end a prefix belong to the turn after it, because tokenizers
-/// join them with its first word; `prompt` leaves them out for the same reason.
+/// Supervised fine-tuning on conversations: loss on the supervised turns only. A conversation is one text,
+/// read as a chat template's: spellings of special tokens in prefixes and suffixes are these tokens, those in
+/// the contents of messages are plain text. A token is supervised when it shares a byte with a supervised
+/// turn or its suffix; white space that a special token takes in beside its spelling does not count. Spaces
+/// that end a prefix belong to the turn after it, because tokenizers join them with its first word; `prompt`
+/// leaves them out for the same reason.
 class Sft : public Objective {
  public:
-  /// Throws ConfigError when no role is supervised, or EOS is asked for and the tokenizer has none.
+  /// Throws ConfigError when no role is supervised, or EOS is asked for and the tokenizer has none. Warns of
+  /// spellings in prefixes and suffixes that look like special tokens (<|end|>, [INST]) and are none.
   Sft(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> languages,
       SftOptions options = {});
 
-  /// Throws DataError, naming source and row, for an example without messages, a role without format, and
-  /// what the options call an error.
+  /// Throws DataError, naming source and row, for an example without messages, of a cloned language
+  /// (clone_language), with a role without format, and for what the options call an error. Warns once of a
+  /// message that spells a special token, as one does that a template was applied to before.
   [[nodiscard]] data::TokenSequence encode(const data::Example& example) const override;
   [[nodiscard]] LossSum loss(models::LanguageModel& model, const Batch& batch,
                              const nn::ForwardContext& context) const override;
@@ -74,10 +85,16 @@ class Sft : public Objective {
   [[nodiscard]] Rendered render(const std::vector<data::Message>& messages, const std::string& reply_role,
                                 const std::string& where) const;
   [[nodiscard]] const RoleFormat& format_of(const std::string& role, const std::string& where) const;
+  [[nodiscard]] bool is_one_token(const std::string& spelling) const;
+  [[nodiscard]] bool ends_in_eos(const RoleFormat& format) const;
+  void warn_of_unknown_markers() const;
+  void warn_of_markers_in(const data::Example& example) const;
 
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::vector<std::string> languages_;
   SftOptions options_;
+  std::string eos_spelling_;  ///< How the text of a template writes EOS; empty: no spelling gives it.
+  mutable std::atomic<bool> warned_{false};
 };
 
 }  // namespace bitrain::objectives

@@ -5,6 +5,9 @@
 
 #include <bitrain/base/rules.h>
 
+#include <bitrain/base/error.h>
+#include <bitrain/io/home.h>
+
 namespace bitrain::recipe {
 namespace {
 
@@ -76,6 +79,13 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, s
     value = *text;
   }
   if (value.empty() && rule.not_empty) return problems.add(node.mark, key, "must not be empty");
+  if (rule.refers == Refers::kFile || rule.refers == Refers::kFolder) {
+    try {
+      value = io::expand_home(value);
+    } catch (const ConfigError& error) {
+      return problems.add(node.mark, key, error.what());
+    }
+  }
   if (!rule.choices.empty()) {
     bool known = false;
     for (const std::string& choice : rule.choices) known = known || choice == value;

@@ -186,6 +186,23 @@ Node load_yaml(const std::filesystem::path& path) {
   return parse_yaml(io::read_file(path), path.string());
 }
 
+Mark mark_of(const Node& root, const std::string& key) {
+  const Node* node = &root;
+  Mark mark = root.mark;
+  for (const std::string& part : split(key, '.')) {
+    const std::size_t bracket = part.find('[');  // "files[2]"
+    node = node->find(part.substr(0, bracket));
+    if (node == nullptr) break;
+    mark = node->mark;
+    if (bracket == std::string::npos) continue;
+    const auto item = static_cast<std::size_t>(std::stoul(part.substr(bracket + 1)));
+    if (item >= node->items.size()) break;
+    node = &node->items[item];
+    mark = node->mark;
+  }
+  return mark;
+}
+
 void apply_override(Node& root, const std::string& assignment) {
   const std::size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0)

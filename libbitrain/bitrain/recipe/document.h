@@ -71,6 +71,10 @@ class Problems {
 /// The same from a file. Throws IoError.
 [[nodiscard]] Node load_yaml(const std::filesystem::path& path);
 
+/// Where `key` ("train.max_steps", "files[2].path") stands below `root`: the mark of the deepest part that is
+/// written there.
+[[nodiscard]] Mark mark_of(const Node& root, const std::string& key);
+
 /// Sets `a.b.c=value`; the value is YAML, so `target.column=3` and `mixture.weights={source: 1}` work. A map
 /// that is missing on the way is made. Throws ConfigError when there is no '=' or a scalar stands in the way.
 void apply_override(Node& root, const std::string& assignment);

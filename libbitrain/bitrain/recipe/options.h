@@ -43,13 +43,14 @@ struct TextOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, TextOptions& o) {
-  v.field("path", o.path, any(),
+  v.field("path", o.path, names_file(),
           "Text, TSV or JSONL file, also as .gz or .zst; from the current folder, else from the "
           "recipe's or one above it. Empty in both: no stage reads lines.");
   v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
           "What a line is; auto goes by the name's ending.");
   v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
-  v.field("language", o.language, required(not_empty()), "Code of the language, for example es.");
+  v.field("language", o.language, not_empty(),
+          "Code of the language, for example es; all stages but sft on files alone need it.");
 }
 
 /// Rows that no stage trains on.
@@ -60,8 +61,9 @@ struct HeldOutOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, HeldOutOptions& o) {
-  v.field("every", o.every, at_least(0), "Keep every k-th row of both files for evaluation.");
-  v.field("last", o.last, at_least(0), "Keep the last N rows of both files for evaluation.");
+  v.field("every", o.every, at_least(0),
+          "Keep every k-th row for evaluation, of source and target, and of an sft stage's files.");
+  v.field("last", o.last, at_least(0), "Keep the last N rows for evaluation, likewise.");
   v.field("max_documents", o.max_documents, at_least(0), "Evaluate on no more than this many; 0: all.");
 }
 
@@ -185,20 +187,19 @@ struct SftStage {
   objectives::SftOptions objective;
   train::TrainOptions train;
   std::int64_t accuracy_cases = 200;
-  std::int64_t prompt_words = 6;
 };
 template <class Visitor>
 void visit_fields(Visitor& v, SftStage& o) {
   v.field("quantize", o.quantize, any(), "4-bit base.");
   v.field("lora", o.lora, any(), "Adapters.");
-  v.field("instructions", o.instructions, any(), "Conversations built from source and target.");
+  v.field("instructions", o.instructions, any(),
+          "Conversations built from source and target; without them the stage reads files alone.");
   v.field("files", o.files, names_file(), "JSONL files with prompt and response, or messages.");
   v.field("loader", o.loader, any(), "Mixing and packing.");
   v.field("objective", o.objective, any(), "How conversations are written.");
   v.field("train", o.train, any(), "Steps, rates, checkpoints.");
   v.field("accuracy_cases", o.accuracy_cases, at_least(0),
-          "Held-out lines of each language whose next word is asked for, before and after.");
-  v.field("prompt_words", o.prompt_words, at_least(1), "Words of the line that are given.");
+          "Held-out conversations of each language whose reply's next word is asked for, before and after.");
 }
 
 /// recipe: evaluate_encoder
@@ -408,7 +409,8 @@ void visit_fields(Visitor& v, MergeStage& o) {
   v.field("merge", o.merge, any(), "Form of the merged weights.");
   v.field("tolerance", o.tolerance, at_least(0),
           "Largest mean KL divergence a token, in nats, between the adapted and the merged model.");
-  v.field("evaluate", o.evaluate, any(), "Score the held-out text with the merged model.");
+  v.field("evaluate", o.evaluate, any(),
+          "Score the held-out text with the merged model, where the recipe has source and target.");
   v.field("prompts", o.prompts, any(), "Texts to continue.");
   v.field("generation", o.generation, any(), "How they are continued.");
 }

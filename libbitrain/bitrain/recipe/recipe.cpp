@@ -99,6 +99,23 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
   recipe.stages = std::move(kept);
 }
 
+/// Both languages are needed by nearly all stages, and wherever there is text of theirs.
+void check_languages(const Recipe& recipe, const Node& document, Problems& problems) {
+  std::string why;
+  for (const Stage& stage : recipe.stages)
+    if (why.empty() && !works_on_files_alone(recipe, stage))
+      why = "the stage " + stage.name + " works with it";
+  if (!recipe.source.path.empty() || !recipe.target.path.empty()) why = "the text must have one";
+  if (why.empty()) return;
+  for (const auto& [side, options] : {std::pair{"source", &recipe.source}, {"target", &recipe.target}}) {
+    const Node* node = document.find(side);
+    if (node == nullptr)
+      problems.add(document.mark, side, "is missing: " + why);
+    else if (node->find("language") == nullptr)
+      problems.add(node->mark, side + std::string(".language"), "is missing: " + why);
+  }
+}
+
 }  // namespace
 
 const Stage* Recipe::find(const std::string& stage) const {
@@ -187,6 +204,7 @@ Recipe read_recipe(const Node& document, const std::filesystem::path& file, Prob
       problems.add(claims->items.size() > i ? claims->items[i].mark : claims->mark,
                    "claims[" + std::to_string(i) + "]", problem);
   connect(recipe, *stages, problems);
+  check_languages(recipe, document, problems);
   return recipe;
 }
 
@@ -206,6 +224,15 @@ bool works_on_encoders(const Recipe& recipe) {
                      EvaluateSimilarityStage, LanguageAdaptersStage, LateInteractionStage, MineNegativesStage,
                      CrossEncoderStage, EvaluateLexiconStage>(stage.options);
   });
+}
+
+bool works_on_files_alone(const Recipe& recipe, const Stage& stage) {
+  if (const auto* sft = std::get_if<SftStage>(&stage.options))
+    return sft->instructions.empty() && !sft->files.empty();
+  if (!std::holds_alternative<MergeStage>(stage.options)) return false;
+  const Stage* merged = recipe.find(stage.from);
+  return merged != nullptr && std::holds_alternative<SftStage>(merged->options) &&
+         works_on_files_alone(recipe, *merged);
 }
 
 bool trains_adapters(const ContrastiveStage& options) {

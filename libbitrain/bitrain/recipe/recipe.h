@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -66,20 +67,20 @@ struct Recipe {
 template <class Visitor>
 void visit_fields(Visitor& v, Recipe& o) {
   v.field("name", o.name, required(not_empty()), "Name of the run.");
-  v.field("dir", o.dir, not_empty(), "Folder of the run.");
+  v.field("dir", o.dir, names_folder(not_empty()), "Folder of the run.");
   v.field("seed", o.seed, at_least(0), "Seed of everything random.");
   v.field("device", o.device, one_of({"cpu", "cuda"}), "Where models live.");
   v.field("dtype", o.dtype, one_of({"bfloat16", "float32"}), "Type of weights and activations.");
   v.field("threads", o.threads, in_range(0, 1024),
           "CPU threads of each process; 0: as many as its affinity and CPU quota leave it.");
   v.field("parallel", o.parallel, any(), "How several processes share the run.");
-  v.field("base", o.base, any(),
+  v.field("base", o.base, names_folder(),
           "Hugging Face folder to start from, in place of the stages tokenizer and pretrain.");
   v.field("skip_invalid", o.skip_invalid, any(),
           "Leave out rows that cannot be read (not UTF-8, too few columns, broken JSON) and count them; "
           "otherwise they are errors.");
-  v.field("source", o.source, required(), "The language the model knows.");
-  v.field("target", o.target, required(), "The language it is to learn.");
+  v.field("source", o.source, any(), "The language the model knows.");
+  v.field("target", o.target, any(), "The language it is to learn.");
   v.field("held_out", o.held_out, any(), "Rows kept for evaluation.");
   v.field("claims", o.claims, any(), "What the run is meant to show; the report says whether it did.");
 }
@@ -109,8 +110,36 @@ struct StageType {
   return !recipe.source.path.empty() && !recipe.target.path.empty();
 }
 
+/// Whether a stage does without lines of source and target, and without their languages: sft on files alone,
+/// and a merge of what it trained.
+[[nodiscard]] bool works_on_files_alone(const Recipe& recipe, const Stage& stage);
+
 /// Whether a stage trains adapters in place of the model.
 [[nodiscard]] bool trains_adapters(const ContrastiveStage& options);
+
+/// How a stage trains.
+struct StageTraining {
+  const train::TrainOptions& train;
+  const data::LoaderOptions& loader;
+
+  /// Steps of the run, as the trainer counts them. Throws ConfigError as train::total_steps.
+  [[nodiscard]] std::int64_t steps() const {
+    return train::total_steps(train, loader.rows_per_step * loader.sequence_length);
+  }
+};
+/// Nothing for stages that do not train. It refers into `options`.
+[[nodiscard]] inline std::optional<StageTraining> training_of(const StageOptions& options) {
+  return std::visit(
+      [](const auto& stage) -> std::optional<StageTraining> {
+        if constexpr (requires { stage.data.loader; })
+          return StageTraining{stage.train, stage.data.loader};
+        else if constexpr (requires { stage.train; })
+          return StageTraining{stage.train, stage.loader};
+        else
+          return std::nullopt;
+      },
+      options);
+}
 
 /// What a retrieval set is called in the report.
 [[nodiscard]] std::string name_of(const CollectionOptions& collection);

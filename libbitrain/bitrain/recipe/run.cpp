@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cstdio>
 #include <fstream>
-#include <set>
+#include <map>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include <ATen/Parallel.h>
 
@@ -18,8 +20,8 @@
 #include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
-#include <bitrain/recipe/decode.h>
-#include <bitrain/recipe/references.h>
+#include <bitrain/io/json_difference.h>
+#include <bitrain/recipe/fingerprint.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/train/peak_memory.h>
 #include <bitrain/train/report.h>
@@ -35,9 +37,12 @@ constexpr const char* kFinished = "finished";
 
 /// Whether a stage has steps that ranks can share.
 bool trains(const Stage& stage) {
-  return is_one_of<PretrainStage, CptStage, SftStage, MaskedLmStage, ContrastiveStage, LateInteractionStage,
-                   CrossEncoderStage, ContextPredictionStage, DocumentEncoderStage, SimilarityStage>(
-      stage.options);
+  return training_of(stage.options).has_value();
+}
+
+/// Where a stage keeps what an interruption must not lose.
+fs::path work_directory(const fs::path& stage_directory) {
+  return stage_directory.string() + ".work";
 }
 
 std::string cpu_name() {
@@ -47,84 +52,52 @@ std::string cpu_name() {
   return "unknown CPU";
 }
 
-/// FNV-1a over the text, for names of states; equality is checked on the text itself.
-std::string short_hash(const std::string& text) {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : text) hash = (hash ^ static_cast<std::uint8_t>(c)) * 0x100000001b3;
-  char hex[17];
-  std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
-  return hex;
-}
+/// What a run will do with a stage.
+struct Plan {
+  io::Json made_from;
+  std::optional<io::Json> done;  ///< stage.json of a folder that is right as it is.
+};
 
-/// Who a file is, without reading it.
-io::Json file_identity(const fs::path& path) {
-  std::error_code ignored;
-  return {{"path", path.string()},
-          {"size", fs::file_size(path, ignored)},
-          {"modified", fs::last_write_time(path, ignored).time_since_epoch().count()}};
-}
-
-/// What a stage names besides the text: the hash of a stage, the identity of a file or of all in a folder.
-io::Json identity_of(const Recipe& recipe, const Reference& reference) {
-  if (reference.kind == Refers::kStage && reference.name != "base")
-    return io::read_json(stage_directory(recipe, reference.name) / kStageFile).at("hash");
-  if (reference.kind == Refers::kStage) return file_identity(fs::path(recipe.base) / "config.json");
-  const fs::path path = resolve(recipe, reference.name);
-  if (reference.kind == Refers::kFile) return file_identity(path);
-  std::set<fs::path> files;
-  std::error_code ignored;
-  for (const auto& entry : fs::recursive_directory_iterator(path, ignored))
-    if (entry.is_regular_file(ignored)) files.insert(entry.path());
-  io::Json all = io::Json::array();
-  for (const fs::path& file : files) all.push_back(file_identity(file));
-  return all;
-}
-
-/// What a stage is made from: if this is the same, its folder is still right.
-io::Json fingerprint(const Recipe& recipe, const Stage& stage) {
-  io::Json json = {{"version", kVersion},
-                   {"type", stage.type},
-                   {"from", stage.from},
-                   {"seed", recipe.seed},
-                   {"device", recipe.device},
-                   {"dtype", recipe.dtype},
-                   {"held_out", to_json(recipe.held_out)},
-                   {"skip_invalid", recipe.skip_invalid},
-                   {"source", to_json(recipe.source)},
-                   {"target", to_json(recipe.target)}};
-  if (has_lines(recipe)) {
-    json["source_file"] = file_identity(resolve(recipe, recipe.source.path));
-    json["target_file"] = file_identity(resolve(recipe, recipe.target.path));
-  }
-  json["options"] = std::visit([](const auto& options) { return to_json(options); }, stage.options);
-  for (const Reference& reference :
-       std::visit([](const auto& options) { return references_of(options); }, stage.options))
-    json["reads"][reference.key] = identity_of(recipe, reference);
-  if (stage.from == "base")
-    json["input"] = file_identity(fs::path(recipe.base) / "config.json");
-  else if (!stage.from.empty())
-    json["input"] = io::read_json(stage_directory(recipe, stage.from) / kStageFile).at("hash");
-  return json;
-}
-
-/// stage.json when the folder is there and made from the same things, else nothing.
-std::optional<io::Json> finished(const fs::path& directory, const io::Json& made_from) {
+/// stage.json when the folder is there and made from the same things, else nothing. A stage that runs again,
+/// or was made with other options that do not matter, says so.
+std::optional<io::Json> finished(const Stage& stage, const fs::path& directory, const io::Json& made_from) {
   std::error_code ignored;
   if (!fs::exists(directory / kStageFile, ignored)) return std::nullopt;
-  io::Json stage = io::read_json(directory / kStageFile);
-  if (!stage.is_object() || !stage.contains("made_from") || stage["made_from"] != made_from)
+  io::Json there = io::read_json(directory / kStageFile);
+  if (!there.is_object() || !there.contains("made_from") || !there.contains("result")) return std::nullopt;
+  const io::Json& before = there["made_from"];
+  if (const auto differences = io::differences(identity_of(before), identity_of(made_from));
+      !differences.empty()) {
+    log_info("stage ", stage.name, ": ", directory.string(),
+             " was made otherwise and will be replaced: ", io::describe(differences));
     return std::nullopt;
-  return stage;
+  }
+  if (const auto differences = io::differences(before, made_from); !differences.empty())
+    log_info("stage ", stage.name,
+             ": stays as it was made, with other values that change no step: ", io::describe(differences));
+  return there;
 }
 
-/// Makes the work folder fit for `made_from`: what another set of options left there is removed.
-void prepare_work(const fs::path& work, const io::Json& made_from) {
-  std::error_code ignored;
-  const fs::path marker = work / "made_from.json";
-  if (fs::exists(marker, ignored) && io::read_json(marker) == made_from) return;
-  io::remove_tree(work);
-  io::make_directories(work);
-  io::write_json(marker, made_from);
+/// Looks at all stages before any runs: what they are made from, which are finished, whether unfinished work
+/// can go on and whether their folders can be written.
+std::vector<Plan> plan_stages(const Recipe& recipe) {
+  ContentHashes contents(fs::path(recipe.dir) / ".contents.json");
+  std::map<std::string, std::string> hashes;
+  std::vector<Plan> plans;
+  for (const Stage& stage : recipe.stages) {
+    const fs::path directory = stage_directory(recipe, stage.name);
+    Plan plan;
+    plan.made_from = made_from(recipe, stage, contents, hashes);
+    hashes[stage.name] = hash_of(plan.made_from);
+    plan.done = finished(stage, directory, plan.made_from);
+    if (!plan.done) {
+      io::check_output_directory(directory);
+      check_work(stage, work_directory(directory), plan.made_from);
+    }
+    plans.push_back(std::move(plan));
+  }
+  contents.remember();
+  return plans;
 }
 
 /// Runs a stage's function, with its name in what it throws.
@@ -141,8 +114,8 @@ void run_function(const Stage& stage, StageContext& context) {
 std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const io::Json& made_from,
                                 const Ranks& ranks, int& signal) {
   const fs::path directory = stage_directory(recipe, stage.name);
-  const fs::path work = directory.string() + ".work";
-  prepare_work(work, made_from);
+  const fs::path work = work_directory(directory);
+  prepare_work(stage, work, made_from);
   if (trains(stage)) ranks->await(0, "preparing stage " + stage.name);
   io::AtomicDirectory out(directory);
   StageContext context{recipe, stage, out.path(), work};
@@ -161,10 +134,8 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
       {"directory", directory.string()}};
   if (trains(stage) && ranks->size() > 1) result["ranks"] = ranks->size();
   result.update(context.result);
-  const io::Json file = {{"name", stage.name},
-                         {"hash", short_hash(made_from.dump())},
-                         {"made_from", made_from},
-                         {"result", result}};
+  const io::Json file = {
+      {"name", stage.name}, {"hash", hash_of(made_from)}, {"made_from", made_from}, {"result", result}};
   io::write_json(out.path() / kStageFile, file);
   out.commit();
   io::remove_tree(work);
@@ -178,7 +149,7 @@ int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
   ranks->await(0, "preparing stage " + stage.name);
   // What a stage writes besides its training is rank 0's; it must go somewhere.
   const io::AtomicDirectory scratch(fs::temp_directory_path() / ("bitrain-" + stage.name));
-  StageContext context{recipe, stage, scratch.path(), directory.string() + ".work"};
+  StageContext context{recipe, stage, scratch.path(), work_directory(directory)};
   context.ranks = ranks;
   run_function(stage, context);
   return context.signal;
@@ -231,7 +202,7 @@ fs::path stage_directory(const Recipe& recipe, const std::string& stage) {
 }
 
 RunResult run(const Recipe& recipe, const Ranks& ranks) {
-  if (recipe.source.language == recipe.target.language)
+  if (!recipe.source.language.empty() && recipe.source.language == recipe.target.language)
     throw ConfigError("source.language and target.language are both '", recipe.source.language, "'");
   if (recipe.device == "cuda") require_cuda();
   if (recipe.threads > 0)
@@ -247,13 +218,13 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
   const io::DirectoryLock lock(result.dir);
   io::remove_leftovers(result.dir);
   result.summary = empty_summary(recipe);
+  const std::vector<Plan> plans = plan_stages(recipe);
   if (recipe.skip_invalid) result.summary["invalid_rows"] = count_invalid_rows(recipe);
   for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
     const Stage& stage = recipe.stages[i];
     const std::string title =
         std::to_string(i + 1) + "/" + std::to_string(recipe.stages.size()) + " " + stage.name;
-    const io::Json made_from = fingerprint(recipe, stage);
-    const std::optional<io::Json> done = finished(stage_directory(recipe, stage.name), made_from);
+    const std::optional<io::Json>& done = plans[i].done;
     ranks->await(0, "looking at stage " + stage.name);
     (void)dist::broadcast_text(done ? kFinished : "", 0, *ranks, "whether a stage is finished");
     if (done) {
@@ -262,7 +233,7 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
       continue;
     }
     log_info("stage ", title, " (", stage.type, ")");
-    const std::optional<io::Json> figures = run_one(recipe, stage, made_from, ranks, result.signal);
+    const std::optional<io::Json> figures = run_one(recipe, stage, plans[i].made_from, ranks, result.signal);
     if (!figures) return result;
     log_info("stage ", title, ": done in ", human_seconds(figures->at("seconds").get<double>()));
     add_stage(result.summary, stage.name, *figures);

@@ -1,7 +1,13 @@
 #include <bitrain/recipe/stage_rules.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
+
+#include <bitrain/base/error.h>
+#include <bitrain/data/schedule.h>
+#include <bitrain/data/transform.h>
+#include <bitrain/optim/schedule.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -25,6 +31,39 @@ class StageRules {
       add("instructions", "no conversations: set instructions or files");
     if (stage.objective.max_length > stage.loader.sequence_length)
       add("objective.max_length", "must not be above loader.sequence_length");
+    if (std::none_of(stage.objective.roles.begin(), stage.objective.roles.end(),
+                     [](const auto& role) { return role.second.supervised; }))
+      add("objective.roles", "no role is supervised, so there is nothing to learn");
+    for (std::size_t i = 0; i < stage.instructions.size(); ++i)
+      instructions(stage.instructions[i], "instructions[" + std::to_string(i) + "]");
+  }
+
+  /// Warm-up, decay and the stages of a mixture must fit into the steps, as the run itself checks.
+  void check_steps(const StageTraining& training) {
+    const train::TrainOptions& train = training.train;
+    const data::LoaderOptions& loader = training.loader;
+    if (const Node* node = node_.find("train"); node != nullptr && node->find("seed") != nullptr)
+      add("train.seed", "a recipe has one seed for all that is random: set seed at its top");
+    if (train.max_steps <= 0 && train.max_tokens <= 0) return;
+    if (loader.rows_per_step <= 0 || loader.sequence_length <= 0) return;  // Said already.
+    const std::int64_t steps = training.steps();
+    const optim::ScheduleOptions& schedule = train.schedule;
+    try {
+      optim::check_schedule(schedule, steps);
+    } catch (const ConfigError& error) {
+      add(schedule.warmup_steps > 0   ? "train.schedule.warmup_steps"
+          : schedule.warmup_ratio > 0 ? "train.schedule.warmup_ratio"
+                                      : "train.schedule.type",
+          error.what());
+    }
+    const std::vector<data::MixtureStage>& stages = loader.mixture.stages;
+    if (stages.empty()) return;
+    try {
+      (void)data::ShareSchedule(stages, std::vector<std::vector<double>>(stages.size(), {1.0}), steps, false);
+    } catch (const ConfigError& error) {
+      add((node_.find("data") != nullptr ? "data.loader" : "loader") + std::string(".mixture.stages"),
+          error.what());
+    }
   }
 
   void check(const EvaluateRetrievalStage& stage) {
@@ -108,7 +147,30 @@ class StageRules {
 
  private:
   void add(const std::string& key, const std::string& what) {
-    problems_.add(node_.mark, key_ + "." + key, what);
+    problems_.add(mark_of(node_, key), key_ + "." + key, what);
+  }
+  void instructions(const InstructionOptions& set, const std::string& key) {
+    bool conversations = false;
+    for (std::size_t i = 0; i < set.transforms.size(); ++i) {
+      const data::TransformOptions& transform = set.transforms[i];
+      const std::string where = key + ".transforms[" + std::to_string(i) + "]";
+      if (transform.type == "clone_language")
+        add(where + ".type",
+            "clone_language gives other ids to plain text; conversations have none for clones");
+      if (transform.type == "translation_instruction" && set.rows != "pairs")
+        add(where + ".type", "translation_instruction needs both sides of a line: set rows to pairs");
+      conversations = conversations || transform.type == "translation_instruction" ||
+                      transform.type == "verse_completion";
+      if (!data::builtin_transforms().contains(transform.type)) continue;  // Said already.
+      try {
+        (void)data::make_transform(transform);
+      } catch (const ConfigError& error) {
+        add(where, error.what());
+      }
+    }
+    if (!conversations)
+      add(key + ".transforms",
+          "none makes conversations of lines: add translation_instruction or verse_completion");
   }
   void steps(const train::TrainOptions& train) {
     if (train.max_steps == 0 && train.max_tokens == 0) add("train.max_steps", "set max_steps or max_tokens");
@@ -142,6 +204,7 @@ class StageRules {
 
 void check_stage(const Stage& stage, const Node& node, Problems& problems) {
   StageRules rules(stage, node, problems);
+  if (const std::optional<StageTraining> training = training_of(stage.options)) rules.check_steps(*training);
   std::visit([&](const auto& options) { rules.check(options); }, stage.options);
 }
 

@@ -83,6 +83,43 @@ io::Json score_responses(models::LanguageModel& model, const text::Tokenizer& to
   return json;
 }
 
+/// The same response losses, as the trainer wants them: by set, and by language in it where rows have one.
+train::LanguageFigures response_figures(models::LanguageModel& model, const objectives::Sft& objective,
+                                        const std::vector<data::SourcePtr>& held_out) {
+  train::LanguageFigures figures;
+  for (const data::SourcePtr& source : held_out)
+    for (const auto& [language, score] : eval::objective_loss(model, objective, *source))
+      figures[source->name() + (language.empty() ? "" : ", " + language)]["loss_per_token"] =
+          score.loss_per_token;
+  return figures;
+}
+
+/// Texts to see every module at work: held-out lines of both languages, or held-out conversations of the sft
+/// stage that is merged.
+std::vector<std::vector<std::int32_t>> merge_rows(const StageContext& context,
+                                                  const std::shared_ptr<const text::Tokenizer>& tokenizer) {
+  constexpr std::size_t kRows = 8;
+  std::vector<std::vector<std::int32_t>> rows;
+  if (has_lines(context.recipe)) {
+    for (const bool target : {false, true}) {
+      const std::vector<std::string> lines = held_out_lines(context.recipe, target);
+      for (std::size_t i = 0; i < std::min(kRows, lines.size()); ++i) {
+        rows.push_back(tokenizer->encode(lines[i]));
+        if (rows.back().empty()) rows.pop_back();
+      }
+    }
+    return rows;
+  }
+  const StageData data =
+      *stage_data(context.recipe, *context.recipe.find(context.stage.from), tokenizer, data::Split::kHeldOut);
+  for (const data::SourcePtr& source : data.sources)
+    for (std::int64_t i = 0; i < source->size() && rows.size() < kRows; ++i) {
+      std::vector<std::int32_t> ids = data.objective->encode(source->at(i)).ids;
+      if (!ids.empty()) rows.push_back(std::move(ids));
+    }
+  return rows;
+}
+
 }  // namespace
 
 void run_stage(const CptStage& options, StageContext& context) {
@@ -100,7 +137,10 @@ void run_stage(const SftStage& options, StageContext& context) {
     return score_responses(*opened.model, *opened.tokenizer, *data.sft, held_out, options.accuracy_cases);
   };
   context.result["before"] = score();  // A fresh adapter changes nothing: this is the base.
-  train_stage(context, {opened, data, adapter_saver(context, opened, options.lora)});
+  TrainingParts parts{opened, data, adapter_saver(context, opened, options.lora)};
+  if (!has_lines(context.recipe))
+    parts.evaluate = [&] { return response_figures(*opened.model, *data.sft, held_out); };
+  train_stage(context, parts);
   if (context.signal == 0) context.result["after"] = score();
 }
 
@@ -108,16 +148,8 @@ void run_stage(const MergeStage& options, StageContext& context) {
   const at::NoGradGuard no_grad;
   hub::OpenedModel opened = open_stage_model(context, context.stage.from);
   const text::Tokenizer& tokenizer = *opened.tokenizer;
-  // Held-out lines of both languages, enough to see every module at work.
-  std::vector<std::vector<std::int32_t>> rows;
+  const std::vector<std::vector<std::int32_t>> rows = merge_rows(context, opened.tokenizer);
   std::vector<std::vector<std::int32_t>> labels;
-  for (const bool target : {false, true}) {
-    const std::vector<std::string> lines = held_out_lines(context.recipe, target);
-    for (std::size_t i = 0; i < std::min<std::size_t>(8, lines.size()); ++i) {
-      rows.push_back(tokenizer.encode(lines[i]));
-      if (rows.back().empty()) rows.pop_back();
-    }
-  }
   for (const auto& row : rows) labels.emplace_back(row.size(), static_cast<std::int32_t>(kIgnoreIndex));
   const Batch batch = make_batch(rows, labels).to(context.device());
   adapters::MergeOptions merge = options.merge;
@@ -133,7 +165,7 @@ void run_stage(const MergeStage& options, StageContext& context) {
   context.result["mean_kl"] = difference.mean_kl;
   context.result["top1_agreement"] = difference.top1_agreement;
   hub::save_model(context.out, *opened.model, &tokenizer);
-  if (options.evaluate)
+  if (options.evaluate && has_lines(context.recipe))
     context.result["languages"] = score_held_out(context.recipe, *opened.model, tokenizer);
   io::Json generations = io::Json::array();
   for (const std::string& prompt : options.prompts) {

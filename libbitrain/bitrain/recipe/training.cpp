@@ -133,10 +133,12 @@ void train_stage(StageContext& context, const TrainingParts& parts) {
   trainer_parts.model = &model;
   trainer_parts.loss = train::make_loss(model, objective);
   trainer_parts.evaluate = [&](std::int64_t) {
-    return language_figures(score_held_out(context.recipe, model, *parts.model.tokenizer));
+    return parts.evaluate ? parts.evaluate()
+                          : language_figures(score_held_out(context.recipe, model, *parts.model.tokenizer));
   };
   context.result["parameters"] = adapters::count_parameters(model);
-  run_training(context, data.train, loader, std::move(trainer_parts), "languages", parts.save);
+  run_training(context, data.train, loader, std::move(trainer_parts), parts.evaluate ? "sets" : "languages",
+               parts.save);
   if (context.signal == 0)
     log_info(context.stage.name, ": ", data::describe(loader.shares(), data.loader.mixture.unit));
 }

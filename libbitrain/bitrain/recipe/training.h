@@ -23,6 +23,8 @@ struct TrainingParts {
   const StageData& data;
   /// Writes the model or adapter into a folder that does not exist yet.
   std::function<void(const std::filesystem::path&)> save;
+  /// Figures by set of rows, in place of those of held-out lines of source and target.
+  std::function<train::LanguageFigures()> evaluate = {};
 };
 
 /// Trains, and puts steps, speed, shares, curve and evaluations into context.result. When a signal ended the

@@ -1,5 +1,7 @@
 #include <bitrain/recipe/validate.h>
 
+#include <algorithm>
+
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
@@ -16,21 +18,8 @@ namespace {
 
 /// Where a key stands in the file, for problems that only the values together show.
 Mark mark_of(const Recipe& recipe, const Node* document, const std::string& key) {
-  const Node* node = document;
-  Mark mark{recipe.file.string(), 1, 1};
-  if (node == nullptr) return mark;
-  for (const std::string& part : split(key, '.')) {
-    const std::size_t bracket = part.find('[');  // "files[2]"
-    node = node->find(part.substr(0, bracket));
-    if (node == nullptr) break;
-    mark = node->mark;
-    if (bracket == std::string::npos) continue;
-    const auto item = static_cast<std::size_t>(std::stoul(part.substr(bracket + 1)));
-    if (item >= node->items.size()) break;
-    node = &node->items[item];
-    mark = node->mark;
-  }
-  return mark;
+  return document == nullptr || document->kind != Node::Kind::kMap ? Mark{recipe.file.string(), 1, 1}
+                                                                   : mark_of(*document, key);
 }
 
 void check_file(const Recipe& recipe, const TextOptions& side, const std::string& key, const Node* document,
@@ -166,11 +155,18 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
 }
 
 /// Whether a stage cannot do without lines of source and target.
-bool reads_lines(const StageOptions& options) {
-  if (const auto* contrastive = std::get_if<ContrastiveStage>(&options)) return contrastive->pairs;
-  return !is_one_of<MergeStage, EvaluateRetrievalStage, SimilarityStage, EvaluateSimilarityStage,
-                    LanguageAdaptersStage, LateInteractionStage, MineNegativesStage, CrossEncoderStage,
-                    EvaluateLexiconStage, AlignWordsStage>(options);
+bool reads_lines(const Recipe& recipe, const Stage& stage) {
+  if (works_on_files_alone(recipe, stage)) return false;
+  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options)) return contrastive->pairs;
+  return !is_one_of<EvaluateRetrievalStage, SimilarityStage, EvaluateSimilarityStage, LanguageAdaptersStage,
+                    LateInteractionStage, MineNegativesStage, CrossEncoderStage, EvaluateLexiconStage,
+                    AlignWordsStage>(stage.options);
+}
+
+/// Whether it scores what it trained on rows of its own files.
+bool holds_rows_out(const Stage& stage) {
+  const auto* sft = std::get_if<SftStage>(&stage.options);
+  return sft != nullptr && !sft->files.empty();
 }
 
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
@@ -183,7 +179,9 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   if (!recipe.source.language.empty() && recipe.source.language == recipe.target.language)
     problems.add(mark_of(recipe, document, "target.language"), "target.language",
                  "is the source's language too: '" + recipe.target.language + "'");
-  if (has_lines(recipe) && recipe.held_out.every == 0 && recipe.held_out.last == 0)
+  const bool holds_out =
+      has_lines(recipe) || std::any_of(recipe.stages.begin(), recipe.stages.end(), holds_rows_out);
+  if (holds_out && recipe.held_out.every == 0 && recipe.held_out.last == 0)
     problems.add(mark_of(recipe, document, "held_out"), "held_out",
                  "nothing is kept for evaluation: set every or last");
   if (!recipe.base.empty()) check_base(recipe, document, problems);
@@ -191,7 +189,7 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);
   for (const Stage& stage : recipe.stages) {
-    if (!has_lines(recipe) && reads_lines(stage.options))
+    if (!has_lines(recipe) && reads_lines(recipe, stage))
       problems.add(mark_of(recipe, document, "stages." + stage.name), "stages." + stage.name,
                    "reads lines of text: set source.path and target.path");
     check_references(recipe, stage, document, problems);

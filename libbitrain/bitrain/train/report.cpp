@@ -113,6 +113,22 @@ Chart language_chart(const SummaryView& view, const std::string& name, const Jso
   return chart;
 }
 
+/// Of held-out rows of a stage's own files, by set.
+Chart set_chart(const std::string& name, const Json& evaluations) {
+  Chart chart{name + ": held-out conversations", "step", "loss a token, lower is better", {}, {}};
+  for (const auto& [set, unused] : evaluations.front().at("sets").items()) {
+    ChartSeries series{set, static_cast<int>(chart.series.size()) % 4, {}, {}};
+    for (const Json& evaluation : evaluations)
+      if (const Json* sets = find_at(evaluation, "sets"))
+        if (const Json* figures = find_at(*sets, set.c_str())) {
+          series.x.push_back(number_at(evaluation, "step", 0));
+          series.y.push_back(number_at(*figures, "loss_per_token"));
+        }
+    chart.series.push_back(std::move(series));
+  }
+  return chart;
+}
+
 std::string charts(const SummaryView& view, const std::vector<Snapshot>& snapshots) {
   std::string html;
   for (const auto& [name, stage] : view.stages()) {
@@ -122,7 +138,9 @@ std::string charts(const SummaryView& view, const std::vector<Snapshot>& snapsho
       const bool masked = find_at(evaluations->front(), "masked") != nullptr;
       html += render_chart(retrieval ? retrieval_chart(view, name)
                            : masked  ? masked_chart(view, name, *evaluations)
-                                     : language_chart(view, name, *stage, snapshots));
+                           : find_at(evaluations->front(), "sets") != nullptr
+                               ? set_chart(name, *evaluations)
+                               : language_chart(view, name, *stage, snapshots));
     }
     const Json* curve = find_at(*stage, "curve");
     if (curve == nullptr) continue;

@@ -12,8 +12,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::map<std::string, LanguageFigures> figures_of(const Json& languages) {
-  std::map<std::string, LanguageFigures> figures;
+std::map<std::string, TextScore> figures_of(const Json& languages) {
+  std::map<std::string, TextScore> figures;
   for (const auto& [language, values] : languages.items())
     if (values.is_object())
       figures[language] = {number_at(values, "loss_per_token"), number_at(values, "bits_per_byte")};

@@ -11,7 +11,7 @@
 namespace bitrain::train {
 
 /// What a model scored on one language's held-out text.
-struct LanguageFigures {
+struct TextScore {
   double loss_per_token = 0;  ///< Nats. Comparable only under one tokenizer.
   double bits_per_byte = 0;   ///< Comparable across tokenizers.
 };
@@ -20,7 +20,7 @@ struct LanguageFigures {
 struct Snapshot {
   std::string stage;
   std::string label;  ///< "base", "adapt, step 100", ...
-  std::map<std::string, LanguageFigures> languages;
+  std::map<std::string, TextScore> languages;
 };
 
 /// How an encoder found held-out lines by their translations, at one moment of a run.

@@ -1,0 +1,132 @@
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/io/file.h>
+#include <bitrain/io/json.h>
+#include <bitrain/recipe/cluster_plan.h>
+#include <bitrain/recipe/run.h>
+#include <bitrain/recipe/validate.h>
+
+#include "support/temporary_directory.h"
+
+/// A recipe of an sft stage on files of conversations and nothing else: no source, no target.
+namespace bitrain::recipe {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class FilesAloneTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    folder_ = std::make_unique<test::TemporaryDirectory>();
+    std::ofstream pairs(path("pairs.tsv"));
+    for (int i = 0; i < 300; ++i)
+      pairs << i << "\tthe cat number " << i << " saw it\tel gato número " << i << " lo vio\n";
+    pairs.close();
+    std::ofstream(path("base.yaml")) << R"(schema: 1
+name: base
+threads: 1
+dtype: float32
+source: {path: pairs.tsv, format: tsv, column: 2, language: en}
+target: {path: pairs.tsv, format: tsv, column: 3, language: es}
+held_out: {every: 10, max_documents: 10}
+stages:
+  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+  first:
+    recipe: pretrain
+    model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
+    data: {loader: {sequence_length: 64, rows_per_step: 2}}
+    train: {max_steps: 2}
+)";
+    (void)run(load_recipe(path("base.yaml"), {"dir=" + path("base").string()}));
+    std::ofstream chat(path("chat.jsonl"));
+    for (int i = 0; i < 40; ++i)
+      chat << R"({"prompt": "what is number )" << i << R"(", "response": "it is )" << i << "\"}\n";
+    chat.close();
+    std::ofstream(path("chat.yaml")) << R"(schema: 1
+name: chat
+threads: 1
+dtype: float32
+held_out: {every: 4}
+stages:
+  tune:
+    recipe: sft
+    from: base
+    quantize: {enabled: false}
+    lora: {r: 2, target_modules: [q_proj]}
+    files: [chat.jsonl]
+    loader: {sequence_length: 64, rows_per_step: 2}
+    objective: {max_length: 64}
+    train: {max_steps: 4, eval_every: 2, keep_best: true, save_every: 2}
+    accuracy_cases: 2
+  whole: {recipe: merge, prompts: [what is]}
+)";
+  }
+  static void TearDownTestSuite() { folder_.reset(); }
+
+  static fs::path path(const std::string& name) { return folder_->path() / name; }
+  static std::vector<std::string> with_base(std::vector<std::string> overrides = {}) {
+    overrides.push_back("base=" + path("base/2-first").string());
+    return overrides;
+  }
+  static std::string problem_with(const std::vector<std::string>& overrides) {
+    try {
+      validate(path("chat.yaml"), with_base(overrides)).problems.raise();
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "none";
+  }
+
+  static std::unique_ptr<test::TemporaryDirectory> folder_;
+};
+std::unique_ptr<test::TemporaryDirectory> FilesAloneTest::folder_;
+
+TEST_F(FilesAloneTest, RunsFromEndToEnd) {
+  EXPECT_EQ(problem_with({}), "none");
+  EXPECT_EQ(validate(path("chat.yaml"), with_base()).plans.size(), 2U);
+  const Recipe recipe = load_recipe(path("chat.yaml"), with_base({"dir=" + path("run").string()}));
+  EXPECT_EQ(plan_cluster(recipe, {}).size(), 2U);
+  data::InspectOptions options;
+  options.color = false;
+  EXPECT_THAT(inspect_stage(recipe, "tune", options), HasSubstr("unknown language"));
+
+  const io::Json summary = run(recipe).summary;
+  EXPECT_EQ(summary["languages"]["source"], "");
+  const io::Json& tune = summary["stages"]["tune"];
+  EXPECT_EQ(tune["steps"], 4);
+  ASSERT_EQ(tune["evaluations"].size(), 2U);
+  EXPECT_GT(tune["evaluations"][0]["sets"]["chat"]["loss_per_token"].get<double>(), 0);
+  EXPECT_EQ(tune["evaluations"][1]["sets"]["chat"]["loss_per_token"],
+            tune["after"]["chat"][""]["response_loss"]);
+  EXPECT_EQ(tune["after"]["chat"][""]["cases"], 2);
+  const io::Json& whole = summary["stages"]["whole"];
+  EXPECT_EQ(whole["verified"], true);
+  EXPECT_FALSE(whole.contains("languages"));
+  EXPECT_EQ(whole["generations"].size(), 1U);
+  EXPECT_TRUE(fs::exists(path("run") / "2-whole" / "model.safetensors"));
+  EXPECT_THAT(io::read_file(path("run") / "report.html"),
+              AllOf(HasSubstr("tune: held-out conversations"), Not(HasSubstr("From "))));
+}
+
+TEST_F(FilesAloneTest, WhatIsWrongIsSaidBefore) {
+  EXPECT_THAT(problem_with({"held_out={}"}), HasSubstr("held_out: nothing is kept for evaluation"));
+  EXPECT_THAT(problem_with({"stages.tune.files=[chats.jsonl]"}), HasSubstr("there is no file chats.jsonl"));
+  const std::vector<std::string> languages = {"source.language=en", "target.language=es"};
+  EXPECT_THAT(problem_with({languages[0], languages[1], "stages.score.recipe=evaluate"}),
+              HasSubstr("stages.score: reads lines of text: set source.path and target.path"));
+  EXPECT_THAT(
+      problem_with({languages[0], languages[1],
+                    "stages.tune.instructions=[{name: t, transforms: [{type: translation_instruction}]}]"}),
+      HasSubstr("stages.tune: reads lines of text"));
+  EXPECT_THAT(problem_with({"stages.score.recipe=evaluate"}), HasSubstr("source: is missing"));
+}
+
+}  // namespace
+}  // namespace bitrain::recipe

@@ -1,0 +1,269 @@
+#include <sys/stat.h>
+
+#include <csignal>
+#include <fstream>
+#include <mutex>
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
+#include <bitrain/io/file.h>
+#include <bitrain/io/json.h>
+#include <bitrain/recipe/run.h>
+
+#include "support/temporary_directory.h"
+
+/// What a run takes up again, begins anew, or refuses to touch.
+namespace bitrain::recipe {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::HasSubstr;
+
+class ResumeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    write_rows("cat");
+    std::ofstream(directory_.path() / "recipe.yaml") << R"(schema: 1
+name: tiny
+threads: 1
+dtype: float32
+source: {path: pairs.tsv, format: tsv, column: 2, language: en}
+target: {path: pairs.tsv, format: tsv, column: 3, language: es}
+held_out: {every: 10, max_documents: 10}
+stages:
+  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+  first:
+    recipe: pretrain
+    model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
+    data: {loader: {sequence_length: 64, rows_per_step: 2}}
+    train: {max_steps: 100000, save_every: 1, keep_last: 100000, schedule: {type: constant}}
+)";
+    std::ofstream(directory_.path() / "score.yaml") << R"(schema: 1
+name: score
+threads: 1
+dtype: float32
+source: {path: pairs.tsv, format: tsv, column: 2, language: en}
+target: {path: pairs.tsv, format: tsv, column: 3, language: es}
+held_out: {every: 10, max_documents: 10}
+stages:
+  score: {recipe: evaluate, from: base}
+)";
+    before_ = set_log_sink([this](LogLevel, const std::string& text) {
+      const std::lock_guard lock(mutex_);
+      log_.push_back(text);
+    });
+  }
+  void TearDown() override { set_log_sink(before_); }
+
+  void write_rows(const std::string& animal) const {
+    std::ofstream file(directory_.path() / "pairs.tsv");
+    for (int i = 0; i < 300; ++i)
+      file << i << "\tthe " << animal << " number " << i << " saw it\tel gato número " << i << " lo vio\n";
+  }
+
+  [[nodiscard]] fs::path dir() const { return directory_.path() / "run"; }
+  [[nodiscard]] fs::path work() const { return dir() / "2-first.work"; }
+
+  RunResult run_with(std::vector<std::string> overrides = {}, const std::string& file = "recipe.yaml") {
+    {
+      const std::lock_guard lock(mutex_);
+      log_.clear();
+    }
+    overrides.push_back("dir=" + dir().string());
+    return run(load_recipe(directory_.path() / file, overrides));
+  }
+
+  /// Runs until a checkpoint at or behind `step` is there, then sends SIGINT.
+  void interrupt_after(std::int64_t step, const std::vector<std::string>& overrides = {}) {
+    std::thread watcher([&] {
+      while (newest() < step) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      ::kill(::getpid(), SIGINT);
+    });
+    const RunResult result = run_with(overrides);
+    watcher.join();
+    ASSERT_EQ(result.signal, SIGINT);
+  }
+
+  [[nodiscard]] std::int64_t newest() const {
+    std::int64_t found = 0;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(work(), error)) {
+      const std::string name = entry.path().filename().string();
+      if (name.rfind("checkpoint-", 0) == 0 && name.find(".tmp") == std::string::npos)
+        found = std::max<std::int64_t>(found, std::stoll(name.substr(11)));
+    }
+    return found;
+  }
+  [[nodiscard]] bool has_checkpoint(std::int64_t step) const {
+    return fs::exists(work() / ("checkpoint-" + std::to_string(step)) / "manifest.json");
+  }
+
+  std::string refusal_of(const std::vector<std::string>& overrides) {
+    try {
+      (void)run_with(overrides);
+    } catch (const StateError& error) {
+      return error.what();
+    }
+    return "it ran";
+  }
+
+  test::TemporaryDirectory directory_;
+  std::mutex mutex_;
+  std::vector<std::string> log_;
+  LogSink before_;
+};
+
+TEST_F(ResumeTest, OptionsThatChangeNoStepAreFree) {
+  interrupt_after(2);
+  const std::int64_t reached = newest();
+  ASSERT_TRUE(has_checkpoint(reached));
+  interrupt_after(reached + 2,
+                  {"stages.first.train.log_every=7", "stages.first.train.save_every=2",
+                   "stages.first.train.keep_last=50000", "stages.first.train.recompute=true",
+                   "stages.first.train.tensorboard=false", "stages.first.train.eval_every=50000"});
+  EXPECT_TRUE(has_checkpoint(reached));
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("goes on with"), HasSubstr("train.log_every (was 1, is 7)"))));
+  // A longer or shorter run takes the same steps under a constant schedule.
+  const std::int64_t further = newest();
+  const RunResult done = run_with({"stages.first.train.max_steps=" + std::to_string(further + 2)});
+  EXPECT_EQ(done.summary["stages"]["first"]["steps"], further + 2);
+  EXPECT_THAT(log_, Contains(HasSubstr("train.max_steps (was 100000")));
+  EXPECT_FALSE(fs::exists(work()));
+  // Finished: other logging is no reason to train again.
+  std::ofstream(dir() / "2-first" / "mark") << "x";
+  (void)run_with(
+      {"stages.first.train.max_steps=" + std::to_string(further + 2), "stages.first.train.log_every=3"});
+  EXPECT_TRUE(fs::exists(dir() / "2-first" / "mark"));
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("stays as it was made"), HasSubstr("train.log_every"))));
+}
+
+TEST_F(ResumeTest, UnfinishedWorkOfOtherOptionsIsRefusedAndKept) {
+  interrupt_after(3);
+  const std::int64_t reached = newest();
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"stages.first.train.learning_rate=0.01"}, "train.learning_rate (was 0.0002, is 0.01)"},
+      {{"stages.first.data.loader.rows_per_step=3"}, "data.loader.rows_per_step (was 2, is 3)"},
+      {{"seed=7"}, "seed (was 42, is 7)"},
+      {{"dtype=bfloat16"}, "dtype"},
+      {{"stages.tok.tokenizer.vocab_size=310"}, "input (was"},
+      {{"stages.first.train.max_steps=1"}, "is past the end of this run"},
+      {{"stages.first.train.schedule.type=cosine"}, "train.schedule.type (was \"constant\", is \"cosine\")"}};
+  for (const auto& [overrides, what] : cases) {
+    const std::string message = refusal_of(overrides);
+    EXPECT_THAT(message, AllOf(HasSubstr("stage first"), HasSubstr(work().string()), HasSubstr(what),
+                               HasSubstr("a checkpoint of step " + std::to_string(reached)),
+                               HasSubstr("to begin anew, remove or rename that folder")));
+    EXPECT_TRUE(has_checkpoint(reached)) << what;
+    EXPECT_TRUE(fs::exists(dir() / "1-tok" / "stage.json"));
+  }
+  write_rows("dog");  // Of the same length.
+  EXPECT_THAT(refusal_of({}), HasSubstr("source_file.hash"));
+  write_rows("cat");
+  fs::remove(work() / "made_from.json");
+  EXPECT_THAT(refusal_of({}), HasSubstr("does not say what it was made from"));
+  EXPECT_TRUE(has_checkpoint(reached));
+  // On purpose: the folder is put away.
+  fs::rename(work(), dir() / "put-away");
+  EXPECT_EQ(run_with({"stages.first.train.max_steps=2"}).summary["stages"]["first"]["steps"], 2);
+}
+
+TEST_F(ResumeTest, TheLengthMattersToScheduleAndMixture) {
+  const std::vector<std::string> cosine = {"stages.first.train.schedule.type=cosine"};
+  interrupt_after(2, cosine);
+  EXPECT_THAT(
+      refusal_of({cosine[0], "stages.first.train.max_steps=90000"}),
+      AllOf(HasSubstr("train.max_steps (was 100000, is 90000)"),
+            HasSubstr("with the schedule cosine the learning rates of the steps taken depend on it")));
+  fs::remove_all(work());
+  const std::string stages =
+      "stages.first.data.loader.mixture.stages=[{weights: {source: 1, target: 1}}, {weights: {target: 1}}]";
+  interrupt_after(2, {stages});
+  EXPECT_THAT(refusal_of({stages, "stages.first.train.max_steps=90000"}),
+              HasSubstr("the mixture depends on it"));
+  fs::remove_all(work());
+  // Warm-up in steps does not depend on the length; the stable part of wsd neither.
+  const std::vector<std::string> wsd = {"stages.first.train.schedule={type: wsd, warmup_steps: 4}"};
+  interrupt_after(2, wsd);
+  const std::int64_t reached = newest();
+  const RunResult done = run_with({wsd[0], "stages.first.train.max_steps=" + std::to_string(10 * reached)});
+  EXPECT_EQ(done.summary["stages"]["first"]["steps"], 10 * reached);
+}
+
+TEST_F(ResumeTest, LogsAloneAreNoWork) {
+  fs::create_directories(work() / "tensorboard");
+  std::ofstream(work() / "metrics.jsonl") << "{}\n";
+  std::ofstream(work() / "tensorboard" / "events") << "x";
+  std::ofstream(work() / "made_from.json") << R"({"other": 1})";
+  EXPECT_EQ(run_with({"stages.first.train.max_steps=2"}).summary["stages"]["first"]["steps"], 2);
+}
+
+TEST_F(ResumeTest, InputsAreKnownByTheirContent) {
+  (void)run_with({"stages.first.train.max_steps=2"});
+  const fs::path base = directory_.path() / "base";
+  fs::copy(dir() / "2-first", base, fs::copy_options::recursive);
+  fs::remove_all(dir());
+  const auto scored = [&] {
+    (void)run_with({"base=" + base.string()}, "score.yaml");
+    const bool again = !fs::exists(dir() / "1-score" / "mark");
+    std::ofstream(dir() / "1-score" / "mark") << "x";
+    return again;
+  };
+  EXPECT_TRUE(scored());
+  EXPECT_FALSE(scored());
+  // Other bytes under the same size and time.
+  const auto change = [](const fs::path& file, std::int64_t at, const std::string& bytes) {
+    const fs::file_time_type time = fs::last_write_time(file);
+    std::fstream(file, std::ios::in | std::ios::out).seekp(at, std::ios::beg) << bytes;
+    fs::last_write_time(file, time);
+  };
+  const auto weights = static_cast<std::int64_t>(fs::file_size(base / "model.safetensors"));
+  change(base / "model.safetensors", weights - 4, std::string("\x01\x02\x03\x3c"));
+  EXPECT_TRUE(scored());
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("was made otherwise and will be replaced"),
+                                   HasSubstr("input.model.safetensors.hash"))));
+  EXPECT_FALSE(scored());
+  std::string tokenizer = io::read_file(base / "tokenizer_config.json");
+  std::ofstream(base / "tokenizer_config.json") << tokenizer << "\n";
+  EXPECT_TRUE(scored());
+  write_rows("dog");
+  EXPECT_TRUE(scored());
+  // Only touched, or copied: the same content.
+  for (const fs::path& file : {base / "model.safetensors", directory_.path() / "pairs.tsv"})
+    fs::last_write_time(file, fs::file_time_type::clock::now());
+  const fs::path moved = directory_.path() / "moved";
+  fs::copy(base, moved, fs::copy_options::recursive);
+  fs::remove_all(base);
+  fs::rename(moved, base);
+  // What is no part of the model: a readme, a checkpoint of a trainer, pickles.
+  std::ofstream(base / "README.md") << "words";
+  std::ofstream(base / "training_args.bin") << "x";
+  fs::create_directories(base / "checkpoint-3");
+  std::ofstream(base / "checkpoint-3" / "model.safetensors") << "x";
+  EXPECT_FALSE(scored());
+  // A damaged memory of hashes is no error.
+  std::ofstream(dir() / ".contents.json") << "{";
+  EXPECT_FALSE(scored());
+}
+
+TEST_F(ResumeTest, AStagesFolderMayBeALink) {
+  (void)run_with({"stages.first.train.max_steps=2"});
+  fs::rename(dir() / "2-first", directory_.path() / "big-disk");
+  fs::create_directory_symlink(directory_.path() / "big-disk", dir() / "2-first");
+  (void)run_with({"stages.first.train.max_steps=3"});
+  EXPECT_TRUE(fs::is_symlink(dir() / "2-first"));
+  EXPECT_EQ(io::read_json(directory_.path() / "big-disk" / "stage.json")["result"]["steps"], 3);
+  fs::remove(dir() / "2-first");
+  std::ofstream(dir() / "2-first") << "a file";
+  fs::remove_all(dir() / "1-tok");
+  EXPECT_THROW((void)run_with({"stages.first.train.max_steps=3"}), ConfigError);
+  EXPECT_FALSE(fs::exists(dir() / "1-tok"));  // Before any work.
+}
+
+}  // namespace
+}  // namespace bitrain::recipe
