@@ -2,11 +2,14 @@
 
 #include <sched.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <thread>
 
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "support/temporary_directory.h"
@@ -16,7 +19,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kSecond = "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+const std::string kSecond =
+    "31 23 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 const std::string kFirst = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
 
 /// A made-up /proc and /sys.
@@ -150,8 +154,36 @@ TEST_F(CpuQuota, AffinityIsObeyed) {
     CPU_SET(static_cast<std::size_t>(sched_getcpu()), &one);
     ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
     seen = usable_cpus(folder_.path());
-  }).join();
+  })
+      .join();
   EXPECT_EQ(seen, 1);
+}
+
+TEST_F(CpuQuota, LibTorchsThreadsAreLoweredUnlessSomebodyChoseThem) {
+  const auto all = static_cast<int>(affine_cpus());
+  if (all < 2) GTEST_SKIP() << "one CPU leaves nothing to lower";
+  const std::optional<std::string> given = std::getenv("OMP_NUM_THREADS")
+                                               ? std::optional<std::string>(std::getenv("OMP_NUM_THREADS"))
+                                               : std::nullopt;
+  const int before = at::get_num_threads();
+  place(kSecond, "0::/\n");
+  write("sys/fs/cgroup/cpu.max", "100000 100000\n");
+  const auto threads_from = [&](int threads, const char* variable) {
+    unsetenv("OMP_NUM_THREADS");
+    if (variable != nullptr) setenv("OMP_NUM_THREADS", variable, 1);
+    at::set_num_threads(threads);
+    keep_threads_within_quota(folder_.path());
+    return at::get_num_threads();
+  };
+  EXPECT_EQ(threads_from(all, nullptr), 1);
+  EXPECT_EQ(threads_from(all, ""), 1);
+  EXPECT_EQ(threads_from(all, "2"), all);
+  EXPECT_EQ(threads_from(all + 1, nullptr), all + 1);
+  fs::remove(folder_.path() / "sys/fs/cgroup/cpu.max");
+  EXPECT_EQ(threads_from(all, nullptr), all);
+  unsetenv("OMP_NUM_THREADS");
+  if (given) setenv("OMP_NUM_THREADS", given->c_str(), 1);
+  at::set_num_threads(before);
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ TEST(Rules, TheFirstBrokenOneIsNamed) {
   refused([](Outer& o) { o.pieces = 7; }, "pieces must be at least 8, not 7");
   refused([](Outer& o) { o.rate = 0; }, "rate must be above 0, not 0");
   refused([](Outer& o) { o.rate = std::nan(""); }, "rate must be above 0, not nan");
-  refused([](Outer& o) { o.type = "pbe"; }, "type: there is no 'pbe' (did you mean 'bpe'?); there are: bpe, unigram");
+  refused([](Outer& o) { o.type = "pbe"; },
+          "type: there is no 'pbe' (did you mean 'bpe'?); there are: bpe, unigram");
   refused([](Outer& o) { o.path = ""; }, "path must not be empty");
   refused([](Outer& o) { o.inner.share = 1.5; }, "share must be at least 0.25 and at most 1, not 1.5");
 }

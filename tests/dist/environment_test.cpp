@@ -47,16 +47,22 @@ TEST(Environment, WithoutVariablesIsOneProcess) {
 }
 
 TEST(Environment, SaysWhichVariablesAskedForRanksAndHowToRunAlone) {
-  const auto said = [](const Variables& variables) { return how_to_run_alone(resolve_environment(variables)); };
+  const auto said = [](const Variables& variables) {
+    return how_to_run_alone(resolve_environment(variables));
+  };
   EXPECT_EQ(said({}), "");
   EXPECT_EQ(said(kTorchrun), "");  // It starts all ranks itself.
-  EXPECT_THAT(said({{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_PROCID", "0"}, {"SLURM_STEP_TASKS_PER_NODE", "4"}}),
-              AllOf(HasSubstr("SLURM_STEP_NUM_TASKS=4 and SLURM_PROCID=0 asked for 4 ranks"),
-                    HasSubstr("interactive shell of Slurm"),
-                    HasSubstr("run alone by: env -u SLURM_STEP_NUM_TASKS -u SLURM_PROCID ..")));
-  EXPECT_THAT(said({{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "a"}}),
-              AllOf(HasSubstr("WORLD_SIZE=2 and RANK=1 asked for 2 ranks"), HasSubstr("env -u WORLD_SIZE -u RANK")));
-  EXPECT_THAT(said({{"OMPI_COMM_WORLD_SIZE", "2"}, {"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}}),
+  EXPECT_THAT(
+      said({{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_PROCID", "0"}, {"SLURM_STEP_TASKS_PER_NODE", "4"}}),
+      AllOf(HasSubstr("SLURM_STEP_NUM_TASKS=4 and SLURM_PROCID=0 asked for 4 ranks"),
+            HasSubstr("interactive shell of Slurm"),
+            HasSubstr("run alone by: env -u SLURM_STEP_NUM_TASKS -u SLURM_PROCID ..")));
+  EXPECT_THAT(
+      said({{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "a"}}),
+      AllOf(HasSubstr("WORLD_SIZE=2 and RANK=1 asked for 2 ranks"), HasSubstr("env -u WORLD_SIZE -u RANK")));
+  EXPECT_THAT(said({{"OMPI_COMM_WORLD_SIZE", "2"},
+                    {"OMPI_COMM_WORLD_RANK", "0"},
+                    {"OMPI_COMM_WORLD_LOCAL_SIZE", "2"}}),
               HasSubstr("env -u OMPI_COMM_WORLD_SIZE -u OMPI_COMM_WORLD_RANK"));
   EnvironmentFlags flags;
   flags.rank = 0;

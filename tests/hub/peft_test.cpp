@@ -281,21 +281,23 @@ TEST_F(PeftDir, RefusesWhatItWouldComputeOtherwise) {
 
 /// What such an initialisation took out of the base is missing in the published one.
 TEST_F(PeftDir, RefusesInitialisationsThatMovedTheBase) {
-  for (const char* name : {"pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "CorDA", "loftq", "LoftQ",
-                           "lora_ga", "LoRA_GA"}) {
+  for (const char* name : {"pissa", "pissa_niter_16", "PiSSA", "olora", "OLoRA", "corda", "CorDA", "loftq",
+                           "LoftQ", "lora_ga", "LoRA_GA"}) {
     SCOPED_TRACE(name);
     save(lora_on({"q_proj"}));
     edit_config([&](io::Json& config) { config["init_lora_weights"] = name; });
     EXPECT_THAT(refusal<UnsupportedError>(),
                 AllOf(HasSubstr("init_lora_weights \"" + std::string(name) + "\" is not supported"),
-                      HasSubstr("changed the base's weights"), HasSubstr("path_initial_model_for_weight_conversion")));
+                      HasSubstr("changed the base's weights"),
+                      HasSubstr("path_initial_model_for_weight_conversion")));
   }
   save(lora_on({"q_proj"}));
   edit_config([](io::Json& config) { config["init_lora_weights"] = "brand_new"; });
   EXPECT_THAT(refusal<UnsupportedError>(), AllOf(HasSubstr("\"brand_new\""), HasSubstr("is not known"),
                                                  HasSubstr("gaussian, eva, orthogonal, mica")));
   edit_config([](io::Json& config) { config["init_lora_weights"] = 3; });
-  EXPECT_THAT(refusal<FormatError>(), HasSubstr("'init_lora_weights' should be true, false or a name, not 3"));
+  EXPECT_THAT(refusal<FormatError>(),
+              HasSubstr("'init_lora_weights' should be true, false or a name, not 3"));
 }
 
 TEST_F(PeftDir, ReadsWhatOnlySaysHowTrainingBegan) {
@@ -338,7 +340,7 @@ TEST_F(PeftDir, RefusesPatternsWhoseOrderMatters) {
     edit_config([&](io::Json& config) { config["alpha_pattern"] = patterns; });
   };
   for (const io::Json& same : {io::Json{{"k_proj", 7}, {"layers.9.k_proj|self_attn.k_proj", 7}},
-                               io::Json{{"k_proj", 7}, {"self_attn.k_proj", 3}},     // The first by name, too.
+                               io::Json{{"k_proj", 7}, {"self_attn.k_proj", 3}},  // The first by name, too.
                                io::Json{{"self_attn.k_proj", 7}, {"q_proj", 4}}}) {  // No module has both.
     SCOPED_TRACE(same.dump());
     with_patterns(same);
@@ -347,9 +349,11 @@ TEST_F(PeftDir, RefusesPatternsWhoseOrderMatters) {
     EXPECT_TRUE(at::equal(logits(*model), expected));
   }
   with_patterns({{"self_attn.k_proj", 7}, {"k_proj", 3}});
-  EXPECT_THAT(refusal<UnsupportedError>(),
-              AllOf(HasSubstr("alpha_pattern: 'self_attn.k_proj' and 'k_proj' both name model.layers.0.self_attn.k_proj"),
-                    HasSubstr("leave one of them")));
+  EXPECT_THAT(
+      refusal<UnsupportedError>(),
+      AllOf(HasSubstr(
+                "alpha_pattern: 'self_attn.k_proj' and 'k_proj' both name model.layers.0.self_attn.k_proj"),
+            HasSubstr("leave one of them")));
 }
 
 TEST_F(PeftDir, NamesTheDamagedKey) {

@@ -123,7 +123,8 @@ TEST_F(SentenceTransformersTest, ADropoutModuleIsPassedOver) {
   save();
   const at::Tensor expected = embeddings_of(*open().model);
   const io::Json modules = read("modules.json");
-  const io::Json dropout = {{"idx", 9}, {"name", "9"}, {"path", "9_Dropout"}, {"type", "sentence_transformers.models.Dropout"}};
+  const io::Json dropout = {
+      {"idx", 9}, {"name", "9"}, {"path", "9_Dropout"}, {"type", "sentence_transformers.models.Dropout"}};
   for (std::size_t place = 2; place <= modules.size(); ++place) {
     io::Json more = modules;
     more.insert(more.begin() + static_cast<std::ptrdiff_t>(place), dropout);
@@ -133,7 +134,8 @@ TEST_F(SentenceTransformersTest, ADropoutModuleIsPassedOver) {
   io::Json before = modules;  // Before there is an embedding it could not work.
   before.insert(before.begin() + 1, dropout);
   write("modules.json", before);
-  EXPECT_THAT([&] { (void)open(); }, ThrowsMessage<UnsupportedError>(HasSubstr("not supported in this order")));
+  EXPECT_THAT([&] { (void)open(); },
+              ThrowsMessage<UnsupportedError>(HasSubstr("not supported in this order")));
 }
 
 TEST_F(SentenceTransformersTest, FoldersOfAllVersionsAreRead) {
@@ -294,7 +296,9 @@ TEST_F(SentenceTransformersTest, DamagedFilesAreNamed) {
 
   const io::Json pooling = read("1_Pooling/config.json");
   edit("1_Pooling/config.json", "word_embedding_dimension", 17);
-  fails("embedding_dimension (word_embedding_dimension) is 17, but the transformer's hidden states have 16 features");
+  fails(
+      "embedding_dimension (word_embedding_dimension) is 17, but the transformer's hidden states have 16 "
+      "features");
   write("1_Pooling/config.json", {{"pooling_mode", io::Json::array()}});
   fails("pooling_mode is an empty list");
   write("1_Pooling/config.json", {{"pooling_mode", 3}});

@@ -34,7 +34,8 @@ std::set<std::string> head_of(CrossEncoder& model) {
   std::set<std::string> names;
   for (const auto& [name, weight] : weights_of(model))
     if (name.rfind("classifier", 0) == 0 || name.rfind("pre_classifier", 0) == 0 ||
-        name.find("pooler") != std::string::npos) names.insert(name);
+        name.find("pooler") != std::string::npos)
+      names.insert(name);
   return names;
 }
 

@@ -186,7 +186,7 @@ TEST_F(RerankingRun, AQueryWithoutNegativesStopsTheRunAndIsNamed) {
   std::ofstream(path("pairs.jsonl"), std::ios::app) << R"({"query": "zz zz", "positive": "yes bb"})"
                                                     << "\n";
   EXPECT_THAT([&] { (void)stages_of_run({"stages.words.mining.fill=false"}); },
-              ThrowsMessage<DataError>(AllOf(HasSubstr("stage cross"), HasSubstr("row 41 of source 'words'"),
+              ThrowsMessage<DataError>(AllOf(HasSubstr("stage cross"), HasSubstr("mined.jsonl:41"),
                                              HasSubstr("has no negatives"))));
 }
 

@@ -138,7 +138,7 @@ TEST_F(SimilarityRun, BadScoresAndTextsAreNamed) {
   EXPECT_THAT(training_on("missing.jsonl"),
               AllOf(HasSubstr("missing.jsonl:2"), HasSubstr("'score' is missing or not a number")));
   EXPECT_THAT(training_on("high.jsonl"),
-              AllOf(HasSubstr("row 2 of source 'high'"), HasSubstr("score 7.5 is not between 0 and 5")));
+              AllOf(HasSubstr("high.jsonl:2"), HasSubstr("score 7.5 is not between 0 and 5")));
   // Nothing else to learn from: the loader says so instead of turning for ever.
   EXPECT_THAT(training_on("same.jsonl"), HasSubstr("same"));
   EXPECT_THAT(training_on("empty.jsonl"), HasSubstr("empty"));

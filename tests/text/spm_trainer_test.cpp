@@ -45,7 +45,8 @@ TrainOptions small(const std::string& type = "bpe") {
   return options;
 }
 
-std::shared_ptr<const SentencePieceTokenizer> learn(const std::vector<std::string>& lines, const TrainOptions& options) {
+std::shared_ptr<const SentencePieceTokenizer> learn(const std::vector<std::string>& lines,
+                                                    const TrainOptions& options) {
   return make_sentencepiece_tokenizer(train_sentencepiece(lines_of(lines), options));
 }
 
@@ -69,7 +70,8 @@ INSTANTIATE_TEST_SUITE_P(Types, TrainerText, ::testing::Values("bpe", "unigram")
 
 /// Every line is one that the trainer alone passes over.
 TEST_P(TrainerText, LinesThatTheTrainerPassesOverAreLearnedFrom) {
-  const std::vector<std::string> words = {"alpha beta gamma\u2585", "alpha\0beta gamma"s, "\u2585alpha beta gamma\0"s};
+  const std::vector<std::string> words = {"alpha beta gamma\u2585", "alpha\0beta gamma"s,
+                                          "\u2585alpha beta gamma\0"s};
   std::vector<std::string> lines;
   for (std::size_t i = 0; i < 60; ++i) lines.push_back(words[i % words.size()]);
   lines.push_back(repeated("delta epsilon ", 6000));  // 84,000 bytes.
@@ -105,7 +107,8 @@ TEST(SpmTrainer, ACutLineTeachesWhatItsPartsDo) {
   std::string line;
   std::vector<std::string> words;
   for (int i = 0; i < 300; ++i) {
-    words.push_back(std::vector<std::string>{"alpha", "beta", "gamma", "delta"}[static_cast<std::size_t>(i * i % 4)]);
+    words.push_back(
+        std::vector<std::string>{"alpha", "beta", "gamma", "delta"}[static_cast<std::size_t>(i * i % 4)]);
     line += (i == 0 ? "" : " ") + words.back();
   }
   EXPECT_EQ(train_sentencepiece(lines_of({line}), options).serialize(),
@@ -122,7 +125,8 @@ TEST_P(TrainerText, BlanksAloneDoNotEndTheProgram) {
       options.exact_vocab_size = true;
       const std::string message = refusal({"   ", " ", "\u3000", "\x01"}, options);
       if (remove || std::string(normalization) == "nmt_nfkc")
-        EXPECT_THAT(message, HasSubstr("data error: there is no text to learn a tokenizer from: 4 lines, all empty"));
+        EXPECT_THAT(message,
+                    HasSubstr("data error: there is no text to learn a tokenizer from: 4 lines, all empty"));
       else
         EXPECT_THAT(message, Not(HasSubstr("none")));
     }
@@ -134,8 +138,9 @@ TEST(SpmTrainer, GivesTheTrainersReason) {
   TrainOptions options = small();
   options.exact_vocab_size = true;
   options.vocab_size = 8000;
-  EXPECT_THAT(refusal(lines, options), AllOf(HasSubstr("config error: cannot learn 8000 pieces from 3 lines: "),
-                                             HasSubstr("Please set it to a value <= ")));
+  EXPECT_THAT(refusal(lines, options),
+              AllOf(HasSubstr("config error: cannot learn 8000 pieces from 3 lines: "),
+                    HasSubstr("Please set it to a value <= ")));
   options.vocab_size = 262;
   EXPECT_THAT(refusal(lines, options), AllOf(HasSubstr("from 3 lines: "), HasSubstr("262 vs 27")));
   options.vocab_size = std::int64_t{1} << 40;  // Refused before a line is read: no number of lines is known.
@@ -151,8 +156,10 @@ TEST(SpmTrainer, OptionsThatTheTrainerRefusesWithoutAWordAreNamed) {
   EXPECT_THAT(refused([](TrainOptions& o) { o.character_coverage = 0.95; }),
               HasSubstr("config error: character_coverage must be at least 0.98 and at most 1, not 0.95"));
   EXPECT_THAT(refused([](TrainOptions& o) { o.model_type = "word"; }), HasSubstr("there are: bpe, unigram"));
-  EXPECT_THAT(refused([](TrainOptions& o) { o.normalization = "nfc"; }), HasSubstr("normalization: there is no 'nfc'"));
-  EXPECT_THAT(refused([](TrainOptions& o) { o.max_piece_length = 600; }), HasSubstr("max_piece_length must be"));
+  EXPECT_THAT(refused([](TrainOptions& o) { o.normalization = "nfc"; }),
+              HasSubstr("normalization: there is no 'nfc'"));
+  EXPECT_THAT(refused([](TrainOptions& o) { o.max_piece_length = 600; }),
+              HasSubstr("max_piece_length must be"));
   EXPECT_THAT(refused([](TrainOptions& o) { o.max_line_bytes = 3; }), HasSubstr("max_line_bytes must be"));
   EXPECT_THAT(refused([](TrainOptions& o) { o.vocab_size = 0; }), HasSubstr("vocab_size must be at least 8"));
 }
@@ -185,7 +192,8 @@ TEST(SpmTrainer, ControlSymbolsMayHaveCommasAndQuotes) {
 
 TEST_P(TrainerText, TheProgramsLocaleChangesNoByte) {
   std::vector<std::string> lines;
-  for (int i = 0; i < 200; ++i) lines.push_back("the cat number " + std::to_string(i) + " saw a dog, 0.5 or 1,5");
+  for (int i = 0; i < 200; ++i)
+    lines.push_back("the cat number " + std::to_string(i) + " saw a dog, 0.5 or 1,5");
   const std::string expected = train_sentencepiece(lines_of(lines), small(GetParam())).serialize();
   const test::CommaLocale commas;
   EXPECT_EQ(train_sentencepiece(lines_of(lines), small(GetParam())).serialize(), expected);

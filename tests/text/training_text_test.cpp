@@ -51,7 +51,8 @@ TEST(TrainingText, LongLinesAreCutAtSpaces) {
   TrainingTextRules rules;
   rules.max_bytes = 16;
   const Result result = take({"0123456789 abcdef", "0123456789abcdef", "aa bb cc dd ee ff gg"}, rules);
-  EXPECT_THAT(result.parts, ElementsAre("0123456789", "abcdef", "0123456789abcdef", "aa bb cc dd ee", "ff gg"));
+  EXPECT_THAT(result.parts,
+              ElementsAre("0123456789", "abcdef", "0123456789abcdef", "aa bb cc dd ee", "ff gg"));
   EXPECT_THAT(result.changes, AllOf(HasSubstr("of 3 lines"), HasSubstr("2 were longer than 16 bytes")));
   rules.spaces_begin_words = false;  // Then nothing puts the space back.
   EXPECT_THAT(take({"0123456789 abcdef"}, rules).parts, ElementsAre("0123456789", " abcdef"));
@@ -61,7 +62,8 @@ TEST(TrainingText, NoByteIsLost) {
   TrainingTextRules rules;
   rules.max_bytes = 16;
   rules.spaces_begin_words = false;
-  for (const std::string& line : {"                                        "s, "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"s,
+  for (const std::string& line : {"                                        "s,
+                                  "\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9\u00e9"s,
                                   "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22\u0e44\u0e21\u0e48\u0e21\u0e35"s,
                                   "\U0001F469\U0001F469\U0001F469\U0001F469\U0001F469 a \U0001F469"s,
                                   "a  b                  c  0123456789abcdefghi   "s}) {
@@ -89,7 +91,8 @@ TEST(TrainingText, LongWordsAreCutBetweenCharacters) {
   TrainingTextRules rules;
   rules.max_word = 3;
   const Result result = take({"ab abc abcd", "\u0e01\u0e02\u0e03\u0e04", "    a"}, rules);
-  EXPECT_THAT(result.parts, ElementsAre("ab abc", "abcd"s.substr(0, 2), "cd", "\u0e01\u0e02\u0e03", "\u0e04", "   ", "a"));
+  EXPECT_THAT(result.parts,
+              ElementsAre("ab abc", "abcd"s.substr(0, 2), "cd", "\u0e01\u0e02\u0e03", "\u0e04", "   ", "a"));
   EXPECT_THAT(result.changes, HasSubstr("had more than 3 characters between two spaces"));
 }
 

@@ -149,10 +149,10 @@ std::int64_t usable_cpus(const fs::path& root) {
   return std::max<std::int64_t>(1, static_cast<std::int64_t>(*quota));
 }
 
-void keep_threads_within_quota() {
+void keep_threads_within_quota(const fs::path& root) {
   for (const char* name : {"OMP_NUM_THREADS", "MKL_NUM_THREADS"})
     if (const char* value = std::getenv(name); value != nullptr && *value != '\0') return;
-  const std::int64_t threads = usable_cpus();
+  const std::int64_t threads = usable_cpus(root);
   if (at::get_num_threads() != affine_cpus() || threads >= at::get_num_threads()) return;
   log_debug("the CPU quota of this control group is that of ", threads, " threads, not ",
             at::get_num_threads());

@@ -21,6 +21,6 @@ namespace bitrain {
 
 /// Lowers LibTorch's number of threads to usable_cpus(), for it knows of no quota. Leaves it as it is when
 /// OMP_NUM_THREADS or MKL_NUM_THREADS is set, or the program has set another number before.
-void keep_threads_within_quota();
+void keep_threads_within_quota(const std::filesystem::path& root = "/");
 
 }  // namespace bitrain

@@ -14,6 +14,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/cli/cli.h>
+#include <bitrain/cli/text_options.h>
 #include <bitrain/data/source.h>
 #include <bitrain/eval/encode.h>
 #include <bitrain/eval/hard_negatives.h>
@@ -92,10 +93,14 @@ class Meter {
 
 eval::MiningPairs read_pairs(const MineArguments& arguments) {
   data::SourceOptions options = arguments.data;
-  if (options.pair_column) options.pair_field.clear();
+  if (options.pair_column) {
+    options.text_field.clear();
+    options.pair_field.clear();
+  }
   data::SourceCounts counts;
-  const data::SourcePtr source = data::open_source(
+  const data::SourcePtr source = data::open_source_once(
       options, options.held_out_every > 0 ? data::Split::kTrain : data::Split::kAll, &counts);
+  log_invalid(options, counts);
   return eval::read_mining_pairs(*source, counts, options.path);
 }
 
@@ -260,7 +265,7 @@ void add_inputs(CLI::App& verb, MineArguments& arguments) {
   data::SourceOptions& data = arguments.data;
   data.text_field = "query";  // As a contrastive stage reads them.
   data.pair_field = "positive";
-  is_path(verb.add_option("pairs", data.path, "JSONL or TSV file of pairs, also .gz or .zst")->required());
+  add_text_options(verb, data, "pairs", "JSON or TSV file of pairs or a pipe, also .gz or .zst")->required();
   is_path(
       verb.add_option("--out", arguments.out, "JSONL file to write: text, pair and negatives")->required());
   is_path(verb.add_option("--encoder", arguments.encoder,
@@ -269,12 +274,10 @@ void add_inputs(CLI::App& verb, MineArguments& arguments) {
   is_path(
       verb.add_option("--corpus", arguments.corpus,
                       "BEIR's corpus.jsonl with the candidates (default: all distinct pairs' second texts)"));
-  verb.add_option("--text-field", data.text_field, "JSONL: key of the text")->capture_default_str();
   verb.add_option("--pair-field", data.pair_field, "JSONL: key of the translation or passage")
       ->capture_default_str();
   verb.add_option("--negatives-field", data.negatives_field, "Key of the negatives in --out")
       ->capture_default_str();
-  verb.add_option("--column", data.column, "TSV: column of the text, from 1")->capture_default_str();
   verb.add_option("--pair-column", data.pair_column, "TSV: column of the translation, from 1");
   verb.add_option("--held-out-every", data.held_out_every,
                   "Leave out every k-th row, as held_out.every keeps them for evaluation");

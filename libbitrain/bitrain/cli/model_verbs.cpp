@@ -12,6 +12,7 @@
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/cli/cli.h>
+#include <bitrain/cli/text_options.h>
 #include <bitrain/data/source.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/hub/model_dir.h>
@@ -69,12 +70,9 @@ void add_eval(CLI::App& app) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* verb = app.add_subcommand("eval", "Loss per token and bits per byte of a model on a text");
   add_model_arguments(*verb, *arguments);
-  is_path(verb->add_option("--data", arguments->data.path, "Text, TSV or JSONL file, also .gz or .zst")
-              ->required());
+  add_text_options(*verb, arguments->data)->required();
   verb->add_option("--language", arguments->data.language, "Code of the text's language, for example es")
       ->required();
-  verb->add_option("--column", arguments->data.column, "TSV: column of the text, from 1")
-      ->capture_default_str();
   verb->add_option("--held-out-every", arguments->data.held_out_every,
                    "Only every k-th row, as held_out.every keeps them");
   verb->add_option("--max-documents", arguments->max_documents, "No more than this many; 0: all")
@@ -85,7 +83,7 @@ void add_eval(CLI::App& app) {
   verb->callback([arguments] {
     const at::NoGradGuard no_grad;
     const auto split = arguments->data.held_out_every > 0 ? data::Split::kHeldOut : data::Split::kAll;
-    const auto source = data::open_source(arguments->data, split);
+    const data::SourcePtr source = open_text(arguments->data, split);
     const hub::OpenedModel opened = open(*arguments);
     const std::string& language = arguments->data.language;
     const eval::LanguageScore score =
@@ -162,7 +160,7 @@ void add_merge(CLI::App& app) {
       if (!arguments->text.empty()) {
         data::SourceOptions options;
         options.path = arguments->text;
-        lines = data::texts_of(*data::open_source(options), 32);
+        lines = data::texts_of(*open_text(options), 32);
       }
       const Batch batch = probe(*opened.tokenizer, lines).to(at::Device(arguments->model.device));
       const adapters::LogitDifference difference =

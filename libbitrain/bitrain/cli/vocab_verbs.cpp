@@ -5,6 +5,7 @@
 
 #include <bitrain/base/strings.h>
 #include <bitrain/cli/cli.h>
+#include <bitrain/cli/text_options.h>
 #include <bitrain/data/source.h>
 #include <bitrain/hub/model_dir.h>
 #include <bitrain/io/directory.h>
@@ -15,11 +16,6 @@
 
 namespace bitrain::cli {
 namespace {
-
-void add_text(CLI::App& verb, data::SourceOptions& data) {
-  is_path(verb.add_option("--data", data.path, "Text, TSV or JSONL file, also .gz or .zst")->required());
-  verb.add_option("--column", data.column, "TSV: column of the text, from 1")->capture_default_str();
-}
 
 void add_extend(CLI::App& group) {
   struct Arguments {
@@ -35,7 +31,7 @@ void add_extend(CLI::App& group) {
   CLI::App* verb = group.add_subcommand(
       "extend", "Add pieces learned from a text to a model's tokenizer, embedding and head");
   is_path(verb->add_option("dir", arguments->dir, "Hugging Face model folder")->required());
-  add_text(*verb, arguments->data);
+  add_text_options(*verb, arguments->data)->required();
   is_path(verb->add_option("--out", arguments->out, "Folder to write")->required());
   verb->add_option("--pieces", arguments->vocab.pieces, "Most pieces to add")->capture_default_str();
   verb->add_option("--method", arguments->vocab.method, "continue or merge")
@@ -51,7 +47,7 @@ void add_extend(CLI::App& group) {
   verb->callback([arguments] {
     io::check_output_directory(arguments->out);
     (void)vocab::rules_of(arguments->initialiser);
-    const std::vector<std::string> lines = data::texts_of(*data::open_source(arguments->data));
+    const std::vector<std::string> lines = data::texts_of(*open_text(arguments->data));
     hub::OpenedModel opened = hub::open_model(arguments->dir);
     const vocab::ExtensionPlan plan =
         vocab::plan_extension(opened.tokenizer, text::lines_of(lines), arguments->vocab);
@@ -79,10 +75,10 @@ void add_report(CLI::App& group) {
   is_path(verb->add_option("dirs", arguments->dirs,
                            "Folders with a tokenizer; the first is what others are compared with")
               ->required());
-  add_text(*verb, arguments->data);
+  add_text_options(*verb, arguments->data)->required();
   verb->add_flag("--json", arguments->json, "Figures as JSON");
   verb->callback([arguments] {
-    const std::vector<std::string> lines = data::texts_of(*data::open_source(arguments->data));
+    const std::vector<std::string> lines = data::texts_of(*open_text(arguments->data));
     const auto first = text::open_tokenizer(arguments->dirs.front());
     io::Json all = io::Json::array();
     for (const std::string& dir : arguments->dirs) {

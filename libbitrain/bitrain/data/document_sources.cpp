@@ -17,9 +17,8 @@ std::vector<std::int64_t> sentences_of(const Source& documents) {
   for (std::int64_t i = 0; i < documents.size(); ++i) {
     const Example document = documents.at(i);
     if (!document.pair_text.empty() || !document.messages.empty())
-      throw DataError(
-          "row ", document.id + 1, " of source '", document.source,
-          "' is a pair or a conversation; sentences and their contexts come from plain documents");
+      throw DataError(row_name(document),
+                      " is a pair or a conversation; sentences and their contexts come from plain documents");
     counts.push_back(static_cast<std::int64_t>(split_sentences(document.text).size()));
   }
   return counts;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -28,9 +29,13 @@ struct Example {
   std::string source;           ///< Name of the source it came from.
   std::int64_t id = 0;          ///< Row in that source, from 0: stable, for held-out splits and reports.
   std::int64_t clone = 0;       ///< Ids are shifted by this many vocabularies (cloned languages).
-  std::optional<double> score;  ///< How like `text` and `pair_text` are, as people judged it.
+  std::shared_ptr<const std::string> place;  ///< What names its row in front of its number: "file:".
+  std::optional<double> score;               ///< How like `text` and `pair_text` are, as people judged it.
 
   [[nodiscard]] bool empty() const { return text.empty() && pair_text.empty() && messages.empty(); }
 };
+
+/// Where an example is from, for messages: "file:17", or "row 17 of source 'x'" where there is no file.
+[[nodiscard]] std::string row_name(const Example& example);
 
 }  // namespace bitrain::data

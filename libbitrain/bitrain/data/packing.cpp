@@ -133,9 +133,10 @@ std::vector<Row> take_whole(std::int64_t rows, const Draw& draw, std::vector<Pie
     if (piece.sequence == nullptr) break;
     if (!take(piece)) left.push_back(std::move(piece));
     if (left.size() > most_left) {
-      throw DataError("of the last ", left.size() + result.size(), " examples only ", result.size(),
-                      " share no text with another: a step of ", rows,
-                      " cannot be filled; make it smaller, or allow repeated texts");
+      throw DataError("a step of ", rows, " rows with no text twice (distinct_texts) cannot be filled: only ",
+                      result.size(), " such were found, though ", left.size() + result.size(),
+                      " rows were drawn, over the files as often as that takes; set rows_per_step to ",
+                      result.size(), " or less, or allow repeated texts");
     }
   }
   left.insert(left.end(), std::make_move_iterator(carry.begin() + static_cast<std::ptrdiff_t>(carried)),

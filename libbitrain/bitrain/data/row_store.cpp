@@ -4,70 +4,106 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
-#include <bitrain/io/line_reader.h>
+#include <bitrain/data/json_values.h>
+#include <bitrain/io/byte_reader.h>
+#include <bitrain/io/file_kind.h>
 
 namespace bitrain::data {
 namespace {
 
-bool is_compressed(std::string_view bytes) {
-  return starts_with(bytes, "\x1f\x8b") || starts_with(bytes, "\x28\xb5\x2f\xfd");
-}
+constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 
 }  // namespace
 
-RowStore::RowStore(const std::filesystem::path& path, std::int64_t max_lines, const Accept& accept)
-    : file_(io::MappedFile::open(path)) {
-  if (is_compressed(file_.view())) {
+RowStore::RowStore(const std::filesystem::path& path, bool pipes) : path_(path) {
+  const io::PathKind kind = io::kind_of(path);
+  if (kind == io::PathKind::kPipe && !pipes)
+    throw DataError(
+        path.string(),
+        ": is a pipe, which can be read only once, and this reads it several times; write it to a "
+        "file and name that");
+  if (kind == io::PathKind::kFile || kind == io::PathKind::kMissing) file_ = io::MappedFile::open(path);
+  // Files that say they are empty may have text all the same, as those of /proc do.
+  if (file_.size() == 0 || io::is_packed(file_.view())) {
     file_ = io::MappedFile();
-    read_compressed(path, max_lines, accept);
+    is_unpacked_ = true;
+    stream_.emplace(path);
   } else {
-    read_mapped(max_lines, accept);
+    io::refuse_binary(head(), path.string());
   }
-  rows_.shrink_to_fit();
+}
+
+std::string_view RowStore::head() const {
+  return stream_ ? stream_->head() : file_.view().substr(0, io::kHeadBytes);
 }
 
 std::string_view RowStore::text(std::int64_t row) const {
   const Row& entry = rows_[static_cast<std::size_t>(row)];
-  const std::string_view all = unpacked_.empty() ? file_.view() : std::string_view(unpacked_);
+  const std::string_view all = is_unpacked_ ? std::string_view(unpacked_) : file_.view();
   return all.substr(entry.offset, entry.length);
 }
 
-std::int64_t RowStore::line_number(std::int64_t row) const {
-  return rows_[static_cast<std::size_t>(row)].line;
+std::int64_t RowStore::number(std::int64_t row) const {
+  return rows_[static_cast<std::size_t>(row)].number;
 }
 
-void RowStore::add(std::uint64_t offset, std::string_view line, std::int64_t number) {
+void RowStore::add(std::uint64_t offset, std::string_view row, std::int64_t number) {
   constexpr auto kMost = std::numeric_limits<std::uint32_t>::max();
-  if (line.size() > kMost || number > static_cast<std::int64_t>(kMost)) {
-    throw DataError("line ", number, " of ", line.size(),
-                    " bytes: files of more than 2^32 lines or with lines of 4 GiB must be split");
+  if (row.size() > kMost || number > static_cast<std::int64_t>(kMost)) {
+    throw DataError(path_.string(), ": row ", number, " of ", row.size(),
+                    " bytes: files of more than 2^32 rows or with rows of 4 GiB must be split");
   }
-  rows_.push_back({offset, static_cast<std::uint32_t>(line.size()), static_cast<std::uint32_t>(number)});
+  rows_.push_back({offset, static_cast<std::uint32_t>(row.size()), static_cast<std::uint32_t>(number)});
 }
 
-void RowStore::read_mapped(std::int64_t max_lines, const Accept& accept) {
+void RowStore::read_lines(std::int64_t max_rows, const Accept& accept) {
+  if (is_unpacked_)
+    read_stream(max_rows, accept);
+  else
+    read_mapped(max_rows, accept);
+  rows_.shrink_to_fit();
+}
+
+void RowStore::read_mapped(std::int64_t max_rows, const Accept& accept) {
   const std::string_view all = file_.view();
-  std::size_t begin = starts_with(all, "\xef\xbb\xbf") ? 3 : 0;  // a byte order mark is no text
-  for (std::int64_t number = 1; begin < all.size() && (max_lines == 0 || number <= max_lines); ++number) {
-    const std::size_t newline = all.find('\n', begin);
+  const char line_end = io::line_end_of(head());
+  std::size_t begin = 0;
+  for (std::int64_t number = 1; begin < all.size() && (max_rows == 0 || number <= max_rows); ++number) {
+    const std::size_t newline = all.find(line_end, begin);
     const std::size_t end = newline == std::string_view::npos ? all.size() : newline;
+    // A byte order mark is no text; joined files have them inside.
+    if (starts_with(all.substr(begin, end - begin), kByteOrderMark)) begin += kByteOrderMark.size();
     std::string_view line = all.substr(begin, end - begin);
-    if (ends_with(line, "\r")) line.remove_suffix(1);
-    if (accept(line, number)) add(begin, line, number);
+    if (line_end == '\n' && ends_with(line, "\r")) line.remove_suffix(1);
+    if (accept(line, number, number)) add(begin, line, number);
     begin = end + 1;
   }
 }
 
-void RowStore::read_compressed(const std::filesystem::path& path, std::int64_t max_lines,
-                               const Accept& accept) {
-  io::LineReader reader(path);
-  std::string buffer;
-  for (std::int64_t number = 1; (max_lines == 0 || number <= max_lines) && reader.next(buffer); ++number) {
-    if (!accept(buffer, number)) continue;
-    add(unpacked_.size(), buffer, number);
-    unpacked_.append(buffer);
+void RowStore::read_stream(std::int64_t max_rows, const Accept& accept) {
+  std::string line;
+  for (std::int64_t number = 1; (max_rows == 0 || number <= max_rows) && stream_->next(line); ++number) {
+    if (!accept(line, number, number)) continue;
+    add(unpacked_.size(), line, number);
+    unpacked_.append(line);
   }
+  stream_.reset();
   unpacked_.shrink_to_fit();
+}
+
+void RowStore::read_json(std::int64_t max_rows, const Accept& accept) {
+  if (is_unpacked_) {
+    unpacked_ = stream_->read_rest();
+    stream_.reset();
+  }
+  const std::string_view all = is_unpacked_ ? std::string_view(unpacked_) : file_.view();
+  const std::size_t begin = starts_with(all, kByteOrderMark) ? kByteOrderMark.size() : 0;
+  JsonValues values(all.substr(begin), path_.string());
+  std::string_view value;
+  for (std::int64_t number = 1; (max_rows == 0 || number <= max_rows) && values.next(value); ++number)
+    if (accept(value, number, values.line()))
+      add(static_cast<std::uint64_t>(value.data() - all.data()), value, number);
+  rows_.shrink_to_fit();
 }
 
 }  // namespace bitrain::data

@@ -3,41 +3,56 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <bitrain/io/file.h>
+#include <bitrain/io/line_reader.h>
 
 namespace bitrain::data {
 
-/// The lines of a file, to be read in any order: plain files stay mapped, compressed ones are unpacked into
-/// memory. Costs 16 bytes a kept line beside that.
+/// The rows of a file, to be read in any order: plain files stay mapped, compressed ones and pipes are
+/// unpacked into memory. Costs 16 bytes a kept row beside that.
 class RowStore {
  public:
-  /// Called with each line (without its end) and its number from 1; says whether to keep it.
-  using Accept = std::function<bool(std::string_view line, std::int64_t number)>;
+  /// Called with each row (without its line end), its number from 1 and the line it begins on; says whether
+  /// to keep it.
+  using Accept = std::function<bool(std::string_view row, std::int64_t number, std::int64_t line)>;
 
-  /// Reads at most `max_lines` lines (0: all). Throws IoError.
-  RowStore(const std::filesystem::path& path, std::int64_t max_lines, const Accept& accept);
+  /// Opens the file and reads no row yet. Throws IoError; DataError for what is no UTF-8 text at all
+  /// (io/file_kind.h), and for a pipe unless `pipes`: that can be read once only.
+  RowStore(const std::filesystem::path& path, bool pipes);
+
+  /// The first bytes, unpacked: io::ByteReader::head.
+  [[nodiscard]] std::string_view head() const;
+
+  /// Reads at most `max_rows` lines (0: all). Once, and not beside read_json. Throws as io::LineReader.
+  void read_lines(std::int64_t max_rows, const Accept& accept);
+  /// Reads at most `max_rows` JSON values, as JsonValues tells them apart.
+  void read_json(std::int64_t max_rows, const Accept& accept);
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(rows_.size()); }
   [[nodiscard]] std::string_view text(std::int64_t row) const;
-  /// Line number in the file, from 1.
-  [[nodiscard]] std::int64_t line_number(std::int64_t row) const;
+  /// Among all rows of the file, from 1; of lines the line number.
+  [[nodiscard]] std::int64_t number(std::int64_t row) const;
 
  private:
   struct Row {
     std::uint64_t offset;
     std::uint32_t length;
-    std::uint32_t line;
+    std::uint32_t number;
   };
-  void add(std::uint64_t offset, std::string_view line, std::int64_t number);
-  void read_mapped(std::int64_t max_lines, const Accept& accept);
-  void read_compressed(const std::filesystem::path& path, std::int64_t max_lines, const Accept& accept);
+  void add(std::uint64_t offset, std::string_view row, std::int64_t number);
+  void read_mapped(std::int64_t max_rows, const Accept& accept);
+  void read_stream(std::int64_t max_rows, const Accept& accept);
 
+  std::filesystem::path path_;
   io::MappedFile file_;
+  std::optional<io::LineReader> stream_;
   std::string unpacked_;
+  bool is_unpacked_ = false;
   std::vector<Row> rows_;
 };
 

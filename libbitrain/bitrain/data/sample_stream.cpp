@@ -28,13 +28,13 @@ TokenSequence SampleStream::encode_document(std::int64_t index) const {
   if (example.empty()) return {};
   TokenSequence sequence = encode_(example);
   if (sequence.ids.size() != sequence.labels.size()) {
-    throw StateError("encoding row ", example.id + 1, " of source '", source_->name(), "' gave ",
-                     sequence.ids.size(), " ids and ", sequence.labels.size(), " labels");
+    throw StateError("encoding ", row_name(example), " gave ", sequence.ids.size(), " ids and ",
+                     sequence.labels.size(), " labels");
   }
   auto language = std::find(languages_.begin(), languages_.end(), example.language);
   if (language == languages_.end()) {
-    throw DataError("row ", example.id + 1, " of source '", source_->name(), "' is of language '",
-                    example.language, "', which the source does not list");
+    throw DataError(row_name(example), " is of language '", example.language,
+                    "', which the source does not list");
   }
   sequence.language = static_cast<std::int32_t>(language - languages_.begin());
   return sequence;

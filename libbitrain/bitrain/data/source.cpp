@@ -7,29 +7,16 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/data/chat_messages.h>
+#include <bitrain/data/row_format.h>
+#include <bitrain/data/row_layout.h>
 #include <bitrain/data/row_store.h>
 #include <bitrain/io/json.h>
 
 namespace bitrain::data {
 namespace {
 
-enum class Format { kText, kTsv, kJsonl };
-
-Format format_of(const SourceOptions& options) {
-  if (options.format == "text") return Format::kText;
-  if (options.format == "tsv") return Format::kTsv;
-  if (options.format == "jsonl") return Format::kJsonl;
-  if (options.format != "auto") {
-    throw ConfigError("unknown format '", options.format, "' of ", options.path,
-                      did_you_mean(options.format, {"auto", "text", "tsv", "jsonl"}),
-                      "; there are: auto, text, tsv, jsonl");
-  }
-  std::filesystem::path path(options.path);
-  if (path.extension() == ".gz" || path.extension() == ".zst") path = path.stem();
-  if (path.extension() == ".tsv") return Format::kTsv;
-  if (path.extension() == ".jsonl" || path.extension() == ".ndjson") return Format::kJsonl;
-  return Format::kText;
-}
+using Rows = RowFormat::Rows;
 
 /// Column `column` (from 1) of a row, or null data when there are fewer.
 std::string_view column_of(std::string_view line, std::int64_t column) {
@@ -50,60 +37,7 @@ bool is_blank(std::string_view text) {
   return trim(text).empty();
 }
 
-const std::string& string_at(const io::Json& object, const std::string& key, const std::string& where) {
-  if (!object.contains(key) || !object.at(key).is_string()) {
-    throw DataError(where, ": '", key, "' is missing or not a string");
-  }
-  return object.at(key).get_ref<const std::string&>();
-}
-
-/// Fills what belongs to the text of a pair.
-void read_json_pair(const io::Json& row, const SourceOptions& options, const std::string& where,
-                    Example& example) {
-  example.pair_text = string_at(row, options.pair_field, where);
-  example.pair_language = options.pair_language;
-  if (!options.score_field.empty()) {
-    if (!row.contains(options.score_field) || !row.at(options.score_field).is_number())
-      throw DataError(where, ": '", options.score_field, "' is missing or not a number");
-    example.score = row.at(options.score_field).get<double>();
-  }
-  if (!row.contains(options.negatives_field)) return;
-  const io::Json& negatives = row.at(options.negatives_field);
-  const io::Json list = negatives.is_array() ? negatives : io::Json::array({negatives});
-  for (const io::Json& negative : list) {
-    if (!negative.is_string())
-      throw DataError(where, ": '", options.negatives_field, "' must be a text or a list of texts");
-    example.negatives.push_back(negative.get<std::string>());
-  }
-}
-
-/// Fills text or messages from one JSON line.
-void read_json_row(std::string_view line, const SourceOptions& options, const std::string& where,
-                   Example& example) {
-  const io::Json row = io::parse_json(line, where);
-  if (!row.is_object()) throw DataError(where, ": a JSONL row must be an object {...}");
-  if (row.contains(options.messages_field)) {
-    const io::Json& messages = row.at(options.messages_field);
-    if (!messages.is_array() || messages.empty()) {
-      throw DataError(where, ": '", options.messages_field, "' must be a list of {role, content}");
-    }
-    for (const io::Json& message : messages) {
-      if (!message.is_object()) throw DataError(where, ": each message must be an object {role, content}");
-      example.messages.push_back({string_at(message, "role", where), string_at(message, "content", where)});
-    }
-  } else if (row.contains(options.prompt_field)) {
-    example.messages = {{"user", string_at(row, options.prompt_field, where)},
-                        {"assistant", string_at(row, options.response_field, where)}};
-  } else if (row.contains(options.text_field)) {
-    example.text = string_at(row, options.text_field, where);
-    if (!options.pair_field.empty()) read_json_pair(row, options, where, example);
-  } else {
-    throw DataError(where, ": has none of the keys '", options.text_field, "', '", options.prompt_field,
-                    "', '", options.messages_field, "'; set text_field, prompt_field or messages_field");
-  }
-}
-
-void check_options(const SourceOptions& options, Format format) {
+void check_options(const SourceOptions& options) {
   if (options.path.empty()) throw ConfigError("a source needs a path");
   if (options.column < 1 || options.pair_column.value_or(1) < 1) {
     throw ConfigError(options.path, ": columns are counted from 1");
@@ -119,13 +53,29 @@ void check_options(const SourceOptions& options, Format format) {
   }
   if (options.held_out_every == 1)
     throw ConfigError(options.path, ": held_out_every 1 leaves nothing to train on");
-  if (options.pair_column && format != Format::kTsv) {
+}
+
+/// What only rows of some format can do.
+void check_format(const SourceOptions& options, const RowFormat& format) {
+  if (options.column != 1 && format.rows != Rows::kTsv)
+    throw ConfigError(options.path, ": column ", options.column, " is asked for, but it is ",
+                      format.is_json() ? "JSON" : "read as plain text",
+                      "; set format to tsv where tabs part its columns");
+  if (options.pair_column && format.rows != Rows::kTsv) {
     throw ConfigError(options.path, ": pair_column is for TSV files; set format to tsv");
   }
-  if (!options.pair_field.empty() && format != Format::kJsonl) {
-    throw ConfigError(options.path, ": pair_field is for JSONL files; set format to jsonl");
-  }
-  if (options.lines_per_document != 1 && format == Format::kJsonl)
+  const bool fields = !options.pair_field.empty() || !options.text_field.empty() ||
+                      !options.prompt_field.empty() || !options.response_field.empty() ||
+                      !options.messages_field.empty();
+  if (fields && !format.is_json())
+    throw ConfigError(options.path, ": ", options.pair_field.empty() ? "keys of rows are" : "pair_field is",
+                      " for JSONL files; set format to jsonl");
+  if (options.reads == "conversations" && !format.is_json())
+    throw DataError(
+        options.path,
+        ": is neither called .json or .jsonl nor begins as JSON does; conversations are read from JSON "
+        "rows: {\"messages\": [...]}, or {\"prompt\": ..., \"response\": ...}");
+  if (options.lines_per_document != 1 && format.is_json())
     throw ConfigError(options.path, ": only plain text and TSV columns can be joined by lines_per_document");
 }
 
@@ -136,14 +86,29 @@ std::string name_of(const SourceOptions& options) {
   return std::filesystem::path(options.path).filename().string();
 }
 
+/// A row of another layout than those before it.
+struct OtherLayout : DataError {
+  using DataError::DataError;
+};
+
 class FileSource : public Source {
  public:
-  FileSource(const SourceOptions& options, Split split, SourceCounts& counts)
+  FileSource(const SourceOptions& options, Split split, bool pipes, SourceCounts& counts)
       : options_(options),
-        format_(format_of(options)),
         name_(name_of(options)),
-        rows_((check_options(options, format_), options.path), options.max_rows,
-              [&](std::string_view line, std::int64_t number) { return accept(line, number, counts); }) {
+        rows_((check_options(options), options.path), pipes),
+        format_(find_format(options, rows_.head())),
+        layout_(named_layout(options)),
+        place_(std::make_shared<const std::string>(
+            to_text(options.path, format_.rows == Rows::kJsonValues ? ", row " : ":"))) {
+    check_format(options, format_);
+    const auto accept_row = [&](std::string_view row, std::int64_t number, std::int64_t line) {
+      return accept(row, number, line, counts);
+    };
+    if (format_.rows == Rows::kJsonValues)
+      rows_.read_json(options.max_rows, accept_row);
+    else
+      rows_.read_lines(options.max_rows, accept_row);
     make_documents(split, counts);
     if (documents_.empty()) throw_empty(split, counts);
   }
@@ -163,10 +128,11 @@ class FileSource : public Source {
     Example example;
     example.source = name_;
     example.language = options_.language;
-    example.id = rows_.line_number(document.first) - 1;
+    example.id = rows_.number(document.first) - 1;
+    example.place = place_;
     const std::string_view first = rows_.text(document.first);
-    if (format_ == Format::kJsonl) {
-      read_json_row(first, options_, place(example.id + 1), example);
+    if (format_.is_json()) {
+      read_row(io::parse_json(first, options_.path), *layout_, options_, example);
       return example;
     }
     for (std::uint32_t i = 0; i < document.count; ++i) {
@@ -187,56 +153,84 @@ class FileSource : public Source {
     std::uint32_t count;
   };
 
-  std::string place(std::int64_t line) const { return to_text(options_.path, ":", line); }
-
   std::string_view text_of(std::string_view row) const {
-    return format_ == Format::kTsv ? column_of(row, options_.column) : row;
+    return format_.rows == Rows::kTsv ? column_of(row, options_.column) : row;
   }
 
-  /// Whether a line is a row. Bad ones throw or are counted.
-  bool accept(std::string_view line, std::int64_t number, SourceCounts& counts) const {
+  /// Whether a row is kept. Bad ones throw, with file and line, or are counted.
+  bool accept(std::string_view row, std::int64_t number, std::int64_t line, SourceCounts& counts) {
     ++counts.rows;
+    std::string fault;
     try {
-      if (is_blank(line)) {
-        ++counts.blank;
-        return false;
-      }
-      if (check_row(line, number)) return true;
+      if (!is_blank(row) && check_row(row)) return true;
       ++counts.blank;
       return false;
-    } catch (const Error&) {
-      if (!options_.skip_invalid) throw;
-      ++counts.invalid;
-      return false;
+    } catch (const OtherLayout& error) {  // The first row may be the odd one: skipping would take all others.
+      throw DataError(options_.path, ":", line, ": ", error.what());
+    } catch (const DataError& error) {
+      fault = error.what();
+    } catch (const FormatError& error) {  // Of the JSON parser. A broken row does not damage the file.
+      fault = error.what();
     }
+    std::string message = to_text(options_.path, ":", line);
+    if (format_.rows == Rows::kJsonValues) message += to_text(" (row ", number, ")");
+    message += to_text(": ", fault);
+    if (format_.guessed && options_.reads != "conversations")
+      message += "; its text begins as JSON does: format text reads it as plain lines";
+    if (!options_.skip_invalid)
+      throw DataError(message, "; mend the row, or set skip_invalid to leave such rows out");
+    if (counts.invalid++ == 0) first_fault_ = std::move(message);
+    return false;
   }
 
-  /// Whether a good row has text, and a pair text on both sides. Throws for a bad one.
-  bool check_row(std::string_view line, std::int64_t number) const {
-    if (const std::size_t bad = find_invalid_utf8(line); bad != std::string_view::npos) {
-      throw DataError(place(number), ": byte ", bad + 1,
-                      " is not UTF-8; convert the file, or set skip_invalid to leave such rows out");
+  /// Whether a good row has text, and a pair text on both sides. Throws for a bad one, without its place.
+  bool check_row(std::string_view row) {
+    if (const std::size_t bad = find_invalid_utf8(row); bad != std::string_view::npos) {
+      throw DataError(
+          "byte ", bad + 1,
+          " is not UTF-8; where the file is in an older encoding convert it: iconv -f WINDOWS-1252 "
+          "-t UTF-8 IN > OUT");
     }
-    if (format_ == Format::kTsv) {
-      const std::int64_t needed = std::max(options_.column, options_.pair_column.value_or(1));
-      if (const std::int64_t there = columns_of(line); there < needed) {
-        throw DataError(place(number), ": has ", there, " column", there == 1 ? "" : "s", ", column ", needed,
-                        " is asked for; mend the row, or set skip_invalid to leave such rows out");
-      }
-      return !is_blank(text_of(line)) &&
-             !(options_.pair_column && is_blank(column_of(line, *options_.pair_column)));
+    if (format_.is_json()) return check_json(row);
+    if (format_.rows == Rows::kText) return true;
+    const std::int64_t needed = std::max(options_.column, options_.pair_column.value_or(1));
+    if (const std::int64_t there = columns_of(row); there < needed) {
+      throw DataError("has ", there, " column", there == 1 ? "" : "s", ", column ", needed, " is asked for");
     }
-    if (format_ == Format::kJsonl) {
-      Example row;
-      read_json_row(line, options_, place(number), row);
-      const bool pair = !options_.pair_field.empty() && row.messages.empty();
-      return !pair || !(is_blank(row.text) || is_blank(row.pair_text));
+    return !is_blank(text_of(row)) &&
+           !(options_.pair_column && is_blank(column_of(row, *options_.pair_column)));
+  }
+
+  bool check_json(std::string_view text) {
+    const io::Json row = io::parse_json(text, "");
+    if (!row.is_object())
+      throw DataError("is ", kind_of_json(row), "; a row must be an object {\"key\": ...}");
+    if (!layout_)
+      layout_ = layout_of(row, options_);
+    else if (layout_->guessed && !layout_->fits(row))
+      check_same_layout(row);
+    Example example;
+    read_row(row, *layout_, options_, example);
+    const bool pair = !options_.pair_field.empty() && example.messages.empty();
+    return !pair || !(is_blank(example.text) || is_blank(example.pair_text));
+  }
+
+  /// Throws where a row is of another layout than those before it. One that lacks a key is left to read_row.
+  void check_same_layout(const io::Json& row) const {
+    std::optional<RowLayout> other;
+    try {
+      other = layout_of(row, options_);
+    } catch (const DataError&) {
+      return;
     }
-    return true;
+    throw OtherLayout(
+        "has ", other->describe(), ", but the rows before it ", layout_->describe(),
+        ": a file is read in one layout; put the rows of each into a file of its own, or name the "
+        "keys that count (messages_field, or prompt_field and response_field)");
   }
 
   bool is_held_out(std::int64_t row) const {
-    if (options_.held_out_every > 0) return rows_.line_number(row) % options_.held_out_every == 0;
+    if (options_.held_out_every > 0) return rows_.number(row) % options_.held_out_every == 0;
     return row >= rows_.size() - options_.held_out_last;
   }
 
@@ -252,7 +246,7 @@ class FileSource : public Source {
         open = false;
         continue;
       }
-      const std::int64_t line = rows_.line_number(row);
+      const std::int64_t line = rows_.number(row);
       counts.bytes += static_cast<std::int64_t>(text_of(rows_.text(row)).size());
       const bool full =
           open && options_.lines_per_document > 0 && documents_.back().count >= options_.lines_per_document;
@@ -272,13 +266,17 @@ class FileSource : public Source {
                                                 : " held out for evaluation";
     throw DataError("source '", name_, "' (", options_.path, ") has no text", part, ": ", counts.rows,
                     " rows, of which ", counts.blank, " blank, ", counts.invalid, " invalid, ",
-                    counts.held_out, " held out");
+                    counts.held_out, " held out",
+                    first_fault_.empty() ? "" : "; the first that is invalid: ", first_fault_);
   }
 
   SourceOptions options_;
-  Format format_;
   std::string name_;
   RowStore rows_;
+  RowFormat format_;
+  std::optional<RowLayout> layout_;  ///< Of JSON rows; the first good one decides where no option does.
+  std::shared_ptr<const std::string> place_;
+  std::string first_fault_;
   std::vector<Document> documents_;
 };
 
@@ -314,13 +312,26 @@ class MemorySource : public Source {
   std::vector<Example> examples_;
 };
 
-}  // namespace
-
-SourcePtr open_source(const SourceOptions& options, Split split, SourceCounts* counts) {
+SourcePtr open_file(const SourceOptions& options, Split split, bool pipes, SourceCounts* counts) {
   SourceCounts found;
-  auto source = std::make_shared<FileSource>(options, split, found);
+  auto source = std::make_shared<FileSource>(options, split, pipes, found);
   if (counts != nullptr) *counts = found;
   return source;
+}
+
+}  // namespace
+
+std::string row_name(const Example& example) {
+  return example.place ? to_text(*example.place, example.id + 1)
+                       : to_text("row ", example.id + 1, " of source '", example.source, "'");
+}
+
+SourcePtr open_source(const SourceOptions& options, Split split, SourceCounts* counts) {
+  return open_file(options, split, false, counts);
+}
+
+SourcePtr open_source_once(const SourceOptions& options, Split split, SourceCounts* counts) {
+  return open_file(options, split, true, counts);
 }
 
 SourcePtr make_source(std::string name, std::string language, std::vector<Example> examples) {

@@ -42,13 +42,15 @@ struct SourceOptions {
   std::int64_t column = 1;
   std::optional<std::int64_t> pair_column;
   std::string pair_language;
-  std::string text_field = "text";
+  std::string text_field;
   std::string pair_field;
   std::string negatives_field = "negatives";
   std::string score_field;
-  std::string prompt_field = "prompt";
-  std::string response_field = "response";
-  std::string messages_field = "messages";
+  std::string prompt_field;
+  std::string response_field;
+  std::string messages_field;
+  std::string reads = "any";
+  std::vector<std::string> roles;
   std::int64_t lines_per_document = 1;
   std::string line_joiner = "\n";
   std::int64_t held_out_last = 0;
@@ -61,24 +63,32 @@ template <class Visitor>
 void visit_fields(Visitor& v, SourceOptions& o) {
   v.field("path", o.path, required(not_empty()), "Text, TSV or JSONL file; also as .gz or .zst.");
   v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
-          "What a line is; auto goes by the name's ending, before .gz or .zst.");
+          "What a row is: a line, columns of one, or JSON objects (one a line, in an array, or one after "
+          "another). "
+          "auto goes by the name's ending, before .gz or .zst, and else by whether it begins as JSON does.");
   v.field("name", o.name, any(),
           "Name in mixtures and logs; the language where empty, the file's name without either.");
   v.field("language", o.language, any(), "BCP-47 code of the text, for example es.");
   v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
   v.field("pair_column", o.pair_column, at_least(1), "TSV: column of the translation, from 1.");
   v.field("pair_language", o.pair_language, any(), "Code of the translation's language.");
-  v.field("text_field", o.text_field, any(), "JSONL: key of plain text.");
+  v.field("text_field", o.text_field, any(), "JSONL: key of plain text; empty: text.");
   v.field("pair_field", o.pair_field, any(),
           "JSONL: key of the translation or passage beside the text; empty: there is none.");
   v.field("negatives_field", o.negatives_field, any(),
           "JSONL: key of the hard negatives of a pair, a list or one text; rows may lack it.");
   v.field("score_field", o.score_field, any(),
           "JSONL: key of the number that says how like text and pair are; empty: there is none.");
-  v.field("prompt_field", o.prompt_field, any(), "JSONL: key of the prompt of a prompt and response.");
+  v.field(
+      "prompt_field", o.prompt_field, any(),
+      "JSONL: key of the prompt of a prompt and response; without any of these keys, rows are read in the "
+      "layout that the first of them has (messages, conversations, instruction and output, prompt and "
+      "completion, ...).");
   v.field("response_field", o.response_field, any(), "JSONL: key of the response.");
-  v.field("messages_field", o.messages_field, any(),
-          "JSONL: key of a list of {role, content}; it wins over prompt and text.");
+  v.field("messages_field", o.messages_field, any(), "JSONL: key of a list of {role, content}.");
+  v.field("reads", o.reads, one_of({"any", "text", "conversations"}),
+          "JSONL: what is looked for in rows where no key is named; any: conversations before text.");
+  v.field("roles", o.roles, any(), "Roles that messages may be of; empty: any.");
   v.field("lines_per_document", o.lines_per_document, at_least(0),
           "Consecutive rows joined into one document; 0: text up to a blank line.");
   v.field("line_joiner", o.line_joiner, any(), "What stands between the rows of a document.");
@@ -88,12 +98,13 @@ void visit_fields(Visitor& v, SourceOptions& o) {
   v.field("max_rows", o.max_rows, at_least(0), "Read no more rows of the file than this; 0: all.");
   v.field(
       "skip_invalid", o.skip_invalid, any(),
-      "Count and skip rows that are not UTF-8, lack columns or are broken JSON; otherwise they are errors.");
+      "Count and skip rows that cannot be read: not UTF-8, too few columns, broken JSON, no text where it "
+      "should be; otherwise they are errors.");
 }
 
 /// What opening a file found.
 struct SourceCounts {
-  std::int64_t rows = 0;      ///< Lines looked at.
+  std::int64_t rows = 0;      ///< Rows looked at.
   std::int64_t invalid = 0;   ///< Skipped by skip_invalid.
   std::int64_t blank = 0;     ///< Empty, or with an empty cell or side of a pair.
   std::int64_t held_out = 0;  ///< Valid rows kept for evaluation, whichever split was asked for.
@@ -101,14 +112,19 @@ struct SourceCounts {
   std::int64_t bytes = 0;  ///< Of the rows in this split.
 };
 
-/// Reads the index of a file: every line is checked now, so that a bad row stops a run before it starts and
+/// Reads the index of a file: every row is checked now, so that a bad one stops a run before it starts and
 /// not after hours. Plain files are mapped, compressed ones are kept in memory unpacked; a row costs 16 bytes
 /// more. `counts` receives what was found.
 /// Throws IoError for a missing file; DataError, naming file and line, for a row that is not UTF-8, lacks a
-/// column or lacks the JSON keys; DataError for a source or split without documents; ConfigError for options
+/// column or cannot be read in the layout of the rows before it; DataError for a file that is no text (a
+/// Parquet file, UTF-16, ...) or a pipe, and for a source or split without documents; ConfigError for options
 /// that contradict each other.
 [[nodiscard]] SourcePtr open_source(const SourceOptions& options, Split split = Split::kAll,
                                     SourceCounts* counts = nullptr);
+
+/// open_source for callers that read a path once: it may be a pipe, too.
+[[nodiscard]] SourcePtr open_source_once(const SourceOptions& options, Split split = Split::kAll,
+                                         SourceCounts* counts = nullptr);
 
 /// Examples in memory, for tests and for callers with their own readers. `language` where an example has
 /// none.

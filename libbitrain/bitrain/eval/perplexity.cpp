@@ -170,8 +170,8 @@ std::map<std::string, LanguageScore> objective_loss(models::LanguageModel& model
     if (sequence.empty()) continue;
     const auto language = std::find(languages.begin(), languages.end(), example.language);
     if (language == languages.end()) {
-      throw DataError("row ", example.id + 1, " of source '", source.name(), "' is of language '",
-                      example.language, "', which the source does not list");
+      throw DataError(data::row_name(example), " is of language '", example.language,
+                      "', which the source does not list");
     }
     ++result[example.language].documents;
     scorer.add(std::move(sequence.ids), std::move(sequence.labels),

@@ -94,7 +94,7 @@ void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows) {
   std::vector<std::string> without;
   for (std::int64_t id = rows; id < std::min(ids, rows + kShown); ++id) {
     try {
-      without.push_back(c10::str("'", tokenizer.id_to_piece(static_cast<text::TokenId>(id)), "' (", id, ")"));
+      without.push_back(to_text("'", tokenizer.id_to_piece(static_cast<text::TokenId>(id)), "' (", id, ")"));
     } catch (const DataError&) {  // A number between those of pieces and of added tokens.
     }
   }

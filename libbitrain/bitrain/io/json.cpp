@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
 #include <bitrain/io/file.h>
 
 namespace bitrain::io {
@@ -13,7 +14,8 @@ namespace {
 /// nesting.
 class StrictHandler : public nlohmann::json_sax<Json> {
  public:
-  StrictHandler(Json& root, const std::string& name) : root_(root), name_(name) {}
+  StrictHandler(Json& root, const std::string& name)
+      : root_(root), place_(name.empty() ? std::string() : name + ": ") {}
 
   bool null() override { return add(nullptr); }
   bool boolean(bool value) override { return add(value); }
@@ -30,12 +32,12 @@ class StrictHandler : public nlohmann::json_sax<Json> {
 
   bool key(string_t& value) override {
     if (!open_.back().keys.insert(value).second)
-      throw FormatError(name_, ": the key '", value, "' occurs twice in one object");
+      throw FormatError(place_, "the key '", value, "' occurs twice in one object");
     key_ = std::move(value);
     return true;
   }
 
-  bool parse_error(std::size_t position, const std::string& /*token*/,
+  bool parse_error(std::size_t position, const std::string& token,
                    const nlohmann::detail::exception& error) override {
     // "[json.exception.parse_error.101] parse error at line 1, column 8: <what>".
     std::string what = error.what();
@@ -43,7 +45,9 @@ class StrictHandler : public nlohmann::json_sax<Json> {
     const std::size_t colon = column == std::string::npos ? column : what.find(": ", column);
     if (colon != std::string::npos) what = what.substr(colon + 2);
     if (what.size() > 200) what = what.substr(0, 200) + "...";
-    throw FormatError(name_, ": not valid JSON at byte ", position, ": ", what);
+    const bool pythonic = ends_with(token, "N") || ends_with(token, "I");
+    throw FormatError(place_, "not valid JSON at byte ", position, ": ", what,
+                      pythonic ? "; JSON has no NaN, Infinity or None: write null" : "");
   }
 
  private:
@@ -76,7 +80,7 @@ class StrictHandler : public nlohmann::json_sax<Json> {
   }
 
   bool open(Json value) {
-    if (open_.size() == kMaxJsonDepth) throw FormatError(name_, ": JSON nested deeper than ", kMaxJsonDepth);
+    if (open_.size() == kMaxJsonDepth) throw FormatError(place_, "JSON nested deeper than ", kMaxJsonDepth);
     Json* placed = place(std::move(value));
     open_.push_back({placed, {}});
     return true;
@@ -88,7 +92,7 @@ class StrictHandler : public nlohmann::json_sax<Json> {
   }
 
   Json& root_;
-  const std::string& name_;
+  std::string place_;
   std::vector<Open> open_;
   std::string key_;
 };

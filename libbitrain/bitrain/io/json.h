@@ -14,9 +14,9 @@ using Json = nlohmann::ordered_json;
 /// Deepest nesting of arrays and objects that is accepted.
 inline constexpr int kMaxJsonDepth = 128;
 
-/// Parses one JSON document. Throws FormatError, with `name` and the byte where it went wrong, for anything
-/// that is not JSON: bad UTF-8, a key used twice in one object, nesting deeper than kMaxJsonDepth, text after
-/// the end.
+/// Parses one JSON document. Throws FormatError, with `name` (where it is not empty) and the byte where it
+/// went wrong, for anything that is not JSON: bad UTF-8, a key used twice in one object, nesting deeper than
+/// kMaxJsonDepth, text after the end.
 [[nodiscard]] Json parse_json(std::string_view text, const std::string& name);
 
 /// Parses the file at `path`. Throws IoError when it cannot be read, else as parse_json.

@@ -12,8 +12,8 @@ CausalLm::CausalLm(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector
 
 data::TokenSequence CausalLm::encode(const data::Example& example) const {
   if (example.text.empty() && !example.messages.empty()) {
-    throw DataError("row ", example.id + 1, " of source '", example.source,
-                    "' is a conversation; causal_lm reads plain text, use the objective sft");
+    throw DataError(data::row_name(example),
+                    " is a conversation; causal_lm reads plain text, use the objective sft");
   }
   const text::SpecialTokens& special = tokenizer_->special_tokens();
   std::vector<text::TokenId> tokens = tokenizer_->encode(example.text);

@@ -77,7 +77,7 @@ std::int32_t ContextPrediction::bank_of(std::int32_t language) const {
 }
 
 data::TokenSequence ContextPrediction::encode(const data::Example& example) const {
-  const auto place = [&] { return to_text("row ", example.id + 1, " of source '", example.source, "'"); };
+  const auto place = [&] { return data::row_name(example); };
   if (example.pair_text.empty() && (!example.messages.empty() || !example.text.empty()))
     throw DataError(place(), " is not a sentence beside its context");
   if (example.text.empty() || example.text == example.pair_text) return {};

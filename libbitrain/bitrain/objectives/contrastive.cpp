@@ -164,8 +164,8 @@ Contrastive::Contrastive(std::shared_ptr<const text::Tokenizer> tokenizer, std::
 
 data::TokenSequence Contrastive::encode(const data::Example& example) const {
   if (example.pair_text.empty() && (!example.messages.empty() || !example.text.empty()))
-    throw DataError("row ", example.id + 1, " of source '", example.source,
-                    "' is not a pair: contrastive training needs a text and its translation or answer");
+    throw DataError(data::row_name(example),
+                    " is not a pair: contrastive training needs a text and its translation or answer");
   if (example.text.empty() || example.text == example.pair_text) return {};
   const auto language = [&](const std::string& code) {
     const auto found = std::find(languages_.begin(), languages_.end(), code);

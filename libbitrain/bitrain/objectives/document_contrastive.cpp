@@ -26,8 +26,8 @@ DocumentContrastive::DocumentContrastive(std::shared_ptr<const text::Tokenizer> 
 
 data::TokenSequence DocumentContrastive::encode(const data::Example& example) const {
   if (example.pair_text.empty() && (!example.messages.empty() || !example.text.empty()))
-    throw DataError("row ", example.id + 1, " of source '", example.source,
-                    "' is not a pair: documents are trained beside their translations");
+    throw DataError(data::row_name(example),
+                    " is not a pair: documents are trained beside their translations");
   data::TokenSequence sequence;
   const auto add = [&](const std::string& document, std::int32_t number) {
     const std::string& code = number % 2 == 0 ? example.language : example.pair_language;

@@ -43,8 +43,8 @@ LateInteraction::LateInteraction(std::shared_ptr<const InteractionTokens> tokens
 
 data::TokenSequence LateInteraction::encode(const data::Example& example) const {
   if (example.pair_text.empty() && (!example.messages.empty() || !example.text.empty()))
-    throw DataError("row ", example.id + 1, " of source '", example.source,
-                    "' is not a pair: late interaction learns from a query and a document");
+    throw DataError(data::row_name(example),
+                    " is not a pair: late interaction learns from a query and a document");
   if (example.text.empty() || example.text == example.pair_text) return {};
   const auto language = [&](const std::string& code) {
     const auto found = std::find(languages_.begin(), languages_.end(), code);

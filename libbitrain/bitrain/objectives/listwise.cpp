@@ -31,7 +31,7 @@ Listwise::Listwise(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector
 }
 
 data::TokenSequence Listwise::encode(const data::Example& example) const {
-  const std::string place = to_text("row ", example.id + 1, " of source '", example.source, "'");
+  const std::string place = data::row_name(example);
   if (example.pair_text.empty() && (!example.messages.empty() || !example.text.empty()))
     throw DataError(place, " is not a pair: a cross-encoder learns from a query and its answer");
   if (example.text.empty() || example.text == example.pair_text) return {};

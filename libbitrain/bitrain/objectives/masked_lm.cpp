@@ -14,7 +14,7 @@ namespace bitrain::objectives {
 namespace {
 
 std::string place_of(const data::Example& example) {
-  return to_text("row ", example.id + 1, " of source '", example.source, "'");
+  return data::row_name(example);
 }
 
 template <class T>

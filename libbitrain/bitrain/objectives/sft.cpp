@@ -92,7 +92,7 @@ std::vector<std::string> look_like_markers(std::string_view text) {
 }
 
 std::string place_of(const data::Example& example) {
-  return to_text("row ", example.id + 1, " of source '", example.source, "'");
+  return data::row_name(example);
 }
 
 }  // namespace

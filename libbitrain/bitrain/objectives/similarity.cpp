@@ -38,9 +38,7 @@ Similarity::Similarity(std::shared_ptr<const text::Tokenizer> tokenizer, std::ve
     : tokenizer_(std::move(tokenizer)), languages_(std::move(languages)), options_(options) {}
 
 data::TokenSequence Similarity::encode(const data::Example& example) const {
-  const auto row = [&example] {
-    return to_text("row ", example.id + 1, " of source '", example.source, "'");
-  };
+  const auto row = [&example] { return data::row_name(example); };
   if (!example.score)
     throw DataError(row(), " has no score: similarity is learnt from a text, another, and a score");
   if (!(*example.score >= 0 && *example.score <= options_.top_score))

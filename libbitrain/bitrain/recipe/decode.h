@@ -89,9 +89,18 @@ template <class T>
 inline constexpr int kKind<T, std::void_t<typename Element<T>::type>> = Element<T>::kind;
 }  // namespace detail
 
+/// Option structs that a recipe may also write as one text, which is the field that `short_form` gives.
+template <class T, class = void>
+inline constexpr bool kHasShortForm = false;
+template <class T>
+inline constexpr bool kHasShortForm<T, std::void_t<decltype(short_form(std::declval<T&>()))>> = true;
+
 template <class T>
 void decode(const Node& node, const std::string& key, const Rule& rule, T& to, Problems& problems) {
   if constexpr (has_fields_v<T>) {
+    if constexpr (kHasShortForm<T>)
+      if (node.kind == Node::Kind::kScalar)
+        return decode_scalar(node, key, names_file(not_empty()), short_form(to), problems);
     if (node.kind == Node::Kind::kNull) return;  // "lora:" with nothing behind it: all defaults.
     if (node.kind != Node::Kind::kMap)
       return problems.add(node.mark, key, "should be a map, not " + node.describe());

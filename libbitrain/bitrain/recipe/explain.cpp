@@ -24,7 +24,7 @@ std::string type_name() {
   } else if constexpr (detail::kKind<T> == 3) {
     return "map of " + type_name<typename T::mapped_type>();
   } else if constexpr (has_fields_v<T>) {
-    return "map";
+    return kHasShortForm<T> ? "text or map" : "map";
   } else if constexpr (std::is_same_v<T, bool>) {
     return "true or false";
   } else if constexpr (std::is_same_v<T, std::int64_t>) {
@@ -148,7 +148,10 @@ class SchemaWriter {
     if constexpr (has_fields_v<T>) {
       SchemaWriter writer;
       visit_fields(writer, value);
-      return writer.take();
+      if constexpr (kHasShortForm<T>)
+        return {{"anyOf", {{{"type", "string"}, {"minLength", 1}}, writer.take()}}};
+      else
+        return writer.take();
     } else if constexpr (detail::kKind<T> == 1) {
       typename T::value_type item{};
       return {{"type", "array"}, {"items", schema_of(item, rule)}};

@@ -81,11 +81,11 @@ std::string cannot_change_length(const StageTraining& training, const io::Json& 
   const std::optional<std::int64_t> before = steps_of(training, was);
   if (!before) return "its length there cannot be told";
   const std::int64_t now = training.steps();
-  if (now < taken) return c10::str("step ", taken, " is past the end of this run");
+  if (now < taken) return to_text("step ", taken, " is past the end of this run");
   const optim::ScheduleOptions& schedule = training.train.schedule;
   for (std::int64_t step = 0; step < taken; ++step)
     if (optim::schedule_factor(schedule, step, *before) != optim::schedule_factor(schedule, step, now))
-      return c10::str("with the schedule ", schedule.type,
+      return to_text("with the schedule ", schedule.type,
                       " the learning rates of the steps taken depend on it");
   const data::MixtureOptions& mixture = training.loader.mixture;
   if (!mixture.stages.empty() || mixture.kind == "unimax") return "the mixture depends on it";
@@ -164,7 +164,7 @@ void check_work(const Stage& stage, const fs::path& work, const io::Json& made_f
     why = cannot_change_length(*training, *there.made_from, step.value_or(0));
     if (why.empty()) return;
   }
-  throw StateError(where, step ? c10::str(" (a checkpoint of step ", *step, ")") : std::string(),
+  throw StateError(where, step ? to_text(" (a checkpoint of step ", *step, ")") : std::string(),
                    ", made otherwise than this run would: ", io::describe(there.differences),
                    why.empty() ? "" : "; " + why, ". To go on from it, set that back as it was", remedy);
 }

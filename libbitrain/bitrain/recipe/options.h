@@ -22,6 +22,7 @@
 #include <bitrain/objectives/contrastive.h>
 #include <bitrain/objectives/masked_lm.h>
 #include <bitrain/objectives/sft.h>
+#include <bitrain/recipe/conversation_files.h>
 #include <bitrain/recipe/document_options.h>
 #include <bitrain/recipe/pair_files.h>
 #include <bitrain/recipe/reranking_options.h>
@@ -39,6 +40,7 @@ struct TextOptions {
   std::string path;
   std::string format = "auto";
   std::int64_t column = 1;
+  std::string text_field;
   std::string language;
 };
 template <class Visitor>
@@ -47,7 +49,8 @@ void visit_fields(Visitor& v, TextOptions& o) {
           "Text, TSV or JSONL file, also as .gz or .zst; from the current folder, else from the "
           "recipe's or one above it. Empty in both: no stage reads lines.");
   v.field("format", o.format, one_of({"auto", "text", "tsv", "jsonl"}),
-          "What a line is; auto goes by the name's ending.");
+          "What a row is; auto goes by the name's ending, and where that says nothing reads JSON as JSON.");
+  v.field("text_field", o.text_field, any(), "JSONL: key of the text; empty: text.");
   v.field("column", o.column, at_least(1), "TSV: column of the text, from 1.");
   v.field("language", o.language, not_empty(),
           "Code of the language, for example es; all stages but sft on files alone need it.");
@@ -182,7 +185,7 @@ struct SftStage {
   QuantizationOptions quantize;
   adapters::LoraOptions lora;
   std::vector<InstructionOptions> instructions;
-  std::vector<std::string> files;
+  std::vector<ConversationFileOptions> files;
   data::LoaderOptions loader;
   objectives::SftOptions objective;
   train::TrainOptions train;
@@ -194,7 +197,7 @@ void visit_fields(Visitor& v, SftStage& o) {
   v.field("lora", o.lora, any(), "Adapters.");
   v.field("instructions", o.instructions, any(),
           "Conversations built from source and target; without them the stage reads files alone.");
-  v.field("files", o.files, names_file(), "JSONL files with prompt and response, or messages.");
+  v.field("files", o.files, any(), "Files of conversations; each a path, or a map where more is to be said.");
   v.field("loader", o.loader, any(), "Mixing and packing.");
   v.field("objective", o.objective, any(), "How conversations are written.");
   v.field("train", o.train, any(), "Steps, rates, checkpoints.");

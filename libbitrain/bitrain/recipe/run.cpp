@@ -219,7 +219,8 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
   io::remove_leftovers(result.dir);
   result.summary = empty_summary(recipe);
   const std::vector<Plan> plans = plan_stages(recipe);
-  if (recipe.skip_invalid) result.summary["invalid_rows"] = count_invalid_rows(recipe);
+  const std::map<std::string, std::int64_t> invalid_rows = count_invalid_rows(recipe);
+  if (!invalid_rows.empty()) result.summary["invalid_rows"] = invalid_rows;
   for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
     const Stage& stage = recipe.stages[i];
     const std::string title =

@@ -19,22 +19,79 @@ data::SourceOptions side_options(const Recipe& recipe, const TextOptions& side, 
   options.name = name;
   options.language = side.language;
   options.column = side.column;
+  options.text_field = side.text_field;
+  options.reads = "text";
   options.held_out_every = recipe.held_out.every;
   options.held_out_last = recipe.held_out.last;
   options.skip_invalid = recipe.skip_invalid;
   return options;
 }
 
-/// A file of conversations.
-data::SourceOptions file_options(const Recipe& recipe, const std::string& file) {
+/// A file of conversations that `stage` reads.
+data::SourceOptions file_options(const Recipe& recipe, const SftStage& stage,
+                                 const ConversationFileOptions& file) {
   data::SourceOptions options;
-  options.path = resolve(recipe, file).string();
-  options.name = std::filesystem::path(file).stem().string();
+  options.path = resolve(recipe, file.path).string();
+  options.name = name_of(file);
+  options.format = file.format;
+  options.language = file.language;
+  options.messages_field = file.messages_field;
+  options.prompt_field = file.prompt_field;
+  options.response_field = file.response_field;
+  options.reads = "conversations";
+  for (const auto& [role, format] : stage.objective.roles) options.roles.push_back(role);
   options.held_out_every = recipe.held_out.every;
   options.held_out_last = recipe.held_out.last;
+  options.skip_invalid = recipe.skip_invalid || file.skip_invalid;
+  return options;
+}
+
+data::SourceOptions pair_file_options(const Recipe& recipe, const PairFileOptions& file) {
+  data::SourceOptions options;
+  options.path = file.stage.empty() ? resolve(recipe, file.path).string()
+                                    : (stage_directory(recipe, file.stage) / kMinedFile).string();
+  options.name = name_of(file);
+  options.format = "jsonl";
+  options.text_field = file.text_field;
+  options.pair_field = file.pair_field;
+  options.negatives_field = file.negatives_field;
+  options.language = file.language.empty() ? recipe.source.language : file.language;
+  options.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
   options.skip_invalid = recipe.skip_invalid;
   return options;
 }
+
+/// The files of a stage besides source and target, those that earlier stages write left out.
+class StageFiles {
+ public:
+  StageFiles(const Recipe& recipe, std::vector<data::SourceOptions>& files)
+      : recipe_(recipe), files_(files) {}
+
+  void operator()(const SftStage& stage) {
+    for (const ConversationFileOptions& file : stage.files)
+      files_.push_back(file_options(recipe_, stage, file));
+  }
+  void operator()(const ContrastiveStage& stage) { pairs(stage.files); }
+  void operator()(const LateInteractionStage& stage) { pairs(stage.files); }
+  void operator()(const CrossEncoderStage& stage) { pairs(stage.files); }
+  void operator()(const MineNegativesStage& stage) { pairs({stage.pairs}); }
+  void operator()(const SimilarityStage& stage) { scored(stage.files); }
+  void operator()(const EvaluateSimilarityStage& stage) { scored(stage.files); }
+  template <class Other>
+  void operator()(const Other& /*stage*/) {}
+
+ private:
+  void pairs(const std::vector<PairFileOptions>& files) {
+    for (const PairFileOptions& file : files)
+      if (file.stage.empty()) files_.push_back(pair_file_options(recipe_, file));
+  }
+  void scored(const std::vector<ScoredFileOptions>& files) {
+    for (const ScoredFileOptions& file : files) files_.push_back(scored_options(recipe_, file));
+  }
+
+  const Recipe& recipe_;
+  std::vector<data::SourceOptions>& files_;
+};
 
 /// Both sides, as columns of one file.
 data::SourceOptions pair_options(const Recipe& recipe, const std::string& name) {
@@ -96,19 +153,27 @@ std::string name_of(const PairFileOptions& file) {
   return file.stage.empty() ? std::filesystem::path(file.path).stem().string() : file.stage;
 }
 
+std::string name_of(const ConversationFileOptions& file) {
+  return file.name.empty() ? std::filesystem::path(file.path).stem().string() : file.name;
+}
+
+data::SourceOptions scored_options(const Recipe& recipe, const ScoredFileOptions& file) {
+  data::SourceOptions options;
+  options.path = resolve(recipe, file.path).string();
+  options.format = "jsonl";
+  options.name = name_of(file);
+  options.text_field = file.text_field;
+  options.pair_field = file.pair_field;
+  options.score_field = file.score_field;
+  options.language = file.language.empty() ? recipe.source.language : file.language;
+  options.pair_language = file.pair_language.empty() ? options.language : file.pair_language;
+  options.skip_invalid = recipe.skip_invalid;
+  return options;
+}
+
 data::SourcePtr open_pair_file(const Recipe& recipe, const PairFileOptions& file,
                                data::SourceCounts* counts) {
-  data::SourceOptions source = file_options(
-      recipe, file.stage.empty() ? file.path : (stage_directory(recipe, file.stage) / kMinedFile).string());
-  source.name = name_of(file);
-  source.format = "jsonl";
-  source.held_out_every = source.held_out_last = 0;
-  source.text_field = file.text_field;
-  source.pair_field = file.pair_field;
-  source.negatives_field = file.negatives_field;
-  source.language = file.language.empty() ? recipe.source.language : file.language;
-  source.pair_language = file.pair_language.empty() ? recipe.target.language : file.pair_language;
-  return data::open_source(source, data::Split::kAll, counts);
+  return data::open_source(pair_file_options(recipe, file), data::Split::kAll, counts);
 }
 
 std::vector<data::SourcePtr> open_pair_files(const Recipe& recipe,
@@ -148,8 +213,8 @@ std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftS
   std::vector<data::SourcePtr> sources;
   for (const InstructionOptions& set : options.instructions)
     sources.push_back(open_instructions(recipe, set, split));
-  for (const std::string& file : options.files)
-    sources.push_back(data::open_source(file_options(recipe, file), split));
+  for (const ConversationFileOptions& file : options.files)
+    sources.push_back(data::open_source(file_options(recipe, options, file), split));
   return sources;
 }
 
@@ -157,11 +222,11 @@ std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe) {
   std::vector<data::SourceOptions> files;
   if (has_lines(recipe))
     files = {side_options(recipe, recipe.source, "source"), side_options(recipe, recipe.target, "target")};
-  for (const Stage& stage : recipe.stages)
-    if (const auto* sft = std::get_if<SftStage>(&stage.options))
-      for (const std::string& file : sft->files) files.push_back(file_options(recipe, file));
+  StageFiles stage_files(recipe, files);
+  for (const Stage& stage : recipe.stages) std::visit(stage_files, stage.options);
   std::map<std::string, std::int64_t> invalid;
   for (const data::SourceOptions& file : files) {
+    if (!file.skip_invalid) continue;
     data::SourceCounts counts;
     (void)data::open_source(file, data::Split::kAll, &counts);
     // Source and target may be columns of one file: a row that lacks either counts once.

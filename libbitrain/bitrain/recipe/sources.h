@@ -47,6 +47,12 @@ struct StageData {
                                                            const std::vector<PairFileOptions>& files);
 [[nodiscard]] std::string name_of(const PairFileOptions& file);
 
+/// A file of scored pairs as a source.
+[[nodiscard]] data::SourceOptions scored_options(const Recipe& recipe, const ScoredFileOptions& file);
+
+/// Name of a file of conversations in mixtures.
+[[nodiscard]] std::string name_of(const ConversationFileOptions& file);
+
 /// All pairs that a contrastive stage trains on.
 [[nodiscard]] std::vector<data::SourcePtr> open_training_pairs(const Recipe& recipe,
                                                                const ContrastiveStage& options);
@@ -64,7 +70,8 @@ struct StageData {
 [[nodiscard]] std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftStage& options,
                                                               data::Split split);
 
-/// Rows that cannot be read and are left out, by file; also logged. For a recipe with skip_invalid.
+/// Rows that cannot be read and are left out, by file, of the files for which skip_invalid is set; also
+/// logged.
 [[nodiscard]] std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe);
 
 }  // namespace bitrain::recipe

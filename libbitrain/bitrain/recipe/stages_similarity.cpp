@@ -16,25 +16,12 @@ namespace bitrain::recipe {
 namespace fs = std::filesystem;
 namespace {
 
-data::SourcePtr open_scored(const Recipe& recipe, const ScoredFileOptions& file) {
-  data::SourceOptions options;
-  options.path = resolve(recipe, file.path).string();
-  options.format = "jsonl";
-  options.name = name_of(file);
-  options.text_field = file.text_field;
-  options.pair_field = file.pair_field;
-  options.score_field = file.score_field;
-  options.language = file.language.empty() ? recipe.source.language : file.language;
-  options.pair_language = file.pair_language.empty() ? options.language : file.pair_language;
-  options.skip_invalid = recipe.skip_invalid;
-  return data::open_source(options);
-}
-
 std::vector<data::SourcePtr> open_all_scored(const Recipe& recipe,
                                              const std::vector<ScoredFileOptions>& files) {
   std::vector<data::SourcePtr> sources;
   sources.reserve(files.size());
-  for (const ScoredFileOptions& file : files) sources.push_back(open_scored(recipe, file));
+  for (const ScoredFileOptions& file : files)
+    sources.push_back(data::open_source(scored_options(recipe, file)));
   return sources;
 }
 

@@ -142,7 +142,7 @@ void check_stage_inputs(const Recipe& recipe, const Stage& stage, const Node* do
   if (const auto* sft = std::get_if<SftStage>(&stage.options)) {
     std::vector<std::string> names;
     for (const InstructionOptions& set : sft->instructions) names.push_back(set.name);
-    for (const std::string& file : sft->files) names.push_back(fs::path(file).stem().string());
+    for (const ConversationFileOptions& file : sft->files) names.push_back(name_of(file));
     check_weights(recipe, document, key + ".loader", sft->loader.mixture, names, problems);
   }
   if (const auto* extend = std::get_if<ExtendStage>(&stage.options)) {

@@ -55,7 +55,7 @@ class Rewording {
     if (sets_ == 0) {
       // Repeats of \R find too little in versions up to 6.9.8.
       if (c == 'R') return put(R"((?>\x0D\x0A|[\x0A-\x0D\x{85}\x{2028}\x{2029}]))", 2);
-      if (std::string_view("gGKyY").find(c) != std::string_view::npos) refuse(c10::str("'\\", c, "'"));
+      if (std::string_view("gGKyY").find(c) != std::string_view::npos) refuse(to_text("'\\", c, "'"));
     }
     if (std::string_view("cCM").find(c) != std::string_view::npos)
       refuse("the escape of a control character");
@@ -79,7 +79,7 @@ class Rewording {
       reworded_ = true;
       return put(negated ? "\\W" : "\\w", length);
     }
-    if (!is_known_property(name)) refuse(c10::str("the property '", inside, "'"));
+    if (!is_known_property(name)) refuse(to_text("the property '", inside, "'"));
     keep(length);
   }
 
@@ -124,7 +124,7 @@ class Rewording {
       while (end < text_.size() && (is_letter(text_[end]) || text_[end] == '-')) ++end;
       const std::string_view options = text_.substr(at_ + 2, end - at_ - 2);
       const std::size_t odd = options.find_first_not_of("imxWDSP-");
-      if (odd != std::string_view::npos) refuse(c10::str("the option '", options[odd], "'"));
+      if (odd != std::string_view::npos) refuse(to_text("the option '", options[odd], "'"));
       extended_ = extended_ || options.find('x') != std::string_view::npos;
       ascii_ = ascii_ || options.find_first_of("WDSP") != std::string_view::npos;
     }

@@ -45,7 +45,7 @@ void visit_fields(Visitor& v, TrainOptions& o) {
   v.field("allow_whitespace_only_pieces", o.allow_whitespace_only_pieces, any(),
           "Allow pieces of several spaces.");
   v.field("max_piece_length", o.max_piece_length, in_range(1, 512), "Longest piece in characters.");
-  v.field("max_line_bytes", o.max_line_bytes, in_range(16, 1 << 30),
+  v.field("max_line_bytes", o.max_line_bytes, in_range(16, 1000000000),
           "Longer lines are cut, at spaces where there are.");
   v.field("control_symbols", o.control_symbols, any(),
           "More special tokens, such as chat markers; they never come out of text.");
