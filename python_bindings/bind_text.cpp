@@ -20,12 +20,19 @@ namespace {
 
 using text::Tokenizer;
 
+/// A text as AutoTokenizer encodes it: spellings of special tokens are those tokens, unless `split_special`.
+text::Encoding encoded(const Tokenizer& tokenizer, const std::string& text, bool split_special) {
+  if (split_special) return tokenizer.encode_with_offsets(text);
+  return tokenizer.encode_markup(text, {{0, static_cast<std::int32_t>(text.size())}});
+}
+
 std::vector<std::vector<text::TokenId>> encode_batch(const Tokenizer& tokenizer,
-                                                     const std::vector<std::string>& texts) {
+                                                     const std::vector<std::string>& texts,
+                                                     bool split_special_tokens) {
   py::gil_scoped_release release;
   std::vector<std::vector<text::TokenId>> ids;
   ids.reserve(texts.size());
-  for (const std::string& text : texts) ids.push_back(tokenizer.encode(text));
+  for (const std::string& text : texts) ids.push_back(encoded(tokenizer, text, split_special_tokens).ids);
   return ids;
 }
 
@@ -112,32 +119,38 @@ void bind_text(py::module_& module) {
           py::arg("directory"), "Opens the tokenizer of a Hugging Face folder.")
       .def(
           "encode",
-          [](const Tokenizer& tokenizer, const std::string& text, bool add_special_tokens) {
-            std::vector<text::TokenId> ids = tokenizer.encode(text);
+          [](const Tokenizer& tokenizer, const std::string& text, bool add_special_tokens,
+             bool split_special_tokens) {
+            std::vector<text::TokenId> ids = encoded(tokenizer, text, split_special_tokens).ids;
             return add_special_tokens ? tokenizer.input_template().frame(ids) : ids;
           },
-          py::arg("text"), py::arg("add_special_tokens") = false,
-          "Ids of a text; with the tokens that the model's input begins and ends with, if asked for.")
+          py::arg("text"), py::arg("add_special_tokens") = false, py::arg("split_special_tokens") = false,
+          "Ids of a text; with the tokens that the model's input begins and ends with, if asked for. Special "
+          "tokens that the text spells are those tokens, or plain text with split_special_tokens.")
       .def(
           "encode_pair",
-          [](const Tokenizer& tokenizer, const std::string& first, const std::string& second) {
-            const text::Encoding framed = tokenizer.input_template().frame(
-                tokenizer.encode_with_offsets(first), tokenizer.encode_with_offsets(second));
+          [](const Tokenizer& tokenizer, const std::string& first, const std::string& second,
+             bool split_special_tokens) {
+            const text::Encoding framed =
+                tokenizer.input_template().frame(encoded(tokenizer, first, split_special_tokens),
+                                                 encoded(tokenizer, second, split_special_tokens));
             return std::make_pair(framed.ids, framed.type_ids);
           },
-          py::arg("first"), py::arg("second"),
+          py::arg("first"), py::arg("second"), py::arg("split_special_tokens") = false,
           "(ids, type ids) of two texts with the special tokens around them.")
-      .def("encode_batch", &encode_batch, py::arg("texts"), "Ids of many texts.")
+      .def("encode_batch", &encode_batch, py::arg("texts"), py::arg("split_special_tokens") = false,
+           "Ids of many texts.")
       .def(
           "encode_with_offsets",
-          [](const Tokenizer& tokenizer, const std::string& text) {
-            const text::Encoding encoding = tokenizer.encode_with_offsets(text);
+          [](const Tokenizer& tokenizer, const std::string& text, bool split_special_tokens) {
+            const text::Encoding encoding = encoded(tokenizer, text, split_special_tokens);
             std::vector<std::pair<std::int32_t, std::int32_t>> offsets;
             for (const text::Offset& offset : encoding.offsets)
               offsets.emplace_back(offset.begin, offset.end);
             return std::make_pair(encoding.ids, offsets);
           },
-          py::arg("text"), "(ids, [(begin, end)]): the bytes of the UTF-8 text behind each id.")
+          py::arg("text"), py::arg("split_special_tokens") = false,
+          "(ids, [(begin, end)]): the bytes of the UTF-8 text behind each id.")
       .def("decode", &Tokenizer::decode, py::arg("ids"), "Text of ids.")
       .def("id_to_piece", &Tokenizer::id_to_piece, py::arg("id"))
       .def("piece_to_id", &Tokenizer::piece_to_id, py::arg("piece"))

@@ -109,6 +109,16 @@ TEST_F(IoTest, FileErrorsNameTheFile) {
               HasSubstr("cannot create"));
 }
 
+TEST_F(IoTest, PointersOfGitLfsAreNamed) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 499723\n";
+  write_file_atomic(path_, pointer);
+  EXPECT_THAT(message_of([&] { (void)MappedFile::open(path_); }), HasSubstr("fetch it with 'git lfs pull'"));
+  EXPECT_THAT(message_of([&] { (void)read_file(path_); }), HasSubstr(path_.string()));
+  EXPECT_THAT(message_of([&] { (void)read_json(path_); }), HasSubstr("git lfs pull"));
+  write_file_atomic(path_, pointer + std::string(2000, 'x'));  // A text about pointers.
+  EXPECT_EQ(read_file(path_).size(), pointer.size() + 2000);
+}
+
 TEST_F(IoTest, MappingIsCopiedOnWrite) {
   put(path_, "abc");
   const MappedFile mapped = MappedFile::open(path_);

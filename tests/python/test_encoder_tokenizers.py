@@ -125,7 +125,6 @@ def pair(request, corpus, tmp_path_factory):
     make, lines = KINDS[request.param], corpus[0][:4000] + corpus[1][:4000]
     theirs = make(lines, folder) if request.param.startswith("xlm") else make(lines)
     theirs.save(str(folder / "tokenizer.json"))
-    theirs.encode_special_tokens = True  # Special spellings are plain text to us.
     theirs.no_truncation()
     theirs.no_padding()
     return theirs, bitrain.Tokenizer.open(str(folder))
@@ -147,6 +146,15 @@ def expect_same(pair, texts):
         if ids != encoding.ids or alone != ids or offsets != byte_offsets(text, encoding.offsets):
             wrong.append(text)
     assert wrong == []
+
+
+def test_spellings_of_special_tokens(pair):
+    theirs, ours = pair
+    texts = ["a [MASK] b [SEP]", "<s> <mask>  b</s><unk>", "[CLS][PAD]x"]
+    for split in (True, False):
+        theirs.encode_special_tokens = split
+        expected = [encoding.ids for encoding in theirs.encode_batch(texts, add_special_tokens=False)]
+        assert ours.encode_batch(texts, split_special_tokens=split) == expected
 
 
 def test_corpus(pair, corpus):

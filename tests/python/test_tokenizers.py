@@ -156,13 +156,14 @@ def unigram_nfkc(lines):
 def test_reads_tokenizer_json(make, corpus, tmp_path):
     tokenizer = make(corpus[0][:3000] + corpus[1][:3000])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    tokenizer.encode_special_tokens = True  # Special spellings are plain text to us.
     ours = bitrain.Tokenizer.open(str(tmp_path))
     assert ours.vocab_size == tokenizer.get_vocab_size()
     texts = corpus[0] + corpus[1] + HARD + ["a<think>b Dios xDios <|endoftext|>"]
-    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
-    ids = ours.encode_batch(texts)
-    assert differing(ids, [encoding.ids for encoding in encodings]) == []
+    for split in (True, False):
+        tokenizer.encode_special_tokens = split
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+        ids = ours.encode_batch(texts, split_special_tokens=split)
+        assert differing(ids, [encoding.ids for encoding in encodings]) == []
     for some in ids[:500] + ids[-20:]:
         assert ours.decode(some) == tokenizer.decode(some)
 

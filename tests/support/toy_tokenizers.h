@@ -1,26 +1,25 @@
 #pragma once
 
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include <bitrain/io/json.h>
-#include <bitrain/text/bert_vocabulary.h>
 #include <bitrain/text/hf_tokenizer.h>
+
+#include "support/temporary_directory.h"
 
 namespace bitrain::testing {
 
 /// BERT's tokenizer: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then `pieces`.
 inline std::shared_ptr<const text::HfTokenizer> toy_wordpiece(const std::vector<std::string>& pieces) {
-  std::string lines = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n";
-  for (const std::string& piece : pieces) lines += piece + "\n";
-  const io::Json config = {{"pad_token", "[PAD]"},
-                           {"unk_token", "[UNK]"},
-                           {"cls_token", "[CLS]"},
-                           {"sep_token", "[SEP]"},
-                           {"mask_token", "[MASK]"}};
-  return text::make_hf_tokenizer(text::bert_tokenizer_json(lines, config, "vocab.txt").dump(), config,
-                                 "vocab.txt");
+  const test::TemporaryDirectory folder;
+  std::ofstream lines(folder.path() / "vocab.txt");
+  for (const char* special : {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}) lines << special << "\n";
+  for (const std::string& piece : pieces) lines << piece << "\n";
+  lines.close();
+  return text::open_hf_tokenizer(folder.path());
 }
 
 /// XLM-R's: <s> 0, <pad> 1, </s> 2, <unk> 3, then `pieces`, <mask>.

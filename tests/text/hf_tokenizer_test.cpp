@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
 #include <bitrain/io/line_reader.h>
@@ -133,6 +134,34 @@ TEST(OpenTokenizer, TakesTheFileWithAddedTokens) {
   EXPECT_EQ(opened->vocab_size(), 501);
   EXPECT_EQ(opened->piece_to_id("<|user|>"), 500);
   EXPECT_EQ(opened->encode(lines[3]), ours->encode(lines[3]));
+  // tokenizer.model says the same of all that it knows: the added token joins its pieces.
+  const auto* pieces = dynamic_cast<const SentencePieceTokenizer*>(opened.get());
+  ASSERT_NE(pieces, nullptr);
+  EXPECT_EQ(pieces->model().pieces.back().text, "<|user|>");
+  EXPECT_EQ(opened->encode_markup("<|user|>", {{0, 8}}).ids, (std::vector<TokenId>{500}));
+}
+
+TEST(OpenTokenizer, LeavesATokenizerModelOfAnotherTokenizer) {
+  const std::vector<std::string> lines = test::corpus_column(1, 500);
+  TrainOptions options;
+  options.vocab_size = 500;
+  const auto ours = make_sentencepiece_tokenizer(train_sentencepiece(lines_of(lines), options));
+  options.vocab_size = 501;
+  const auto other = make_sentencepiece_tokenizer(train_sentencepiece(lines_of(lines), options));
+  const test::TemporaryDirectory folder;
+  ours->save(folder.path());
+  io::write_file_atomic(folder.path() / "tokenizer.model", other->model().serialize());
+  std::vector<std::string> said;
+  const LogSink before = set_log_sink([&](LogLevel, const std::string& line) { said.push_back(line); });
+  const auto opened = open_tokenizer(folder.path());
+  set_log_sink(before);
+  EXPECT_EQ(opened->vocab_size(), 500);
+  EXPECT_THAT(said,
+              testing::ElementsAre(HasSubstr("tokenizer.model is not the tokenizer of tokenizer.json")));
+  const test::TemporaryDirectory to;
+  opened->save(to.path());
+  EXPECT_FALSE(std::filesystem::exists(to.path() / "tokenizer.model"));
+  EXPECT_EQ(io::read_file(to.path() / "tokenizer.json"), io::read_file(folder.path() / "tokenizer.json"));
 }
 
 TEST(HfTokenizer, SavesWhatItRead) {
@@ -157,6 +186,71 @@ TEST(HfTokenizer, SpecialTokensComeFromTheConfiguration) {
     EXPECT_EQ(tokenizer->decode({0}), "");
     EXPECT_GT(tokenizer->encode("<|endoftext|>").size(), 1U);
   }
+}
+
+/// "a" to "f" and a few added tokens: special ones, one that takes spaces, one that is not special.
+std::shared_ptr<const Tokenizer> with_markers(const Json& config = nullptr) {
+  const Json vocabulary = {{"a", 0}, {"b", 1}, {"<", 2}, {">", 3}, {"s", 4}, {" ", 5}, {"x", 6}};
+  Json json = {{"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}},
+               {"normalizer", {{"type", "Lowercase"}}},
+               {"added_tokens", Json::array()}};
+  const auto add = [&](TokenId id, const char* text, Json more) {
+    more["id"] = id;
+    more["content"] = text;
+    json["added_tokens"].push_back(more);
+  };
+  add(10, "<s>", {{"special", true}});
+  add(11, "<s>x", {{"special", true}});
+  add(12, "<S>", {{"special", true}, {"normalized", true}, {"lstrip", true}, {"rstrip", true}});
+  add(13, "sx", {{"special", false}, {"normalized", false}});
+  return make(json.dump(), config);
+}
+
+std::vector<std::pair<std::int32_t, std::int32_t>> pairs(const std::vector<Offset>& offsets) {
+  std::vector<std::pair<std::int32_t, std::int32_t>> result;
+  for (const Offset& offset : offsets) result.emplace_back(offset.begin, offset.end);
+  return result;
+}
+
+TEST(HfTokenizer, MarkupDecidesWhereSpecialTokensAreRead) {
+  const auto tokenizer = with_markers();
+  const std::string text = "a<s>b<s>a";
+  using Ids = std::vector<TokenId>;
+  EXPECT_EQ(tokenizer->encode(text), (Ids{0, 2, 4, 3, 1, 2, 4, 3, 0}));
+  EXPECT_EQ(tokenizer->encode_markup(text, {}).ids, tokenizer->encode(text));
+  const Encoding all = tokenizer->encode_markup(text, {{0, 9}});
+  EXPECT_EQ(all.ids, (Ids{0, 10, 1, 10, 0}));
+  EXPECT_THAT(pairs(all.offsets),
+              testing::ElementsAre(testing::Pair(0, 1), testing::Pair(1, 4), testing::Pair(4, 5),
+                                   testing::Pair(5, 8), testing::Pair(8, 9)));
+  EXPECT_EQ(tokenizer->encode_markup(text, {{1, 4}}).ids, (Ids{0, 10, 1, 2, 4, 3, 0}));
+  EXPECT_EQ(tokenizer->encode_markup(text, {{5, 8}}).ids, (Ids{0, 2, 4, 3, 1, 10, 0}));
+  EXPECT_EQ(tokenizer->encode_markup(text, {{0, 3}, {3, 9}}).ids, (Ids{0, 2, 4, 3, 1, 10, 0}));
+  EXPECT_EQ(tokenizer->encode_markup(text, {{0, 3}, {6, 9}}).ids, tokenizer->encode(text));
+}
+
+TEST(HfTokenizer, ATextBehindAMarkerMakesItNoOther) {
+  const auto tokenizer = with_markers();
+  using Ids = std::vector<TokenId>;
+  EXPECT_EQ(tokenizer->encode_markup("<s>x", {{0, 4}}).ids, (Ids{11}));
+  EXPECT_EQ(tokenizer->encode_markup("<s>x", {{0, 3}}).ids, (Ids{10, 6}));
+  // As `tokenizers` does with encode_special_tokens: "<s>x" is passed over, and "sx" alone is a token.
+  EXPECT_EQ(tokenizer->encode("<s>x"), (Ids{2, 4, 3, 6}));
+  EXPECT_EQ(tokenizer->encode("<sx"), (Ids{2, 13}));
+}
+
+TEST(HfTokenizer, MarkupCountsInTheTextBeforeNormalisation) {
+  const auto tokenizer = with_markers();
+  using Ids = std::vector<TokenId>;
+  const std::string text = "a <S> b <S>";
+  const Encoding all = tokenizer->encode_markup(text, {{0, 11}});
+  EXPECT_EQ(all.ids, (Ids{0, 12, 1, 12}));
+  EXPECT_EQ(tokenizer->encode_markup(text, {{2, 5}}).ids, (Ids{0, 12, 1, 5, 2, 4, 3}));
+}
+
+TEST(HfTokenizer, SplitsSpecialTokensWhereTheFolderSaysSo) {
+  const auto tokenizer = with_markers({{"split_special_tokens", true}});
+  EXPECT_EQ(tokenizer->encode_markup("<s>", {{0, 3}}).ids, tokenizer->encode("<s>"));
 }
 
 TEST(HfTokenizer, InvalidUtf8BecomesReplacementCharacters) {

@@ -179,6 +179,21 @@ TEST_P(SentencePiece, SpecialTokensHaveTheirIdsAndNeverComeFromText) {
   EXPECT_EQ(tokenizer().decode({1, *tokenizer().piece_to_id("▁the"), 2}), "the");
 }
 
+TEST_P(SentencePiece, MarkupDecidesWhereSpecialTokensAreRead) {
+  const std::string text = "the </s> the <s>";
+  const Encoding none = tokenizer().encode_markup(text, {});
+  EXPECT_EQ(none.ids, tokenizer().encode(text));
+  const Encoding one = tokenizer().encode_markup(text, {{0, 8}});
+  EXPECT_EQ(std::count(one.ids.begin(), one.ids.end(), 2), 1);
+  EXPECT_EQ(std::count(one.ids.begin(), one.ids.end(), 1), 0);
+  const auto end = static_cast<std::size_t>(std::find(one.ids.begin(), one.ids.end(), 2) - one.ids.begin());
+  EXPECT_EQ(one.offsets[end].begin, 4);
+  EXPECT_EQ(one.offsets[end].end, 8);
+  const Encoding all = tokenizer().encode_markup(text, {{0, 16}});
+  EXPECT_EQ(std::count(all.ids.begin(), all.ids.end(), 1), 1);
+  EXPECT_EQ(all.ids.back(), 1);
+}
+
 TEST_P(SentencePiece, RefusesIdsOutsideTheVocabulary) {
   EXPECT_THROW(static_cast<void>(tokenizer().decode({-1})), DataError);
   EXPECT_THROW(static_cast<void>(tokenizer().decode({1200})), DataError);

@@ -303,10 +303,11 @@ TEST_F(OldFolder, IsSavedWithTokenizerJson) {
   const test::TemporaryDirectory to;
   tokenizer->save(to.path());
   EXPECT_EQ(io::read_file(to.path() / "vocab.txt"), lines_);
+  EXPECT_TRUE(std::filesystem::exists(to.path() / "tokenizer.json"));
   const Json config = io::read_json(to.path() / "tokenizer_config.json");
   EXPECT_EQ(config["do_lower_case"], false);
-  EXPECT_EQ(config["tokenize_chinese_chars"], true);
-  EXPECT_EQ(io::read_json(to.path() / "special_tokens_map.json")["mask_token"], "[MASK]");
+  EXPECT_EQ(config["tokenizer_class"], "BertTokenizer");
+  EXPECT_EQ(config["mask_token"], (Json{{"content", "[MASK]"}}));
   EXPECT_EQ(open_tokenizer(to.path())->encode("abc C x"), tokenizer->encode("abc C x"));
 }
 
@@ -315,20 +316,33 @@ TEST_F(OldFolder, TakesWindowsLines) {
   EXPECT_THAT(open_tokenizer(folder_.path())->encode("ab"), ElementsAre(5));
 }
 
+TEST_F(OldFolder, TakesLinesAsTheyAre) {
+  // Of two equal lines the later counts, an empty line is one, white space at an end is none of the token's.
+  write("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nab\n\nc \t\nab\n\n");
+  const auto tokenizer = open_tokenizer(folder_.path());
+  EXPECT_THAT(tokenizer->encode("ab c"), ElementsAre(8, 7));
+  EXPECT_EQ(tokenizer->vocab_size(), 10);
+}
+
+TEST_F(OldFolder, AddsSpecialTokensThatItLacks) {
+  write("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n");
+  const auto tokenizer = open_tokenizer(folder_.path());
+  EXPECT_EQ(tokenizer->special_tokens().mask, 5);
+  EXPECT_THAT(tokenizer->encode_markup("a[MASK]", {{0, 7}}).ids, ElementsAre(4, 5));
+}
+
 TEST_F(OldFolder, RefusesDamage) {
-  EXPECT_THAT(message(lines_ + "ab\n"), HasSubstr("'ab' is on line 6 and again on line 11"));
-  EXPECT_THAT(message("[PAD]\n[CLS]\n[SEP]\n[MASK]\n"),
-              HasSubstr("the unk_token '[UNK]' is not in the vocabulary"));
-  EXPECT_THAT(message(lines_, {{"cls_token", "<cls>"}}),
-              HasSubstr("the cls_token '<cls>' is not in the vocabulary"));
-  EXPECT_THAT(message(""), HasSubstr("vocab.txt: the pad_token '[PAD]'"));
-  EXPECT_THAT(message(lines_ + "\nx\n"), HasSubstr("line 11 is empty"));
+  EXPECT_THAT(message("[PAD]\n[CLS]\n[SEP]\n[MASK]\n"), HasSubstr("[UNK]"));
+  EXPECT_THAT(message(""), HasSubstr("vocab.txt: is empty"));
+  EXPECT_THAT(message("\xEF\xBB\xBF" + lines_), HasSubstr("vocab.txt: begins with a byte order mark"));
+  EXPECT_THAT(message("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\na\nb\n"),
+              HasSubstr("the added token '[MASK]' the id 6, which is another token's"));
   EXPECT_THAT(message(lines_ + "\xFF\n"), HasSubstr("is not UTF-8"));
   EXPECT_THAT(message(lines_, {{"do_lower_case", "no"}}), HasSubstr("'do_lower_case' has the wrong type"));
-  EXPECT_THAT(message(lines_, {{"do_basic_tokenize", false}}), HasSubstr("unsupported"));
   EXPECT_THAT(message(lines_, {{"tokenizer_class", "MPNetTokenizer"}}),
-              HasSubstr("a vocab.txt of the class 'MPNetTokenizer' is not supported"));
-  EXPECT_THAT(message(lines_, {{"unk_token", Json::array()}}), HasSubstr("'unk_token' has the wrong type"));
+              HasSubstr("tokenizer_config.json: AutoTokenizer makes a MPNetTokenizer of this folder"));
+  EXPECT_THAT(message(lines_, {{"unk_token", Json::array()}}),
+              HasSubstr("tokenizer_config.json: 'unk_token' is neither a text nor an object"));
 }
 
 }  // namespace

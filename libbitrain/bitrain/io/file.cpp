@@ -60,6 +60,7 @@ MappedFile MappedFile::open(const fs::path& path) {
   if (data == MAP_FAILED) fail("map", path, errno);
   mapped.data_ = static_cast<const std::uint8_t*>(data);
   mapped.size_ = size;
+  refuse_lfs_pointer(mapped.view(), path);
   return mapped;
 }
 
@@ -88,9 +89,17 @@ std::string read_file(const fs::path& path) {
     const ssize_t got = ::read(file.get(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail("read", path, errno);
-    if (got == 0) return contents;
+    if (got == 0) break;
     contents.append(buffer, static_cast<std::size_t>(got));
   }
+  refuse_lfs_pointer(contents, path);
+  return contents;
+}
+
+void refuse_lfs_pointer(std::string_view bytes, const fs::path& path) {
+  if (bytes.substr(0, 34) != "version https://git-lfs.github.com" || bytes.size() > 1024) return;
+  throw IoError(path.string(),
+                ": is a pointer of Git LFS, not the file itself; fetch it with 'git lfs pull'");
 }
 
 AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {

@@ -13,7 +13,7 @@ namespace bitrain::io {
 /// map to no bytes.
 class MappedFile {
  public:
-  /// Throws IoError when the file cannot be opened or mapped, or is a folder.
+  /// Throws IoError when the file cannot be opened or mapped, is a folder, or a pointer of Git LFS.
   [[nodiscard]] static MappedFile open(const std::filesystem::path& path);
   MappedFile() = default;
   ~MappedFile();
@@ -33,7 +33,11 @@ class MappedFile {
   std::size_t size_ = 0;
 };
 
-/// The bytes of a file. Throws IoError.
+/// Throws IoError when `bytes`, the content of `path`, are a pointer of Git LFS: the file itself was not
+/// fetched.
+void refuse_lfs_pointer(std::string_view bytes, const std::filesystem::path& path);
+
+/// The bytes of a file. Throws IoError, also for a pointer of Git LFS.
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);
 
 /// A file that appears under its name only when it is whole: bytes go to "<name>.tmp-<pid>-<n>" beside it.

@@ -9,108 +9,20 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/file.h>
-#include <bitrain/text/bert_vocabulary.h>
-#include <bitrain/text/byte_trie.h>
-#include <bitrain/text/characters.h>
+#include <bitrain/text/added_tokens.h>
 #include <bitrain/text/hf_decoder.h>
 #include <bitrain/text/hf_model.h>
 #include <bitrain/text/hf_normalizer.h>
 #include <bitrain/text/hf_post_processor.h>
 #include <bitrain/text/hf_pre_tokenizer.h>
 #include <bitrain/text/json_fields.h>
+#include <bitrain/text/saved_folder.h>
 #include <bitrain/text/utf8.h>
 
 namespace bitrain::text {
 namespace {
 
 using io::Json;
-
-/// A token of its own beside the model's.
-struct AddedToken {
-  std::string content;
-  TokenId id = 0;
-  bool special = false;
-  bool single_word = false;
-  bool lstrip = false;
-  bool rstrip = false;
-  bool normalized = false;
-};
-
-AddedToken read_added_token(const Json& json, const std::string& where) {
-  AddedToken token;
-  token.content = field<std::string>(json, "content", where);
-  const auto id = field<std::int64_t>(json, "id", where);
-  if (id < 0 || id >= (1 << 30)) throw FormatError(where, ": the id of '", token.content, "' is ", id);
-  token.id = static_cast<TokenId>(id);
-  token.special = optional_field<bool>(json, "special", where).value_or(false);
-  token.single_word = optional_field<bool>(json, "single_word", where).value_or(false);
-  token.lstrip = optional_field<bool>(json, "lstrip", where).value_or(false);
-  token.rstrip = optional_field<bool>(json, "rstrip", where).value_or(false);
-  token.normalized = optional_field<bool>(json, "normalized", where).value_or(!token.special);
-  return token;
-}
-
-bool is_space_before(std::string_view text, std::size_t at, std::size_t& begin) {
-  if (at == 0) return false;
-  begin = at - 1;
-  while (begin > 0 && (static_cast<std::uint8_t>(text[begin]) & 0xC0U) == 0x80U) --begin;
-  return class_of(utf8_at(text, begin).code) == CharacterClass::kSpace;
-}
-
-bool is_word_character(std::uint32_t code) {
-  const CharacterClass kind = class_of(code);
-  return code == '_' || kind == CharacterClass::kLetter || kind == CharacterClass::kDigit ||
-         kind == CharacterClass::kMark;
-}
-
-/// Cuts texts at added tokens, the longest at each place from left to right.
-class AddedTokenSplitter {
- public:
-  void add(const AddedToken& token, std::string_view spelling) {
-    if (spelling.empty()) return;
-    trie_.add(spelling, static_cast<std::int32_t>(tokens_.size()));
-    tokens_.push_back(token);
-  }
-
-  /// Calls part(begin, end, token) from left to right; null for the text between.
-  template <class Part>
-  void split(std::string_view text, Part&& part) const {
-    std::size_t done = 0;
-    if (!trie_.empty()) {
-      for (std::size_t at = 0; at < text.size();) {
-        const auto [length, index] = trie_.longest(text, at);
-        const std::size_t end = at + length;
-        if (length == 0 ||
-            (tokens_[static_cast<std::size_t>(index)].single_word && !stands_alone(text, at, end))) {
-          at += length == 0 ? utf8_at(text, at).length : length;
-          continue;
-        }
-        const AddedToken& token = tokens_[static_cast<std::size_t>(index)];
-        std::size_t from = at;
-        std::size_t to = end;
-        for (std::size_t begin = 0; token.lstrip && from > done && is_space_before(text, from, begin);)
-          from = begin;
-        while (token.rstrip && to < text.size() && class_of(utf8_at(text, to).code) == CharacterClass::kSpace)
-          to += utf8_at(text, to).length;
-        if (from > done) part(done, from, static_cast<const AddedToken*>(nullptr));
-        part(from, to, &token);
-        done = at = to;
-      }
-    }
-    if (done < text.size()) part(done, text.size(), static_cast<const AddedToken*>(nullptr));
-  }
-
- private:
-  static bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
-    std::size_t before = begin;
-    static_cast<void>(is_space_before(text, begin, before));
-    return (begin == 0 || !is_word_character(utf8_at(text, before).code)) &&
-           (end == text.size() || !is_word_character(utf8_at(text, end).code));
-  }
-
-  ByteTrie trie_;
-  std::vector<AddedToken> tokens_;
-};
 
 /// The spelling of a special token in a configuration: a string, or an object with "content".
 std::optional<std::string> spelling_of(const Json& config, const char* key, const std::string& where) {
@@ -133,24 +45,13 @@ std::optional<std::string> vocabulary_lines(const std::unordered_map<TokenId, st
   return lines;
 }
 
-/// transformers' BertTokenizer builds its normaliser from the configuration, whatever tokenizer.json says.
-void copy_bert_settings(const Json& normalizer, Json& config) {
-  if (!normalizer.is_object() || normalizer.value("type", "") != "BertNormalizer") return;
-  const std::pair<const char*, const char*> settings[] = {{"do_lower_case", "lowercase"},
-                                                          {"strip_accents", "strip_accents"},
-                                                          {"tokenize_chinese_chars", "handle_chinese_chars"}};
-  for (const auto& [to, from] : settings) config[to] = normalizer.contains(from) ? normalizer[from] : Json();
-}
-
 }  // namespace
 
 struct HfTokenizer::State {
-  State(std::string_view tokenizer_json, const Json& configuration, std::string file)
-      : bytes(tokenizer_json), config(configuration), name(std::move(file)) {
-    const Json json = io::parse_json(bytes, name);
+  State(std::string text, const Json& json, Json roles, std::string file)
+      : bytes(std::move(text)), config(std::move(roles)), name(std::move(file)) {
     if (!json.is_object()) throw FormatError(name, ": not a tokenizer: no object");
-    normalizer_json = member(json, "normalizer", name);
-    normalizer = make_normalizer(normalizer_json, name);
+    normalizer = make_normalizer(member(json, "normalizer", name), name);
     pre_tokenizer = make_pre_tokenizer(member(json, "pre_tokenizer", name), name);
     const bool byte_level = pre_tokenizer != nullptr && pre_tokenizer->byte_level();
     model = make_word_model(member(json, "model", name), byte_level, name);
@@ -201,13 +102,10 @@ struct HfTokenizer::State {
     if (list.is_null()) return;
     if (!list.is_array()) throw FormatError(where, ": not a list");
     for (const Json& json : list) {
-      const AddedToken token = read_added_token(json, where);
+      const AddedToken& token = added.emplace_back(read_added_token(json, where));
       add_piece(token.id, token.content);
       added_ids[token.content] = token.id;
-      if (token.special) {  // Its spelling in a text is plain text.
-        special_ids.insert(token.id);
-        continue;
-      }
+      if (token.special) special_ids.insert(token.id);
       if (token.normalized && normalizer != nullptr) {
         AlignedText spelling;
         spelling.text = token.content;
@@ -229,36 +127,52 @@ struct HfTokenizer::State {
                id_in_config("pad_token"), id_in_config("cls_token"), id_in_config("sep_token"),
                id_in_config("mask_token")};
     if (!special.unk) special.unk = model->unknown();
+    if (config.is_object())
+      splits_special_tokens =
+          optional_field<bool>(config, "split_special_tokens", name + ": configuration").value_or(false);
   }
 
   /// Cuts a text: calls on_added(token, text, begin, end) for added tokens and on_words(words) for what lies
-  /// between, from left to right. The texts map their bytes back to the input where `tracked`.
+  /// between, from left to right. The texts map their bytes back to the input where `tracked`. Special tokens
+  /// count inside `markup` only; null for nowhere.
   template <class OnAdded, class OnWords>
-  void cut(std::string_view input, bool tracked, OnAdded&& on_added, OnWords&& on_words) const {
-    tracked = tracked || (pre_tokenizer != nullptr && pre_tokenizer->needs_start());
+  void cut(std::string_view input, bool tracked, const std::vector<Offset>* markup, OnAdded&& on_added,
+           OnWords&& on_words) const {
+    tracked = tracked || markup != nullptr || (pre_tokenizer != nullptr && pre_tokenizer->needs_start());
     AlignedText text = valid_text(input, tracked);
-    raw_tokens.split(text.text, [&](std::size_t begin, std::size_t end, const AddedToken* token) {
-      if (token != nullptr) return on_added(*token, text, begin, end);
-      AlignedText part = begin == 0 && end == text.text.size() ? std::move(text) : slice(text, begin, end);
-      if (normalizer != nullptr) normalizer->apply(part);
-      normalized_tokens.split(part.text, [&](std::size_t from, std::size_t to, const AddedToken* inner) {
-        if (inner != nullptr) return on_added(*inner, part, from, to);
-        Words words;
-        words.text = from == 0 && to == part.text.size() ? std::move(part) : slice(part, from, to);
-        words.at_start = tracked && words.text.origin.front().begin == 0;
-        words.ranges.emplace_back(0, words.text.text.size());
-        if (pre_tokenizer != nullptr) pre_tokenizer->apply(words);
-        on_words(words);
-      });
-    });
+    const bool specials = markup != nullptr;
+    const auto marked_in = [markup](const AlignedText& from) {
+      return [markup, &from](std::size_t begin, std::size_t end) {
+        return inside(*markup, from.origin_of(begin, end));
+      };
+    };
+    raw_tokens.split(text.text, specials, marked_in(text),
+                     [&](std::size_t begin, std::size_t end, const AddedToken* token) {
+                       if (token != nullptr) return on_added(*token, text, begin, end);
+                       AlignedText part =
+                           begin == 0 && end == text.text.size() ? std::move(text) : slice(text, begin, end);
+                       if (normalizer != nullptr) normalizer->apply(part);
+                       normalized_tokens.split(
+                           part.text, specials, marked_in(part),
+                           [&](std::size_t from, std::size_t to, const AddedToken* inner) {
+                             if (inner != nullptr) return on_added(*inner, part, from, to);
+                             Words words;
+                             words.text = from == 0 && to == part.text.size() ? std::move(part)
+                                                                              : slice(part, from, to);
+                             words.at_start = tracked && words.text.origin.front().begin == 0;
+                             words.ranges.emplace_back(0, words.text.text.size());
+                             if (pre_tokenizer != nullptr) pre_tokenizer->apply(words);
+                             on_words(words);
+                           });
+                     });
   }
 
   /// Calls emit(id, text, begin, end) for every token.
   template <class Emit>
-  void tokenize(std::string_view input, bool tracked, Emit&& emit) const {
+  void tokenize(std::string_view input, bool tracked, const std::vector<Offset>* markup, Emit&& emit) const {
     thread_local std::vector<WordModel::Token> tokens;
     cut(
-        input, tracked,
+        input, tracked, markup,
         [&](const AddedToken& token, const AlignedText& text, std::size_t begin, std::size_t end) {
           emit(token.id, text, begin, end);
         },
@@ -273,6 +187,16 @@ struct HfTokenizer::State {
             }
           }
         });
+  }
+
+  [[nodiscard]] Encoding encode(std::string_view text, const std::vector<Offset>* markup) const {
+    Encoding encoding;
+    tokenize(text, true, markup,
+             [&](TokenId id, const AlignedText& from, std::size_t begin, std::size_t end) {
+               encoding.ids.push_back(id);
+               encoding.offsets.push_back(from.origin_of(begin, end));
+             });
+    return encoding;
   }
 
   static AlignedText slice(const AlignedText& text, std::size_t begin, std::size_t end) {
@@ -308,7 +232,6 @@ struct HfTokenizer::State {
   std::string bytes;
   Json config;
   std::string name;
-  Json normalizer_json;
   std::unique_ptr<const Normalizer> normalizer;
   std::unique_ptr<const PreTokenizer> pre_tokenizer;
   std::unique_ptr<const WordModel> model;
@@ -317,14 +240,30 @@ struct HfTokenizer::State {
   AddedTokenSplitter raw_tokens;
   AddedTokenSplitter normalized_tokens;
   std::unordered_map<TokenId, std::string> pieces;
+  std::vector<AddedToken> added;
   std::unordered_map<std::string, TokenId> added_ids;
   std::unordered_set<TokenId> special_ids;
   SpecialTokens special;
+  bool splits_special_tokens = false;  ///< Their spellings are never tokens: "split_special_tokens".
   std::int64_t vocab_size = 0;
+  std::shared_ptr<const TokenizerFolder> folder;
+  TokenizerClass made_by;
+  bool as_read = true;   ///< This is the tokenizer that was read from the folder.
+  bool generic = false;  ///< Its class would build another one.
 };
 
 HfTokenizer::HfTokenizer(std::string_view tokenizer_json, const Json& config, const std::string& name)
-    : state_(std::make_unique<const State>(tokenizer_json, config, name)) {}
+    : state_(std::make_unique<State>(std::string(tokenizer_json), io::parse_json(tokenizer_json, name),
+                                     config, name)) {}
+
+HfTokenizer::HfTokenizer(AutoTokenizer made, std::shared_ptr<const TokenizerFolder> folder) {
+  Json config = std::move(made.roles);
+  if (folder != nullptr && folder->config.contains("split_special_tokens"))
+    config["split_special_tokens"] = folder->config["split_special_tokens"];
+  state_ = std::make_unique<State>(std::move(made.bytes), made.json, std::move(config), made.file);
+  state_->made_by = std::move(made.made_by);
+  state_->folder = std::move(folder);
+}
 
 HfTokenizer::~HfTokenizer() = default;
 
@@ -334,6 +273,14 @@ std::int64_t HfTokenizer::vocab_size() const {
 
 const SpecialTokens& HfTokenizer::special_tokens() const {
   return state_->special;
+}
+
+const std::vector<AddedToken>& HfTokenizer::added_tokens() const {
+  return state_->added;
+}
+
+const std::string& HfTokenizer::json() const {
+  return state_->bytes;
 }
 
 const InputTemplate& HfTokenizer::input_template() const {
@@ -351,18 +298,17 @@ std::optional<TokenId> HfTokenizer::piece_to_id(std::string_view piece) const {
 std::vector<TokenId> HfTokenizer::encode(std::string_view text) const {
   std::vector<TokenId> ids;
   ids.reserve(text.size() / 3 + 4);
-  state_->tokenize(text, false,
+  state_->tokenize(text, false, nullptr,
                    [&](TokenId id, const AlignedText&, std::size_t, std::size_t) { ids.push_back(id); });
   return ids;
 }
 
 Encoding HfTokenizer::encode_with_offsets(std::string_view text) const {
-  Encoding encoding;
-  state_->tokenize(text, true, [&](TokenId id, const AlignedText& from, std::size_t begin, std::size_t end) {
-    encoding.ids.push_back(id);
-    encoding.offsets.push_back(from.origin_of(begin, end));
-  });
-  return encoding;
+  return state_->encode(text, nullptr);
+}
+
+Encoding HfTokenizer::encode_markup(std::string_view text, const std::vector<Offset>& markup) const {
+  return state_->encode(text, state_->splits_special_tokens ? nullptr : &markup);
 }
 
 std::string HfTokenizer::decode(const std::vector<TokenId>& ids) const {
@@ -379,7 +325,7 @@ std::string HfTokenizer::decode(const std::vector<TokenId>& ids) const {
 std::vector<std::string> HfTokenizer::words(std::string_view text) const {
   std::vector<std::string> words;
   state_->cut(
-      text, false, [](const AddedToken&, const AlignedText&, std::size_t, std::size_t) {},
+      text, false, nullptr, [](const AddedToken&, const AlignedText&, std::size_t, std::size_t) {},
       [&](const Words& part) {
         for (const auto& [begin, end] : part.ranges)
           words.push_back(part.text.text.substr(begin, end - begin));
@@ -397,6 +343,10 @@ std::shared_ptr<const HfTokenizer> HfTokenizer::with_pieces(const std::vector<st
   Json json = io::parse_json(state_->bytes, state_->name);
   // As a list: an ordered object looks keys up one by one.
   auto& vocabulary = json["model"]["vocab"].get_ref<Json::object_t&>();
+  // Added tokens behind the vocabulary join it, so that ids go on without a gap.
+  for (const AddedToken& token : state_->added)
+    if (state_->model->vocabulary().count(token.content) == 0)
+      vocabulary.Container::emplace_back(token.content, token.id);
   std::unordered_set<std::string_view> fresh;
   std::int64_t id = vocab_size();
   for (const std::string& piece : pieces) {
@@ -406,7 +356,17 @@ std::shared_ptr<const HfTokenizer> HfTokenizer::with_pieces(const std::vector<st
       throw DataError("the piece '", piece, "' is in the vocabulary already");
     vocabulary.Container::emplace_back(piece, id++);
   }
-  return make_hf_tokenizer(json.dump(), state_->config, state_->name);
+  return changed(std::move(json), state_->generic);
+}
+
+std::shared_ptr<const HfTokenizer> HfTokenizer::changed(Json json, bool generic) const {
+  std::string text = json.dump() + "\n";
+  auto result = std::make_shared<HfTokenizer>(text, state_->config, state_->name);
+  result->state_->folder = state_->folder;
+  result->state_->made_by = state_->made_by;
+  result->state_->as_read = false;
+  result->state_->generic = generic;
+  return result;
 }
 
 std::shared_ptr<const HfTokenizer> HfTokenizer::lower_cased() const {
@@ -421,51 +381,32 @@ std::shared_ptr<const HfTokenizer> HfTokenizer::lower_cased() const {
   if (std::none_of(steps.begin(), steps.end(), [&](const Json& step) { return is(step, "Lowercase"); }))
     steps.insert(steps.begin(), Json::object({{"type", "Lowercase"}}));
   json["normalizer"] = {{"type", "Sequence"}, {"normalizers", steps}};
-  return make_hf_tokenizer(json.dump(), state_->config, state_->name);
+  return changed(std::move(json), /*generic=*/true);
 }
 
 void HfTokenizer::save(const std::filesystem::path& dir) const {
-  io::write_file_atomic(dir / "tokenizer.json", state_->bytes);
-  Json config = state_->config.is_object() ? state_->config : Json::object();
-  Json map = Json::object();
-  for (const auto& [key, id] : state_->roles()) {
-    if (!id) continue;
-    map[key] = id_to_piece(*id);
-    if (!config.contains(key)) config[key] = id_to_piece(*id);
-  }
-  if (!config.contains("tokenizer_class")) config["tokenizer_class"] = "PreTrainedTokenizerFast";
-  if (wordpiece() != nullptr) {
-    copy_bert_settings(state_->normalizer_json, config);
-    if (const auto lines = vocabulary_lines(state_->pieces, vocab_size()))
-      io::write_file_atomic(dir / "vocab.txt", *lines);
-  }
-  io::write_json(dir / "tokenizer_config.json", config);
-  io::write_json(dir / "special_tokens_map.json", map);
+  const State& state = *state_;
+  SavedFolder saved;
+  saved.folder = state.folder;
+  saved.tokenizer_class = state.generic ? kGenericClass : state.made_by.name;
+  saved.must_have_class = state.generic;
+  for (const auto& [key, id] : state.roles())
+    if (id && (state.folder == nullptr || state.config.contains(key))) saved.roles[key] = id_to_piece(*id);
+  if (state.folder == nullptr && state.config.is_object()) saved.config = state.config;
+  const bool as_read = state.folder != nullptr && state.as_read;
+  if (as_read) saved.vocabulary = state.folder->vocabulary;
+  if (wordpiece() != nullptr && saved.vocabulary.count("vocab.txt") == 0)
+    if (auto lines = vocabulary_lines(state.pieces, vocab_size()))
+      saved.vocabulary["vocab.txt"] = std::move(*lines);
+  // A class that reads a SentencePiece model or vocab.json heeds other flags beside a tokenizer.json.
+  const bool may_add = !as_read || state.folder->has_json || wordpiece() != nullptr;
+  if (may_add) saved.vocabulary.try_emplace("tokenizer.json", state.bytes);
+  write_saved_folder(dir, saved);
 }
 
 std::shared_ptr<const HfTokenizer> make_hf_tokenizer(std::string_view tokenizer_json, const Json& config,
                                                      const std::string& name) {
   return std::make_shared<const HfTokenizer>(tokenizer_json, config, name);
-}
-
-std::shared_ptr<const HfTokenizer> open_hf_tokenizer(const std::filesystem::path& dir) {
-  Json config = Json::object();
-  for (const char* file : {"special_tokens_map.json", "tokenizer_config.json"}) {  // The latter wins.
-    std::error_code ignored;
-    if (!std::filesystem::exists(dir / file, ignored)) continue;
-    const Json more = io::read_json(dir / file);
-    if (!more.is_object()) throw FormatError((dir / file).string(), ": not an object");
-    config.update(more);
-  }
-  std::error_code ignored;
-  const std::filesystem::path path = dir / "tokenizer.json";
-  const std::filesystem::path lines = dir / "vocab.txt";
-  if (std::filesystem::exists(path, ignored) || !std::filesystem::exists(lines, ignored))
-    return make_hf_tokenizer(io::read_file(path), config, path.string());
-  const Json json = bert_tokenizer_json(io::read_file(lines), config, lines.string());
-  for (const auto& [key, token] : kBertSpecialTokens)
-    if (!config.contains(key)) config[key] = token;
-  return make_hf_tokenizer(json.dump(), config, lines.string());
 }
 
 }  // namespace bitrain::text

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include <bitrain/io/json.h>
+#include <bitrain/text/added_tokens.h>
+#include <bitrain/text/auto_tokenizer.h>
 #include <bitrain/text/tokenizer.h>
 #include <bitrain/text/wordpiece.h>
 
@@ -22,11 +24,15 @@ class HfTokenizer final : public Tokenizer {
   /// tokens come; null when there is none. `name` is for messages. Throws FormatError for damage,
   /// UnsupportedError naming a component that is not known.
   HfTokenizer(std::string_view tokenizer_json, const io::Json& config, const std::string& name);
+  /// What AutoTokenizer makes of a folder; save() writes the folder's files again. null for no folder.
+  HfTokenizer(AutoTokenizer made, std::shared_ptr<const TokenizerFolder> folder);
   ~HfTokenizer() override;
 
   [[nodiscard]] std::int64_t vocab_size() const override;
   [[nodiscard]] std::vector<TokenId> encode(std::string_view text) const override;
   [[nodiscard]] Encoding encode_with_offsets(std::string_view text) const override;
+  [[nodiscard]] Encoding encode_markup(std::string_view text,
+                                       const std::vector<Offset>& markup) const override;
   [[nodiscard]] std::string decode(const std::vector<TokenId>& ids) const override;
   [[nodiscard]] std::string id_to_piece(TokenId id) const override;
   [[nodiscard]] std::optional<TokenId> piece_to_id(std::string_view piece) const override;
@@ -34,6 +40,10 @@ class HfTokenizer final : public Tokenizer {
   [[nodiscard]] const InputTemplate& input_template() const override;
   void save(const std::filesystem::path& dir) const override;
 
+  /// The tokens beside the model's vocabulary, and those of it that are cut out of texts.
+  [[nodiscard]] const std::vector<AddedToken>& added_tokens() const;
+  /// Its tokenizer.json.
+  [[nodiscard]] const std::string& json() const;
   /// The words of a text as the model gets them: normalised and pre-tokenised, without added tokens.
   [[nodiscard]] std::vector<std::string> words(std::string_view text) const;
   /// The WordPiece model, null where the model is of another kind.
@@ -46,16 +56,18 @@ class HfTokenizer final : public Tokenizer {
   [[nodiscard]] std::shared_ptr<const HfTokenizer> lower_cased() const;
 
  private:
+  /// This tokenizer with another tokenizer.json, which its class would not build from flags if `generic`.
+  [[nodiscard]] std::shared_ptr<const HfTokenizer> changed(io::Json json, bool generic) const;
+
   struct State;
-  std::unique_ptr<const State> state_;
+  std::unique_ptr<State> state_;  ///< Not changed once the tokenizer is made.
 };
 
 [[nodiscard]] std::shared_ptr<const HfTokenizer> make_hf_tokenizer(std::string_view tokenizer_json,
                                                                    const io::Json& config,
                                                                    const std::string& name);
 
-/// The same from a folder: tokenizer.json, and tokenizer_config.json and special_tokens_map.json where there.
-/// Without tokenizer.json the old form of BERT's folders, vocab.txt (see bert_vocabulary.h).
+/// The same from a folder as AutoTokenizer opens it (open_tokenizer), also where it has a tokenizer.model.
 [[nodiscard]] std::shared_ptr<const HfTokenizer> open_hf_tokenizer(const std::filesystem::path& dir);
 
 }  // namespace bitrain::text

@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <mutex>
 #include <numeric>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include <bitrain/base/error.h>
 #include <bitrain/text/bpe.h>
 #include <bitrain/text/charsmap.h>
+#include <bitrain/text/hf_tokenizer.h>
+#include <bitrain/text/sentencepiece_folder.h>
 #include <bitrain/text/tokenizer_json.h>
 #include <bitrain/text/unigram.h>
 #include <bitrain/text/utf8.h>
@@ -41,6 +45,7 @@ struct SentencePieceTokenizer::State {
   CharsMap charsmap;
   std::unordered_map<std::string_view, TokenId> ids;
   SpecialTokens special;
+  TokenId unknown = 0;
   InputTemplate input_template;
   std::array<TokenId, 256> byte_ids{};
   ByteTrie user_defined;
@@ -49,9 +54,17 @@ struct SentencePieceTokenizer::State {
   UnigramSegmenter unigram;
   BpeMerger merger;
   std::array<std::uint32_t, 128> ascii_symbols{};
+  ByteTrie special_pieces;  ///< Control pieces and the unknown one.
+  mutable std::once_flag json_made;
+  mutable std::shared_ptr<const HfTokenizer> json_tokenizer;
+
   PairTable<std::uint32_t> symbols;  ///< Character to BPE symbol: a piece, or a number above all pieces.
 
-  explicit State(SpmModel given) : model(std::move(given)) {
+  SentencePieceOrigin home;
+  ByteTrie added_tokens;  ///< Those that are no special tokens; texts with one are cut by as_json().
+  std::unordered_set<TokenId> special_ids;  ///< Decode to nothing.
+
+  State(SpmModel given, SentencePieceOrigin from) : model(std::move(given)), home(std::move(from)) {
     if (model.type != SpmType::kBpe && model.type != SpmType::kUnigram)
       throw UnsupportedError(
           "SentencePiece models of type word and char are not supported, only bpe and unigram");
@@ -59,6 +72,7 @@ struct SentencePieceTokenizer::State {
       throw UnsupportedError("SentencePiece models with white space as a suffix are not supported");
     charsmap = CharsMap(model.precompiled_charsmap, "SentencePiece model");
     index_pieces();
+    if (home.json != nullptr) take_from_origin();
     if (model.type == SpmType::kUnigram)
       build_unigram();
     else
@@ -71,7 +85,9 @@ struct SentencePieceTokenizer::State {
       const SpmPiece& piece = model.pieces[i];
       const auto id = static_cast<TokenId>(i);
       ids.emplace(piece.text, id);
-      if (piece.type == PieceType::kUnknown) special.unk = id;
+      if (piece.type == PieceType::kUnknown) special.unk = unknown = id;
+      if (piece.type == PieceType::kUnknown || piece.type == PieceType::kControl)
+        special_pieces.add(piece.text, id);
       if (piece.type == PieceType::kByte) byte_ids[*byte_of_piece(piece.text)] = id;
       if (piece.type == PieceType::kUserDefined) {
         user_defined.add(piece.text, id);
@@ -88,6 +104,29 @@ struct SentencePieceTokenizer::State {
     const InputTemplate::Item bos{Kind::kSpecial, *special.bos, 0};
     input_template.single = {bos, {Kind::kFirst, 0, 0}};
     input_template.pair = {bos, {Kind::kFirst, 0, 0}, bos, {Kind::kSecond, 0, 1}};
+  }
+
+  void take_from_origin() {
+    special = home.json->special_tokens();
+    input_template = home.json->input_template();
+    for (const AddedToken& token : home.json->added_tokens()) {
+      if (token.special) {
+        special_pieces.add(token.content, token.id);
+        special_ids.insert(token.id);
+      } else {
+        added_tokens.add(token.content, token.id);
+      }
+    }
+  }
+
+  /// Whether the ids of a text are those of as_json().
+  [[nodiscard]] bool is_cut(std::string_view text) const {
+    if (home.spaces_differ && (text.substr(0, 1) == " " || text.substr(0, kSpaceMark.size()) == kSpaceMark))
+      return true;
+    if (added_tokens.empty()) return false;
+    for (std::size_t at = 0; at < text.size(); ++at)
+      if (added_tokens.longest(text, at).first > 0) return true;
+    return false;
   }
 
   void build_unigram() {
@@ -159,10 +198,10 @@ struct SentencePieceTokenizer::State {
     Normalized result;
     const std::string_view space = model.escape_whitespaces ? kSpaceMark : std::string_view(" ");
     result.text.reserve(text.size() + text.size() / 4 + 8);
-    const auto put = [&](std::string_view piece, std::size_t origin) {
+    const auto put = [&](std::string_view piece, std::size_t from) {
       result.text += piece;
       if (with_origin)
-        result.origin.insert(result.origin.end(), piece.size(), static_cast<std::uint32_t>(origin));
+        result.origin.insert(result.origin.end(), piece.size(), static_cast<std::uint32_t>(from));
     };
     std::size_t at = 0;
     if (model.remove_extra_whitespaces) {
@@ -202,6 +241,30 @@ struct SentencePieceTokenizer::State {
       result.origin.push_back(static_cast<std::uint32_t>(at));
     }
     return result;
+  }
+
+  /// Whether a special piece is spelled inside `markup`.
+  [[nodiscard]] bool has_special(std::string_view text, const std::vector<Offset>& markup) const {
+    return std::any_of(markup.begin(), markup.end(), [&](const Offset& range) {
+      const auto end = std::min(static_cast<std::size_t>(range.end), text.size());
+      for (auto at = static_cast<std::size_t>(range.begin); at < end; ++at)
+        if (special_pieces.longest(text.substr(0, end), at).first > 0) return true;
+      return false;
+    });
+  }
+
+  /// The same tokenizer as a tokenizer.json: it cuts texts at added tokens as AutoTokenizer does.
+  [[nodiscard]] const HfTokenizer& as_json() const {
+    std::call_once(json_made, [this] { json_tokenizer = make_json(); });
+    return *json_tokenizer;
+  }
+
+  [[nodiscard]] std::shared_ptr<const HfTokenizer> make_json() const {
+    if (home.json != nullptr && home.as_read) return home.json;
+    if (home.json == nullptr)
+      return make_hf_tokenizer(tokenizer_json(model).dump(), special_tokens_map_json(model),
+                               "tokenizer.json of tokenizer.model");
+    return extended_json(model, home);
   }
 
   [[nodiscard]] std::uint32_t symbol_of(std::uint32_t code) const {
@@ -267,7 +330,7 @@ struct SentencePieceTokenizer::State {
           emit(byte_ids[static_cast<std::uint8_t>(text[at + k])], at + k, at + k + 1);
       } else {
         while (i + 1 < segments.size() && segments[i + 1].id < 0) length += segments[++i].length;
-        emit(*special.unk, at, at + length);
+        emit(unknown, at, at + length);
       }
       at += length;
     }
@@ -275,7 +338,9 @@ struct SentencePieceTokenizer::State {
 };
 
 SentencePieceTokenizer::SentencePieceTokenizer(SpmModel model)
-    : state_(std::make_unique<const State>(std::move(model))) {}
+    : SentencePieceTokenizer(std::move(model), SentencePieceOrigin{}) {}
+SentencePieceTokenizer::SentencePieceTokenizer(SpmModel model, SentencePieceOrigin origin)
+    : state_(std::make_unique<const State>(std::move(model), std::move(origin))) {}
 SentencePieceTokenizer::~SentencePieceTokenizer() = default;
 
 std::int64_t SentencePieceTokenizer::vocab_size() const {
@@ -295,10 +360,12 @@ std::vector<TokenId> SentencePieceTokenizer::encode_normalized(std::string_view 
 }
 
 std::vector<TokenId> SentencePieceTokenizer::encode(std::string_view text) const {
+  if (state_->is_cut(text)) return state_->as_json().encode(text);
   return encode_normalized(state_->normalize(text, false).text);
 }
 
 Encoding SentencePieceTokenizer::encode_with_offsets(std::string_view text) const {
+  if (state_->is_cut(text)) return state_->as_json().encode_with_offsets(text);
   const Normalized normalized = state_->normalize(text, true);
   const auto& origin = normalized.origin;
   Encoding encoding;
@@ -323,6 +390,12 @@ Encoding SentencePieceTokenizer::encode_with_offsets(std::string_view text) cons
   return encoding;
 }
 
+Encoding SentencePieceTokenizer::encode_markup(std::string_view text,
+                                               const std::vector<Offset>& markup) const {
+  if (!state_->has_special(text, markup)) return encode_with_offsets(text);
+  return state_->as_json().encode_markup(text, markup);
+}
+
 std::string SentencePieceTokenizer::decode(const std::vector<TokenId>& ids) const {
   const SpmModel& model = state_->model;
   std::string text;
@@ -343,7 +416,9 @@ std::string SentencePieceTokenizer::decode(const std::vector<TokenId>& ids) cons
       continue;
     }
     flush();
-    if (piece.type == PieceType::kControl) continue;
+    if (piece.type == PieceType::kControl ||
+        (piece.type != PieceType::kUnknown && state_->special_ids.count(id) != 0))
+      continue;
     if (piece.type == PieceType::kUnknown) {
       text += model.unk_surface;
       at_begin = false;
@@ -391,8 +466,17 @@ const SpmModel& SentencePieceTokenizer::model() const {
   return state_->model;
 }
 
+std::shared_ptr<const SentencePieceTokenizer> SentencePieceTokenizer::with_model(SpmModel extended) const {
+  SentencePieceOrigin origin = state_->home;
+  origin.as_read = false;
+  return std::make_shared<const SentencePieceTokenizer>(std::move(extended), std::move(origin));
+}
+
 void SentencePieceTokenizer::save(const std::filesystem::path& dir) const {
-  write_tokenizer_files(state_->model, dir);
+  if (state_->home.json == nullptr)
+    write_tokenizer_files(state_->model, dir);
+  else
+    write_sentencepiece_folder(state_->model, state_->home, state_->as_json(), dir);
 }
 
 std::shared_ptr<const SentencePieceTokenizer> make_sentencepiece_tokenizer(SpmModel model) {

@@ -66,10 +66,11 @@ class Tokenizer {
   /// The same with the bytes of `text` behind each id; needed to supervise spans.
   [[nodiscard]] virtual Encoding encode_with_offsets(std::string_view text) const = 0;
   /// The same, but a spelling of a special token that lies inside one of `markup` (ranges of bytes of `text`,
-  /// ascending, apart) is that token, as a chat template means it. Elsewhere it stays plain text, so that what
-  /// a user wrote cannot end a turn. With the whole text as markup the ids are AutoTokenizer's without its
-  /// template. A tokenizer without special tokens need not override it.
-  [[nodiscard]] virtual Encoding encode_markup(std::string_view text, const std::vector<Offset>& markup) const;
+  /// ascending, apart) is that token, as a chat template means it. Elsewhere it stays plain text, so that
+  /// what a user wrote cannot end a turn. With the whole text as markup the ids are AutoTokenizer's without
+  /// its template. A tokenizer without special tokens need not override it.
+  [[nodiscard]] virtual Encoding encode_markup(std::string_view text,
+                                               const std::vector<Offset>& markup) const;
   /// Text of `ids`; control tokens give nothing, byte pieces are joined into UTF-8.
   [[nodiscard]] virtual std::string decode(const std::vector<TokenId>& ids) const = 0;
   /// Raw piece, for example "▁casa" or "<0xC3>". Throws DataError outside [0, vocab_size).
@@ -79,9 +80,10 @@ class Tokenizer {
   /// The special tokens that the tokenizer's files put around texts; none unless overridden. Framing is the
   /// caller's, after truncation: input_template().frame(encode(text)).
   [[nodiscard]] virtual const InputTemplate& input_template() const;
-  /// Writes the tokenizer's files into the existing folder `dir`: tokenizer.json, tokenizer_config.json,
-  /// special_tokens_map.json, and tokenizer.model or WordPiece's vocab.txt where there is one, so that
-  /// AutoTokenizer gives the same ids.
+  /// Writes the tokenizer's files into the existing folder `dir`, so that AutoTokenizer gives the same ids,
+  /// special tokens and settings: those of the folder that it was read from, as they were (saved_folder.h
+  /// says what is changed on purpose), or tokenizer.json, tokenizer_config.json, special_tokens_map.json, and
+  /// tokenizer.model or WordPiece's vocab.txt where there is one.
   virtual void save(const std::filesystem::path& dir) const = 0;
 };
 
@@ -106,10 +108,13 @@ struct FramedPair {
 [[nodiscard]] FramedPair encode_pair_framed(const Tokenizer& tokenizer, std::string_view first,
                                             std::string_view second, std::int64_t max_length);
 
-/// Opens the tokenizer of a Hugging Face folder: tokenizer.model where there is one, else tokenizer.json; the
-/// latter too where it has added tokens behind the pieces of the former; else BERT's vocab.txt.
-/// Throws IoError when none exists, FormatError when one is damaged, UnsupportedError naming an unknown
-/// component.
+/// Opens the tokenizer of a Hugging Face folder with the ids that AutoTokenizer of transformers 5.23 gives:
+/// tokenizer.json, or without one the vocabulary that the folder's class reads (tokenizer.model, vocab.txt,
+/// vocab.json with merges.txt, sentencepiece.bpe.model), with the added tokens, special tokens and flags of
+/// the other files. A tokenizer.model is used where it is shown to be the same tokenizer, or where no file
+/// names a class; a SentencePieceTokenizer comes back then, else an HfTokenizer. docs/formats.md has the rules.
+/// Throws IoError when there is none, FormatError for a damaged file, ConfigError where two files disagree,
+/// UnsupportedError naming an unknown component or class.
 [[nodiscard]] std::shared_ptr<const Tokenizer> open_tokenizer(const std::filesystem::path& dir);
 
 }  // namespace bitrain::text

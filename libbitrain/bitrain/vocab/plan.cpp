@@ -225,7 +225,7 @@ ExtensionPlan plan_extension(const std::shared_ptr<const text::Tokenizer>& base,
   plan.pieces = new_pieces(*plan.base, extended);
   const std::vector<std::int64_t> uses = count_uses(extended, words);
   for (NewPiece& piece : plan.pieces) piece.uses = uses[static_cast<std::size_t>(piece.id)];
-  plan.tokenizer = text::make_sentencepiece_tokenizer(std::move(extended));
+  plan.tokenizer = plan.base->with_model(std::move(extended));
   return plan;
 }
 

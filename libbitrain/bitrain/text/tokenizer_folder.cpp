@@ -1,0 +1,57 @@
+#include <bitrain/text/tokenizer_folder.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/io/file.h>
+#include <bitrain/text/json_fields.h>
+
+namespace bitrain::text {
+namespace {
+
+using io::Json;
+
+/// The object in a file of the folder, null where there is none; its bytes are kept.
+Json read_object(TokenizerFolder& folder, const char* file) {
+  if (!folder.has(file)) return nullptr;
+  const std::string& bytes = folder.files[file] = io::read_file(folder.path / file);
+  Json json = io::parse_json(bytes, folder.where(file));
+  if (!json.is_object()) throw FormatError(folder.where(file), ": not an object");
+  return json;
+}
+
+}  // namespace
+
+bool TokenizerFolder::has(const std::string& file) const {
+  std::error_code ignored;
+  return std::filesystem::exists(path / file, ignored);
+}
+
+TokenizerFolder read_tokenizer_folder(const std::filesystem::path& dir) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(dir, ignored)) throw IoError(dir.string(), ": no such folder");
+  TokenizerFolder folder;
+  folder.path = dir;
+  folder.has_json = folder.has("tokenizer.json");
+  if (Json config = read_object(folder, "tokenizer_config.json"); !config.is_null())
+    folder.config = std::move(config);
+  folder.special_tokens_map = read_object(folder, "special_tokens_map.json");
+  folder.added_tokens = read_object(folder, "added_tokens.json");
+  if (folder.has("config.json")) {
+    const std::string where = folder.where("config.json");
+    const Json config = io::read_json(dir / "config.json");
+    folder.model_type = optional_field<std::string>(config, "model_type", where).value_or("");
+    folder.model_class = optional_field<std::string>(config, "tokenizer_class", where).value_or("");
+  }
+  if (folder.has("chat_template.jinja"))
+    folder.files["chat_template.jinja"] = io::read_file(dir / "chat_template.jinja");
+  const std::filesystem::path templates = dir / "additional_chat_templates";
+  if (std::filesystem::is_directory(templates, ignored)) {
+    for (const auto& entry : std::filesystem::directory_iterator(templates)) {
+      if (entry.path().extension() == ".jinja")
+        folder.files["additional_chat_templates/" + entry.path().filename().string()] =
+            io::read_file(entry.path());
+    }
+  }
+  return folder;
+}
+
+}  // namespace bitrain::text
