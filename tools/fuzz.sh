@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds="${1:-60}"
-cmake --preset asan >/dev/null
+cmake --preset asan -DBITRAIN_UNITY=ON >/dev/null
 mapfile -t targets < <(basename -s .cpp -a tests/fuzz/*_fuzz.cpp)
 programs=()
 for target in "${targets[@]}"; do programs+=("fuzz_${target%_fuzz}"); done

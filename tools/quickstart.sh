@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash tools/setup.sh
-cmake --preset release -DBITRAIN_BUILD_TESTS=OFF -DBITRAIN_BUILD_BENCHMARKS=OFF -DBITRAIN_BUILD_EXAMPLES=OFF \
+cmake --preset release -DBITRAIN_UNITY=ON -DBITRAIN_BUILD_TESTS=OFF -DBITRAIN_BUILD_BENCHMARKS=OFF -DBITRAIN_BUILD_EXAMPLES=OFF \
   -DBITRAIN_BUILD_PYTHON=OFF -B build/quickstart >/dev/null
 echo "quickstart: building"
 cmake --build build/quickstart --target bitrain_program

@@ -11,7 +11,7 @@ python="${XDG_CACHE_HOME:-$HOME/.cache}/bitrain/venv/bin/python"
 fuzz_seconds="${BITRAIN_FUZZ_SECONDS:-60}"
 
 echo "test: building"
-cmake --preset release >/dev/null
+cmake --preset release -DBITRAIN_UNITY=ON >/dev/null
 cmake --build build/release
 
 echo "test: C++"

@@ -87,6 +87,8 @@ TEST_F(RowFormatTest, BrokenJsonIsNoText) {
                     HasSubstr("format text reads it as plain lines")));
   EXPECT_THAT(read("x.txt", "{'text': 'a'}\n{'text': 'b'}\n").front(), HasSubstr("x.txt:1: not valid JSON"));
   EXPECT_THAT(read("x.txt", "# a heading\n" + kLines).front(), HasSubstr("x.txt:1: not valid JSON"));
+  EXPECT_THAT(read("x.tsv", kLines), ElementsAre("a", "b"));
+  EXPECT_THAT(read("x.tsv", "{\"text\": \"a\"}\tb\n"), ElementsAre("{\"text\": \"a\"}"));
   EXPECT_THAT(read("x.json", "the cat\n").front(), HasSubstr("x.json:1: not valid JSON"));
   EXPECT_THAT(read("x.jsonl", "{\"text\": \"a\"\n" + kLines).front(), HasSubstr("x.jsonl:1: not valid JSON"));
 }
@@ -103,7 +105,7 @@ TEST_F(RowFormatTest, DamagedArraysNameTheLine) {
   EXPECT_THAT(error("[{\"text\": \"a\"},\n{\"text\": \"b]"),
               HasSubstr("x.json:2: not valid JSON: what begins here"));
   EXPECT_THAT(error("[,{\"text\": \"a\"}]"), HasSubstr("a comma before the first"));
-  EXPECT_THAT(error("[]"), HasSubstr("has no text: 0 rows"));
+  EXPECT_THAT(error("[]"), HasSubstr("has no text: the file is empty"));
   EXPECT_THAT(error("[\n{\"text\": \"a\"},\n{\"text\": tru}]"),
               HasSubstr("x.json:3 (row 2): not valid JSON"));
   EXPECT_THAT(error("[\"a\", \"b\"]"), HasSubstr("x.json:1 (row 1): is a text; a row must be an object"));
@@ -141,6 +143,12 @@ TEST_F(RowFormatTest, WhatIsNeitherTextNorRowsIsRefusedByName) {
                                         10))
                   .front(),
               HasSubstr("x.tsv: is UTF-16 text"));
+}
+
+TEST_F(RowFormatTest, FilesCutWithinTheirFirstBytesAreTruncated) {
+  EXPECT_THAT(read("x.txt.gz", "\x1f").front(), AllOf(HasSubstr("format error"), HasSubstr("truncated")));
+  EXPECT_THAT(read("x.txt.zst", "\x28").front(), AllOf(HasSubstr("format error"), HasSubstr("truncated")));
+  EXPECT_THAT(read("x.txt", "("), ElementsAre("("));
 }
 
 TEST_F(RowFormatTest, ColumnsAndKeysNeedTheirFormat) {

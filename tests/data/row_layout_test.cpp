@@ -128,6 +128,9 @@ TEST_F(RowLayoutTest, WhatIsReadDecidesBetweenTextAndConversation) {
   EXPECT_THAT(read(o).front(), AllOf(HasSubstr("has no key 'text'"), HasSubstr("text_field")));
   o.text_field = "body";
   EXPECT_EQ(open_source(o)->at(0).text, "t");
+  o = options(R"({"text": "### Human: q ### Assistant: a"})");
+  EXPECT_THAT(read(o).front(),
+              HasSubstr("x.jsonl:1: is no conversation in a known layout; it has a 'text' alone"));
   o = options("plain words\n", "x.txt");
   EXPECT_THAT(read(o).front(), HasSubstr("conversations are read from JSON rows"));
 }

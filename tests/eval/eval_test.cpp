@@ -12,6 +12,7 @@
 #include <bitrain/models/llama/model.h>
 #include <bitrain/objectives/sft.h>
 #include <support/byte_tokenizer.h>
+#include <support/marker_tokenizer.h>
 
 namespace bitrain::eval {
 namespace {
@@ -209,6 +210,14 @@ TEST(Completion, SplitsTextsAtWords) {
   EXPECT_EQ(split.prompt.front(), 256);
   EXPECT_EQ(split.expected, "tres ");
   EXPECT_EQ(split_case(tokenizer, "uno dos", "es", 2).expected, "");
+}
+
+TEST(Completion, APromptMaySpellSpecialTokens) {
+  const test::MarkerTokenizer tokenizer({"<|user|>"});
+  EXPECT_EQ(encode_prompt(tokenizer, "<|user|>a"), (std::vector<text::TokenId>{256, 300, 'a'}));
+  EXPECT_EQ(encode_prompt(tokenizer, "<s>a"), (std::vector<text::TokenId>{256, 'a'}));
+  EXPECT_EQ(encode_prompt(tokenizer, ""), (std::vector<text::TokenId>{256}));
+  EXPECT_TRUE(encode_prompt(test::ByteTokenizer(false, false), "").empty());
 }
 
 }  // namespace

@@ -170,6 +170,8 @@ TEST_F(ByteReaderTest, WhatIsNoFileIsNamed) {
   EXPECT_THAT(read_path(directory_.path()).back(), HasSubstr("it is a folder"));
   EXPECT_THAT(read_path("/dev/null").back(), HasSubstr("i/o error: cannot read /dev/null: it is a device"));
   EXPECT_THAT(read_path(directory_.path() / "none").back(), HasSubstr("none: No such file"));
+  EXPECT_THAT(read("version https://git-lfs.github.com/spec/v1\noid sha256:1\n").back(),
+              HasSubstr("git lfs pull"));
   EXPECT_EQ(kind_of(directory_.path()), PathKind::kFolder);
   EXPECT_EQ(kind_of(directory_.path() / "none"), PathKind::kMissing);
 }

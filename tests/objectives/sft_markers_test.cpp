@@ -182,15 +182,16 @@ TEST(SftMarkers, AnEmptyReplysEndIsNotLearnt) {
 TEST(SftMarkers, TruncationCountsAMarkerAsOne) {
   const auto tokenizer = chatml_tokenizer();
   SftOptions o = chatml();
-  const auto example = chat({{"user", "q"}, {"assistant", "abc"}});  // 8 + 2 tokens, then 15: 11 + abc + end.
-  o.max_length = 21;
+  const auto example =
+      chat({{"user", "q"}, {"assistant", "abc"}});  // 9 tokens, then 16: 11, abc and the end of 2.
+  o.max_length = 22;
   o.truncation = "right";
   EXPECT_EQ(learnt(*tokenizer, Sft(tokenizer, {}, o).encode(example)), "abc");
   o.truncation = "left";
   const auto left = Sft(tokenizer, {}, o).encode(example);
-  EXPECT_EQ(left.size(), 21);
+  EXPECT_EQ(left.size(), 22);
   EXPECT_EQ(learnt(*tokenizer, left), "abc{<|im_end|>}\n");
-  o.max_length = 23;
+  o.max_length = 24;
   o.truncation = "error";
   EXPECT_NO_THROW((void)Sft(tokenizer, {}, o).encode(example));
 }

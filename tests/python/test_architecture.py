@@ -33,8 +33,9 @@ def module_dependencies():
     for call in re.finditer(r"bitrain_add_module\(([^)]*)\)", text):
         words = call.group(1).split()
         depends = words[words.index("DEPENDS") + 1 :] if "DEPENDS" in words else []
-        if "LINK" in depends:
-            depends = depends[: depends.index("LINK")]
+        for keyword in ("LINK", "ALONE"):
+            if keyword in depends:
+                depends = depends[: depends.index(keyword)]
         for dependency in depends:
             assert dependency in direct, f"{words[0]} depends on {dependency}, which is not of a lower level"
         direct[words[0]] = set(depends)

@@ -65,7 +65,7 @@ STYLES = {
         "<|eot_id|>",
     ),
     "zephyr": (lambda: llama([], "prepend"), ZEPHYR, "</s>"),
-    "gemma": (lambda: llama(["<start_of_turn>", "<end_of_turn>"], "never"), GEMMA, "</s>"),
+    "gemma": (lambda: llama(["<start_of_turn>", "<end_of_turn>"], "never"), GEMMA, "<end_of_turn>"),
     "mistral": (lambda: llama(["[INST]", "[/INST]"], "first"), MISTRAL, "</s>"),
     "mistral, prepended": (lambda: llama(["[INST]", "[/INST]"], "prepend"), MISTRAL, "</s>"),
     "mistral, always": (lambda: llama(["[INST]", "[/INST]"], "always"), GLUED, "</s>"),

@@ -88,7 +88,6 @@ def test_pipes_are_read_once(tokenizer, tmp_path):
         ("x.txt", "the cat\n".encode("utf-16"), "is UTF-16 text"),
         ("x.tsv", "кошка на ковре\t1\n".encode("utf-16-le") * 4, "is UTF-16 text"),
         ("x.txt", b"<!DOCTYPE html>\n<title>404</title>\n", "is HTML"),
-        ("x.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("x.txt.xz", b"\xfd7zXZ\x00\x00\x04\xe6", "is an xz file"),
         ("x.txt", "caf\u00e9\n".encode("latin-1"), "x.txt:1: byte 4 is not UTF-8"),
         ("x.jsonl", b'{"text": "a"}\n{"text": "b", "n": NaN}\n', "x.jsonl:2: not valid JSON"),

@@ -12,7 +12,7 @@ import pytest
 import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BertTokenizer, BertTokenizerFast, XLMRobertaTokenizer
-from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_proto
+from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
 
 import bitrain
 

@@ -116,6 +116,7 @@ def test_ranks_that_never_come_are_explained(tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"""
 schema: 1
 name: alone
+held_out: {{every: 10}}
 dir: {tmp_path / "run"}
 source: {{path: {tmp_path / "text.tsv"}, format: tsv, column: 2, language: en}}
 target: {{path: {tmp_path / "text.tsv"}, format: tsv, column: 3, language: es}}

@@ -1,5 +1,7 @@
 #include <bitrain/recipe/recipe.h>
 
+#include <sys/stat.h>
+
 #include <fstream>
 
 #include <gmock/gmock.h>
@@ -85,8 +87,9 @@ TEST(Recipe, EveryRecipeInTheTreeReads) {
 }
 
 TEST(Recipe, OverridesReachTheStages) {
-  const Recipe recipe = load_recipe(kQuickstart, {"stages.adapt.train.max_steps=3", "seed=7",
-                                                  "stages.adapt.lora.target_modules=all-linear"});
+  const Recipe recipe = load_recipe(
+      kQuickstart, {"stages.adapt.train.max_steps=3", "stages.adapt.train.schedule.warmup_steps=1", "seed=7",
+                    "stages.adapt.lora.target_modules=all-linear"});
   EXPECT_EQ(recipe.seed, 7);
   const auto& adapt = std::get<CptStage>(recipe.find("adapt")->options);
   EXPECT_EQ(adapt.train.max_steps, 3);
@@ -382,6 +385,10 @@ TEST_F(ValidateTest, FilesThatAreMissingOrEmpty) {
   std::ofstream{empty};
   EXPECT_THAT(problems({"source.path=" + empty.string()}), ElementsAre(HasSubstr("empty.tsv is empty")));
   EXPECT_THAT(problems({"source.path=" + directory_.path().string()}), ElementsAre(HasSubstr("is no file")));
+  const fs::path pipe = directory_.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(problems({"source.path=" + pipe.string()}),
+              ElementsAre(HasSubstr("is a pipe, which can be read only once")));
 }
 
 TEST_F(ValidateTest, WhatDoesNotFitTogether) {

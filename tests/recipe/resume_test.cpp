@@ -1,5 +1,6 @@
 #include <sys/stat.h>
 
+#include <atomic>
 #include <csignal>
 #include <fstream>
 #include <mutex>
@@ -37,7 +38,7 @@ source: {path: pairs.tsv, format: tsv, column: 2, language: en}
 target: {path: pairs.tsv, format: tsv, column: 3, language: es}
 held_out: {every: 10, max_documents: 10}
 stages:
-  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
@@ -81,11 +82,14 @@ stages:
 
   /// Runs until a checkpoint at or behind `step` is there, then sends SIGINT.
   void interrupt_after(std::int64_t step, const std::vector<std::string>& overrides = {}) {
+    std::atomic<bool> over = false;
     std::thread watcher([&] {
-      while (newest() < step) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-      ::kill(::getpid(), SIGINT);
+      while (newest() < step && !over) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      if (!over) ::kill(::getpid(), SIGINT);
     });
-    const RunResult result = run_with(overrides);
+    RunResult result;
+    EXPECT_NO_THROW(result = run_with(overrides));
+    over = true;
     watcher.join();
     ASSERT_EQ(result.signal, SIGINT);
   }
@@ -182,7 +186,7 @@ TEST_F(ResumeTest, TheLengthMattersToScheduleAndMixture) {
             HasSubstr("with the schedule cosine the learning rates of the steps taken depend on it")));
   fs::remove_all(work());
   const std::string stages =
-      "stages.first.data.loader.mixture.stages=[{weights: {source: 1, target: 1}}, {weights: {target: 1}}]";
+      "stages.first.data.loader.mixture.stages=[{weights: {source: 1, target: 1}}, {weights: {source: 0, target: 1}}]";
   interrupt_after(2, {stages});
   EXPECT_THAT(refusal_of({stages, "stages.first.train.max_steps=90000"}),
               HasSubstr("the mixture depends on it"));

@@ -109,7 +109,7 @@ TEST(SftRules, WhatCannotBeAConversation) {
                                 HasSubstr("clone_language"))));
   EXPECT_THAT(with("transforms: [{type: clean_whitespace}]"),
               ElementsAre(HasSubstr("none makes conversations of lines")));
-  EXPECT_THAT(with("{rows: source, transforms: [{type: translation_instruction}]}"), testing::SizeIs(1));
+  EXPECT_THAT(with("rows: source\n      transforms: [{type: translation_instruction}]"), testing::SizeIs(1));
   EXPECT_THAT(with("rows: target\n      transforms: [{type: translation_instruction}]"),
               ElementsAre(HasSubstr("set rows to pairs")));
   EXPECT_THAT(with("transforms: [{type: verse_completion, templates: {en: \"{nonsense}\"}}]"),
@@ -157,8 +157,10 @@ TEST(Paths, BeginInTheHomeFolder) {
   EXPECT_EQ(recipe.source.path, "/home/someone/x.tsv");
   EXPECT_EQ(recipe.target.path, "/home/someone/x.tsv");
   EXPECT_EQ(recipe.target.language, "~es");  // No path.
-  EXPECT_THAT(std::get<SftStage>(recipe.stages[0].options).files,
-              ElementsAre("/home/someone/c.jsonl", "./~/d.jsonl"));
+  const std::vector<ConversationFileOptions>& files = std::get<SftStage>(recipe.stages[0].options).files;
+  ASSERT_EQ(files.size(), 2U);
+  EXPECT_EQ(files[0].path, "/home/someone/c.jsonl");
+  EXPECT_EQ(files[1].path, "./~/d.jsonl");
   EXPECT_THAT(
       problems_of("schema: 1\nname: t\nbase: b\ndir: ~no-such-user/x\nstages:\n" + std::string(kFilesAlone)),
       ElementsAre(AllOf(StartsWith("r.yaml:4:1: dir: "), HasSubstr("no user 'no-such-user'"))));

@@ -77,8 +77,13 @@ TEST_P(TrainerText, LinesThatTheTrainerPassesOverAreLearnedFrom) {
   lines.push_back(repeated("delta epsilon ", 6000));  // 84,000 bytes.
   const Log log;
   const auto tokenizer = learn(lines, small(GetParam()));
-  for (const char* word : {"alpha", "beta", "gamma", "delta", "epsilon"})
-    EXPECT_TRUE(tokenizer->piece_to_id("\u2581"s + word)) << word;
+  for (const char* word : {"alpha", "beta", "gamma", "delta", "epsilon"}) {
+    if (GetParam() == "bpe"s) {
+      EXPECT_TRUE(tokenizer->piece_to_id("\u2581"s + word)) << word;
+    }
+    for (const TokenId id : tokenizer->encode(word))  // Every letter was learned.
+      EXPECT_FALSE(byte_of_piece(tokenizer->id_to_piece(id))) << word;
+  }
   EXPECT_THAT(log.text(), AllOf(HasSubstr("of 61 lines to learn from 1 were longer than 65,536 bytes"),
                                 HasSubstr("60 held U+2585 or NUL")));
 }

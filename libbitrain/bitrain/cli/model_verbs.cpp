@@ -14,6 +14,7 @@
 #include <bitrain/cli/cli.h>
 #include <bitrain/cli/text_options.h>
 #include <bitrain/data/source.h>
+#include <bitrain/eval/completion.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/hub/model_dir.h>
 #include <bitrain/hub/peft.h>
@@ -203,8 +204,7 @@ void add_generate(CLI::App& app) {
     const hub::OpenedModel opened = open(*arguments);
     const text::Tokenizer& tokenizer = *opened.tokenizer;
     for (const std::string& prompt : arguments->prompts) {
-      std::vector<text::TokenId> ids = tokenizer.encode(prompt);
-      if (tokenizer.special_tokens().bos) ids.insert(ids.begin(), *tokenizer.special_tokens().bos);
+      std::vector<text::TokenId> ids = eval::encode_prompt(tokenizer, prompt);
       const auto continuation =
           models::generate(*opened.model, ids, arguments->generation, {}, tokenizer.vocab_size());
       ids.insert(ids.end(), continuation.begin(), continuation.end());

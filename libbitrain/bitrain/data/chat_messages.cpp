@@ -1,17 +1,14 @@
 #include <bitrain/data/chat_messages.h>
 
-#include <algorithm>
-
 #include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
 
 namespace bitrain::data {
 namespace {
 
 /// Hugging Face's name of a role.
 std::string role_of(const std::string& name) {
-  std::string small = name;
-  std::transform(small.begin(), small.end(), small.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  const std::string small = lower_ascii(name);
   if (small == "human" || small == "user") return "user";
   for (const char* model : {"assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"})
     if (small == model) return "assistant";
@@ -22,7 +19,8 @@ std::string content_of(const io::Json& content, const std::string& place) {
   if (content.is_string()) return content.get<std::string>();
   if (content.is_null()) throw DataError(place, " has no content (null)");
   if (!content.is_array())
-    throw DataError(place, "'s content must be a text or a list of parts, not ", kind_of_json(content));
+    throw DataError("the content of ", place, " must be a text or a list of parts, not ",
+                    kind_of_json(content));
   std::string text;
   for (const io::Json& part : content) {
     if (!part.is_object() || !part.contains("type") || !part.at("type").is_string())
@@ -39,9 +37,8 @@ std::string content_of(const io::Json& content, const std::string& place) {
 void refuse_more(const io::Json& message, const std::string& place) {
   for (const char* key : {"tool_calls", "function_call"})
     if (message.contains(key) && !message.at(key).is_null() && !message.at(key).empty())
-      throw DataError(
-          place, " calls a tool ('", key,
-          "'), which has no form as text here; write the call into its content, or leave the row out");
+      throw DataError(place, " calls a tool ('", key,
+                      "'), which has no form as text here; write the call into its content");
   const auto unlearnt = [&](const char* key) {
     const auto found = message.find(key);
     return found != message.end() && (*found == false || (found->is_number() && *found == 0));
@@ -49,7 +46,7 @@ void refuse_more(const io::Json& message, const std::string& place) {
   for (const char* key : {"weight", "train"})
     if (unlearnt(key))
       throw DataError(place, " is marked as not to be learnt ('", key,
-                      "'), but all turns of a supervised role are; take the mark or the row out");
+                      "'), but all turns of a supervised role are");
 }
 
 }  // namespace

@@ -133,10 +133,11 @@ std::vector<Row> take_whole(std::int64_t rows, const Draw& draw, std::vector<Pie
     if (piece.sequence == nullptr) break;
     if (!take(piece)) left.push_back(std::move(piece));
     if (left.size() > most_left) {
-      throw DataError("a step of ", rows, " rows with no text twice (distinct_texts) cannot be filled: only ",
-                      result.size(), " such were found, though ", left.size() + result.size(),
-                      " rows were drawn, over the files as often as that takes; set rows_per_step to ",
-                      result.size(), " or less, or allow repeated texts");
+      throw DataError("a step of ", rows,
+                      " cannot be filled with rows that share no text (distinct_texts): only ", result.size(),
+                      " such were found, though rows were drawn ", left.size() + result.size(),
+                      " times, over the files again and again; set rows_per_step to ", result.size(),
+                      " or less, or allow repeated texts");
     }
   }
   left.insert(left.end(), std::make_move_iterator(carry.begin() + static_cast<std::ptrdiff_t>(carried)),

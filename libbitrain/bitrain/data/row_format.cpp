@@ -14,15 +14,9 @@ namespace {
 
 using Rows = RowFormat::Rows;
 
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-  return text;
-}
-
 /// The name's ending in small letters, before that of a compression.
 std::string ending_of(const std::string& name) {
-  std::filesystem::path path(lower(std::filesystem::path(name).filename().string()));
+  std::filesystem::path path(lower_ascii(std::filesystem::path(name).filename().string()));
   for (const char* packed : {".gz", ".gzip", ".zst", ".zstd"})
     if (path.extension() == packed) {
       path = path.stem();
@@ -49,6 +43,12 @@ bool holds_json(std::string_view head) {
   return rows > others;
 }
 
+/// Whether the first line that is not blank has two columns or more.
+bool has_tab(std::string_view head) {
+  head = head.substr(std::min(head.find_first_not_of("\r\n"), head.size()));
+  return head.substr(0, head.find('\n')).find('\t') != std::string_view::npos;
+}
+
 RowFormat json_format(std::string_view head, bool guessed) {
   return {is_json_document(head) ? Rows::kJsonValues : Rows::kJsonLines, guessed};
 }
@@ -59,8 +59,10 @@ void refuse_csv(const SourceOptions& options, const std::string& ending) {
       options.path,
       ": is CSV by its name, whose commas and quotes would be read as text; write it as JSONL (in "
       "Python: pandas.read_csv(\"in.csv\").to_json(\"out.jsonl\", orient=\"records\", lines=True, "
-      "force_ascii=False)), or set format: tsv where tabs part its columns, or text where a line "
-      "is to be read as it is");
+      "force_ascii=False))",
+      options.reads == "conversations" ? ""
+                                       : ", or set format: tsv where tabs part its columns, or text "
+                                         "where a line is to be read as it is");
 }
 
 }  // namespace
@@ -77,10 +79,12 @@ RowFormat find_format(const SourceOptions& options, std::string_view head) {
   }
   if (const std::optional<io::FileKind> kind = io::marked_up_kind(head))
     throw DataError(options.path, ": is ", kind->name, "; ", kind->remedy,
-                    "; or set format: text, where its lines are to be read as they are");
+                    options.reads == "conversations"
+                        ? ""
+                        : "; or set format: text, where its lines are to be read as they are");
   const std::string ending = ending_of(options.path);
   refuse_csv(options, ending);
-  if (ending == ".tsv") return {Rows::kTsv, false};
+  if (ending == ".tsv" && !(begins_json(head) && !has_tab(head))) return {Rows::kTsv, false};
   for (const char* json : {".jsonl", ".ndjson", ".jsonlines", ".json"})
     if (ending == json) return json_format(head, false);
   return holds_json(head) ? json_format(head, true) : RowFormat{};

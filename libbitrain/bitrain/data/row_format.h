@@ -21,7 +21,7 @@ struct RowFormat {
 };
 
 /// The format that the options name; for auto what the name's ending says (in any case of letters, before .gz
-/// or .zst): .tsv, or .jsonl, .ndjson, .jsonlines, .json; for other names JSON where the content is, else
+/// or .zst): .tsv (unless it begins as JSON does and has no tab), or .jsonl, .ndjson, .jsonlines, .json; for other names JSON where the content is, else
 /// lines. `head` is io::ByteReader::head. Throws ConfigError for an unknown format, and for auto DataError
 /// where a file is CSV by its name or HTML, XML, PDF and the like by its content.
 [[nodiscard]] RowFormat find_format(const SourceOptions& options, std::string_view head);

@@ -52,8 +52,8 @@ std::string advice_for_nested(const io::Json& row) {
   for (const auto& [key, value] : row.items())
     if (value.is_array() && !value.empty() && value.front().is_object())
       return to_text("; '", key,
-                      "' is a list of objects: where those are the rows, write them one a line: jq -c '.",
-                      key, "[]' IN > OUT.jsonl");
+                     "' is a list of objects: where those are the rows, write them one a line: jq -c '.", key,
+                     "[]' IN > OUT.jsonl");
   return "";
 }
 
@@ -199,6 +199,9 @@ RowLayout layout_of(const io::Json& row, const SourceOptions& options) {
   const char* advice = options.reads == "text"
                            ? "; name that of the text with text_field"
                            : "; name them: messages_field, or prompt_field and response_field";
+  if (options.reads == "conversations" && text.fits(row))
+    throw DataError(what,
+                    "; it has a 'text' alone, and that is for stages that read plain text (cpt, pretrain)");
   throw DataError(what, "; ", keys_of(row), advice, advice_for_nested(row));
 }
 

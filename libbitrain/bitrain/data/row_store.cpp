@@ -24,7 +24,7 @@ RowStore::RowStore(const std::filesystem::path& path, bool pipes) : path_(path) 
         "file and name that");
   if (kind == io::PathKind::kFile || kind == io::PathKind::kMissing) file_ = io::MappedFile::open(path);
   // Files that say they are empty may have text all the same, as those of /proc do.
-  if (file_.size() == 0 || io::is_packed(file_.view())) {
+  if (file_.size() == 0 || io::is_packed(path, file_.view())) {
     file_ = io::MappedFile();
     is_unpacked_ = true;
     stream_.emplace(path);

@@ -188,8 +188,8 @@ class FileSource : public Source {
     if (const std::size_t bad = find_invalid_utf8(row); bad != std::string_view::npos) {
       throw DataError(
           "byte ", bad + 1,
-          " is not UTF-8; where the file is in an older encoding convert it: iconv -f WINDOWS-1252 "
-          "-t UTF-8 IN > OUT");
+          " is not UTF-8; where the file is in an older encoding (Windows-1252, Shift-JIS, ...), convert it: "
+          "iconv -f ENCODING -t UTF-8 IN > OUT");
     }
     if (format_.is_json()) return check_json(row);
     if (format_.rows == Rows::kText) return true;
@@ -264,6 +264,8 @@ class FileSource : public Source {
     const char* part = split == Split::kAll     ? ""
                        : split == Split::kTrain ? " for training"
                                                 : " held out for evaluation";
+    if (counts.rows == 0)
+      throw DataError("source '", name_, "' (", options_.path, ") has no text: the file is empty");
     throw DataError("source '", name_, "' (", options_.path, ") has no text", part, ": ", counts.rows,
                     " rows, of which ", counts.blank, " blank, ", counts.invalid, " invalid, ",
                     counts.held_out, " held out",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include <ATen/core/grad_mode.h>
@@ -137,6 +138,15 @@ std::map<std::string, CompletionScore> completion_accuracy(models::LanguageModel
     begin = end;
   }
   return result;
+}
+
+std::vector<text::TokenId> encode_prompt(const text::Tokenizer& tokenizer, const std::string& prompt) {
+  std::vector<text::TokenId> ids;
+  if (!prompt.empty())
+    ids = tokenizer.encode_markup(prompt, {{0, static_cast<std::int32_t>(prompt.size())}}).ids;
+  const std::optional<text::TokenId> bos = tokenizer.special_tokens().bos;
+  if (bos && (ids.empty() || ids.front() != *bos)) ids.insert(ids.begin(), *bos);
+  return ids;
 }
 
 CompletionCase split_case(const text::Tokenizer& tokenizer, const std::string& text,

@@ -44,6 +44,11 @@ struct CompletionScore {
     models::LanguageModel& model, const text::Tokenizer& tokenizer, const std::vector<CompletionCase>& cases,
     const CompletionOptions& options = {});
 
+/// A prompt as people type it for a model: BOS, unless it spells that itself, and its text, in which
+/// spellings of special tokens are these tokens.
+[[nodiscard]] std::vector<text::TokenId> encode_prompt(const text::Tokenizer& tokenizer,
+                                                       const std::string& prompt);
+
 /// Case for a plain language model: BOS and the first `prompt_words` words, and the rest. `expected` is empty
 /// when the text has no more words.
 [[nodiscard]] CompletionCase split_case(const text::Tokenizer& tokenizer, const std::string& text,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 
@@ -96,17 +97,25 @@ RetrievalRun rerank(models::CrossEncoder& model, const text::Tokenizer& tokenize
     return std::min(hits.size(), static_cast<std::size_t>(std::max<std::int64_t>(0, options.depth)));
   };
   std::vector<TextPair> pairs;
-  for (const auto& [query, hits] : run)
-    for (std::size_t i = 0; i < read(hits); ++i)
-      pairs.push_back({queries.at(query), documents.at(hits[i].document)});
+  std::vector<std::size_t> places;  // Of each hit's pair: equal texts are scored once, and equal.
+  for (const auto& [query, hits] : run) {
+    std::unordered_map<std::string_view, std::size_t> seen;
+    for (std::size_t i = 0; i < read(hits); ++i) {
+      const std::string& document = documents.at(hits[i].document);
+      const auto [place, is_new] = seen.emplace(document, pairs.size());
+      if (is_new) pairs.push_back({queries.at(query), document});
+      places.push_back(place->second);
+    }
+  }
   const at::Tensor scores = score_text_pairs(model, tokenizer, pairs, options);
   const auto* score = scores.const_data_ptr<float>();
+  auto place = places.begin();
   RetrievalRun reranked;
   for (const auto& [query, hits] : run) {
     std::vector<Hit>& ordered = reranked[query];
     ordered = hits;
     const auto end = ordered.begin() + static_cast<std::ptrdiff_t>(read(hits));
-    for (auto hit = ordered.begin(); hit != end; ++hit) hit->score = *score++;
+    for (auto hit = ordered.begin(); hit != end; ++hit) hit->score = score[*place++];
     std::stable_sort(ordered.begin(), end, [](const Hit& a, const Hit& b) { return a.score > b.score; });
     double below = end == ordered.begin() ? 0 : (end - 1)->score;
     for (auto hit = end; hit != ordered.end(); ++hit) hit->score = --below;

@@ -280,8 +280,9 @@ PathKind kind_of(const fs::path& path) {
   return S_ISREG(status.st_mode) ? PathKind::kFile : PathKind::kDevice;
 }
 
-bool is_packed(std::string_view first) {
-  return starts_with(first, kGzip) || starts_with(first, kZstd) || is_skippable_zstd(first);
+bool is_packed(const fs::path& path, std::string_view first) {
+  return starts_with(first, kGzip) || starts_with(first, kZstd) || is_skippable_zstd(first) ||
+         is_cut_magic(path, first);
 }
 
 struct ByteReader::State {

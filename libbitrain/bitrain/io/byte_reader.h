@@ -11,8 +11,9 @@ namespace bitrain::io {
 enum class PathKind { kFile, kPipe, kFolder, kDevice, kMissing };
 [[nodiscard]] PathKind kind_of(const std::filesystem::path& path);
 
-/// Whether these first bytes are those of gzip or zstd (a skippable frame of zstd too).
-[[nodiscard]] bool is_packed(std::string_view first);
+/// Whether a file that begins with `first` is to be unpacked: its bytes are those of gzip or zstd (a
+/// skippable frame of zstd too), or all there is of them in a file of such a name.
+[[nodiscard]] bool is_packed(const std::filesystem::path& path, std::string_view first);
 
 /// The bytes of a file or pipe, unpacked while they are read where they are gzip or zstd, which is told by
 /// the first bytes rather than by the name. Gzip members and zstd frames one after the other are one text;

@@ -140,14 +140,6 @@ std::optional<FileKind> wide_kind(std::string_view head) {
   return std::nullopt;
 }
 
-/// `text` in small letters, ASCII only.
-std::string lower(std::string_view text) {
-  std::string result(text);
-  std::transform(result.begin(), result.end(), result.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
-  return result;
-}
-
 }  // namespace
 
 std::optional<FileKind> binary_kind(std::string_view head) {
@@ -175,7 +167,7 @@ std::optional<FileKind> binary_kind(std::string_view head) {
 
 std::optional<FileKind> marked_up_kind(std::string_view head) {
   if (starts_with(head, "\xef\xbb\xbf")) head.remove_prefix(3);
-  const std::string begin = lower(trim(head.substr(0, 1024)).substr(0, 64));
+  const std::string begin = lower_ascii(std::string(trim(head.substr(0, 1024)).substr(0, 64)));
   if (starts_with(begin, "<!doctype html") || starts_with(begin, "<html"))
     return FileKind{"HTML",
                     "take the text out of it; where it should be a data file, the download went wrong"};
@@ -183,8 +175,6 @@ std::optional<FileKind> marked_up_kind(std::string_view head) {
   if (starts_with(begin, "%pdf-"))
     return FileKind{"PDF", "take the text out of it, for example with pdftotext"};
   if (starts_with(begin, "{\\rtf")) return FileKind{"RTF", "save it as text in UTF-8"};
-  if (starts_with(begin, "version https://git-lfs"))
-    return FileKind{"a pointer of Git LFS, not the file itself", "fetch that with git lfs pull"};
   return std::nullopt;
 }
 

@@ -20,7 +20,7 @@ struct FileKind {
 /// control characters. Nothing for UTF-8 and for 8-bit encodings such as Latin-1.
 [[nodiscard]] std::optional<FileKind> binary_kind(std::string_view head);
 
-/// Text that holds something else than lines of a corpus or rows: HTML, XML, RTF, PDF, a pointer of Git LFS.
+/// Text that holds something else than lines of a corpus or rows: HTML, XML, RTF, PDF.
 [[nodiscard]] std::optional<FileKind> marked_up_kind(std::string_view head);
 
 /// Throws DataError, "<path>: is <name>; <remedy>", where binary_kind finds something.

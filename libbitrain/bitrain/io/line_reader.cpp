@@ -6,6 +6,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/byte_reader.h>
+#include <bitrain/io/file.h>
 #include <bitrain/io/file_kind.h>
 
 namespace bitrain::io {
@@ -18,6 +19,7 @@ constexpr std::size_t kChunk = std::size_t{1} << 17;
 struct LineReader::State {
   explicit State(const std::filesystem::path& file) : path(file.string()), bytes(file), buffer(kChunk) {
     refuse_binary(bytes.head(), path);
+    refuse_lfs_pointer(bytes.head(), file);
     line_end = line_end_of(bytes.head());
   }
 

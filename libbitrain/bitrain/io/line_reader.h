@@ -15,8 +15,8 @@ inline constexpr std::size_t kMaxLineBytes = std::size_t{64} << 20;
 /// and unpacked as they are read.
 class LineReader {
  public:
-  /// Throws IoError when the file cannot be read, DataError when it is no UTF-8 text but something that
-  /// file_kind.h knows.
+  /// Throws IoError when the file cannot be read or is a pointer of Git LFS, DataError when it is no UTF-8
+  /// text but something that file_kind.h knows.
   explicit LineReader(const std::filesystem::path& path);
   ~LineReader();
   LineReader(LineReader&&) noexcept;

@@ -169,8 +169,7 @@ void run_stage(const MergeStage& options, StageContext& context) {
     context.result["languages"] = score_held_out(context.recipe, *opened.model, tokenizer);
   io::Json generations = io::Json::array();
   for (const std::string& prompt : options.prompts) {
-    std::vector<text::TokenId> ids = tokenizer.encode(prompt);
-    if (tokenizer.special_tokens().bos) ids.insert(ids.begin(), *tokenizer.special_tokens().bos);
+    const std::vector<text::TokenId> ids = eval::encode_prompt(tokenizer, prompt);
     const auto continuation =
         models::generate(*opened.model, ids, options.generation, {}, tokenizer.vocab_size());
     // Decoded together, so that a space at the seam is not lost.

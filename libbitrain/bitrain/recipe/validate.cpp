@@ -5,6 +5,7 @@
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/io/byte_reader.h>
 #include <bitrain/io/json.h>
 #include <bitrain/models/bert/language_adapters.h>
 #include <bitrain/models/llama/config.h>
@@ -22,16 +23,27 @@ Mark mark_of(const Recipe& recipe, const Node* document, const std::string& key)
                                                                    : mark_of(*document, key);
 }
 
+/// Why a path cannot be read as a file again and again; empty: it can.
+std::string problem_of_file(const fs::path& path, const std::string& name) {
+  switch (io::kind_of(path)) {
+    case io::PathKind::kFile: return "";
+    case io::PathKind::kMissing: return "there is no file " + name;
+    case io::PathKind::kFolder: return name + " is no file but a folder";
+    case io::PathKind::kDevice: return name + " is no file but a device";
+    case io::PathKind::kPipe:
+      return name + " is a pipe, which can be read only once; write it to a file and name that";
+  }
+  return "";
+}
+
 void check_file(const Recipe& recipe, const TextOptions& side, const std::string& key, const Node* document,
                 Problems& problems) {
   std::error_code error;
   const fs::path path = resolve(recipe, side.path);
   const std::string where = key + ".path";
   if (side.path.empty()) return;
-  if (!fs::exists(path, error))
-    problems.add(mark_of(recipe, document, where), where, "there is no file " + path.string());
-  else if (!fs::is_regular_file(path, error))
-    problems.add(mark_of(recipe, document, where), where, path.string() + " is no file");
+  if (const std::string problem = problem_of_file(path, path.string()); !problem.empty())
+    problems.add(mark_of(recipe, document, where), where, problem);
   else if (fs::file_size(path, error) == 0)
     problems.add(mark_of(recipe, document, where), where, path.string() + " is empty");
 }
@@ -79,8 +91,9 @@ void check_references(const Recipe& recipe, const Stage& stage, const Node* docu
     const std::string key = "stages." + stage.name + "." + reference.key;
     const fs::path path = resolve(recipe, reference.name);
     std::error_code error;
-    if (reference.kind == Refers::kFile && !fs::is_regular_file(path, error))
-      problems.add(mark_of(recipe, document, key), key, "there is no file " + reference.name);
+    if (reference.kind == Refers::kFile)
+      if (const std::string problem = problem_of_file(path, reference.name); !problem.empty())
+        problems.add(mark_of(recipe, document, key), key, problem);
     if (reference.kind == Refers::kFolder && !fs::is_directory(path, error))
       problems.add(mark_of(recipe, document, key), key, "there is no folder " + reference.name);
   }

@@ -183,10 +183,13 @@ class BpeModel : public WordModel {
 
 class UnigramModel : public WordModel {
  public:
-  UnigramModel(const io::Json& json, const std::string& where) : where_(where) {
+  UnigramModel(const io::Json& json, const SpecialSpellings& special, const std::string& where)
+      : where_(where) {
     const io::Json& pieces = member(json, "vocab", where);
     if (!pieces.is_array() || pieces.empty()) throw FormatError(where, ": 'vocab' is not a list of pieces");
     vocabulary_.reserve(pieces.size());
+    const auto unknown = optional_field<std::int64_t>(json, "unk_id", where);
+    const bool spells_all = optional_field<bool>(json, "byte_fallback", where).value_or(false);
     TokenId id = 0;
     for (const io::Json& piece : pieces) {
       if (!piece.is_array() || piece.size() != 2 || !piece[0].is_string() || !piece[1].is_number())
@@ -194,16 +197,16 @@ class UnigramModel : public WordModel {
       auto text = piece[0].get<std::string>();
       const auto score = piece[1].get<double>();
       if (!std::isfinite(score)) throw FormatError(where, ": the score of piece ", id, " is not finite");
-      if (!text.empty()) segmenter_.add(text, id, score);
+      const bool plain = spells_all && id != unknown && special.count(text) != 0;
+      if (!text.empty() && !plain) segmenter_.add(text, id, score);
       vocabulary_[std::move(text)] = id++;
     }
-    if (const auto unknown = optional_field<std::int64_t>(json, "unk_id", where)) {
+    if (unknown) {
       if (*unknown < 0 || *unknown >= id)
         throw FormatError(where, ": unk_id ", *unknown, " is outside the vocabulary");
       unknown_ = static_cast<TokenId>(*unknown);
     }
-    if (optional_field<bool>(json, "byte_fallback", where).value_or(false))
-      bytes_ = byte_ids(vocabulary_, where);
+    if (spells_all) bytes_ = byte_ids(vocabulary_, where);
   }
 
   void encode(std::string_view word, std::vector<Token>& tokens) const override {
@@ -291,9 +294,9 @@ class OfByteCharacters : public WordModel {
 };
 
 std::unique_ptr<const WordModel> make(const io::Json& json, const std::string& type, bool byte_level,
-                                      const std::string& place) {
+                                      const SpecialSpellings& special, const std::string& place) {
   if (type == "BPE") return std::make_unique<BpeModel>(json, byte_level, place);
-  if (type == "Unigram") return std::make_unique<UnigramModel>(json, place);
+  if (type == "Unigram") return std::make_unique<UnigramModel>(json, special, place);
   if (type == "WordPiece") return std::make_unique<WordPieceModel>(json, place);
   if (type == "WordLevel") return std::make_unique<WordLevelModel>(json, place);
   throw UnsupportedError(place, ": the type '", type, "' is not supported");
@@ -309,7 +312,7 @@ bool spells_characters(const io::Json& json, const std::string& place) {
 }  // namespace
 
 std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte_level,
-                                                 const std::string& where) {
+                                                 const SpecialSpellings& special, const std::string& where) {
   const std::string place = where + ": model";
   // Files of older versions have no type: only BPE has merges, only Unigram a list of pieces.
   const bool merges = member(json, "merges", place).is_array();
@@ -319,8 +322,8 @@ std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte
                                   : pieces ? "Unigram"
                                            : "WordPiece");
   if (byte_level && (type != "BPE" || spells_characters(json, place)))
-    return std::make_unique<OfByteCharacters>(make(json, type, false, place));
-  return make(json, type, byte_level, place);
+    return std::make_unique<OfByteCharacters>(make(json, type, false, special, place));
+  return make(json, type, byte_level, special, place);
 }
 
 }  // namespace bitrain::text

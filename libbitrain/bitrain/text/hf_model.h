@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include <bitrain/io/json.h>
@@ -33,9 +34,15 @@ class WordModel {
   std::optional<TokenId> unknown_;
 };
 
-/// BPE, Unigram, WordPiece and WordLevel. `byte_level`: words are bytes, spelled in the vocabulary by GPT-2's
-/// characters. Throws FormatError, UnsupportedError for another type or option.
+/// Spellings of special tokens.
+using SpecialSpellings = std::unordered_set<std::string>;
+
+/// BPE, Unigram, WordPiece and WordLevel. A Unigram model lists its special tokens among its pieces: one with
+/// byte fallback never gives those of `special`, but the unknown token, for a text that spells them; one
+/// without gives them, as `tokenizers` does. `byte_level`: words are bytes, spelled in the vocabulary by
+/// GPT-2's characters. Throws FormatError, UnsupportedError for another type or option.
 [[nodiscard]] std::unique_ptr<const WordModel> make_word_model(const io::Json& json, bool byte_level,
+                                                               const SpecialSpellings& special,
                                                                const std::string& where);
 
 }  // namespace bitrain::text

@@ -15,6 +15,7 @@
 #include <bitrain/text/json_fields.h>
 #include <bitrain/text/normal_forms.h>
 #include <bitrain/text/pattern.h>
+#include <bitrain/text/unicode8.h>
 #include <bitrain/text/utf8.h>
 
 namespace bitrain::text {
@@ -67,8 +68,7 @@ class StripAccents : public Normalizer {
     Rewriter rewriter(text);
     for (std::size_t at = 0; at < text.text.size();) {
       const Utf8Char c = utf8_at(text.text, at);
-      if (utf8proc_category(static_cast<utf8proc_int32_t>(c.code)) != UTF8PROC_CATEGORY_MN)
-        rewriter.keep(at, at + c.length);
+      if (!unicode8::is_mark(c.code)) rewriter.keep(at, at + c.length);
       at += c.length;
     }
     text = rewriter.take();

@@ -7,6 +7,7 @@
 #include <bitrain/text/byte_characters.h>
 #include <bitrain/text/characters.h>
 #include <bitrain/text/json_fields.h>
+#include <bitrain/text/later_characters.h>
 #include <bitrain/text/pattern.h>
 #include <bitrain/text/unicode8.h>
 #include <bitrain/text/unicode_scripts.h>
@@ -127,12 +128,10 @@ class SplitCharacters : public PreTokenizer {
 bool is_space(std::uint32_t code) {
   return class_of(code) == CharacterClass::kSpace;
 }
+/// Of Unicode 17, as Rust has them.
 bool is_number(std::uint32_t code) {
-  return class_of(code) == CharacterClass::kDigit;
-}
-bool is_punctuation(std::uint32_t code) {
-  const CharacterClass kind = class_of(code);
-  return kind == CharacterClass::kPunctuation || (code < 128 && kind == CharacterClass::kSymbol);
+  return class_of(stand_in_of(code)) == CharacterClass::kDigit || (code >= 0x11DE0 && code <= 0x11DE9) ||
+         (code >= 0x16FF4 && code <= 0x16FF6);
 }
 
 /// Rewrites each word into a new text.
@@ -361,7 +360,7 @@ std::unique_ptr<const PreTokenizer> make_splitting(const io::Json& json, const s
                        : Behavior::kContiguous);
   if (type == "Punctuation")
     return std::make_unique<SplitCharacters>(
-        is_punctuation,
+        unicode8::is_punctuation,
         behavior_of(optional_field<std::string>(json, "behavior", place).value_or("Isolated"), place));
   if (type == "CharDelimiterSplit") {
     const auto delimiter = field<std::string>(json, "delimiter", place);

@@ -45,6 +45,17 @@ std::optional<std::string> vocabulary_lines(const std::unordered_map<TokenId, st
   return lines;
 }
 
+SpecialSpellings special_spellings(const Json& json) {
+  SpecialSpellings special;
+  const auto added = json.find("added_tokens");
+  if (added == json.end() || !added->is_array()) return special;
+  for (const Json& token : *added)
+    if (token.is_object() && token.value("special", Json()) == true &&
+        token.value("content", Json()).is_string())
+      special.insert(token["content"].get<std::string>());
+  return special;
+}
+
 }  // namespace
 
 struct HfTokenizer::State {
@@ -54,7 +65,7 @@ struct HfTokenizer::State {
     normalizer = make_normalizer(member(json, "normalizer", name), name);
     pre_tokenizer = make_pre_tokenizer(member(json, "pre_tokenizer", name), name);
     const bool byte_level = pre_tokenizer != nullptr && pre_tokenizer->byte_level();
-    model = make_word_model(member(json, "model", name), byte_level, name);
+    model = make_word_model(member(json, "model", name), byte_level, special_spellings(json), name);
     decoder = make_decoder(member(json, "decoder", name), name);
     input_template = make_input_template(member(json, "post_processor", name), name);
     for (const auto& [token, id] : model->vocabulary()) add_piece(id, token);

@@ -238,6 +238,11 @@ std::string hexadecimal(std::uint32_t code) {
 
 }  // namespace
 
+std::uint32_t stand_in_of(std::uint32_t code) {
+  const Row* row = code >= 0x300 && code <= 0x10FFFF && pages().test(code >> 6) ? find_row(code) : nullptr;
+  return row == nullptr || row->kind == kPcre2 ? code : row->stand_in;
+}
+
 std::string plain_property_name(std::string_view name) {
   std::string plain;
   for (const char c : name) {

@@ -28,6 +28,9 @@ class StandIns {
   std::vector<Use> uses_;  ///< Of the rows of the table.
 };
 
+/// The older character that stands for `code`, itself where it is old.
+[[nodiscard]] std::uint32_t stand_in_of(std::uint32_t code);
+
 /// The name of a character property as Oniguruma compares it: in small letters, without blanks, '_' and '-'.
 [[nodiscard]] std::string plain_property_name(std::string_view name);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
 #include <utf8proc.h>
 
@@ -18,6 +19,17 @@ bool decomposes_since_unicode_13(std::uint32_t code) {
                                       0x11391, 0x113C5, 0x113C7, 0x113C8, 0x11938};
   return code >= 0x105C9 && ((code >= 0x16121 && code <= 0x16128) || (code >= 0x16D68 && code <= 0x16D6A) ||
                              std::find(std::begin(kCodes), std::end(kCodes), code) != std::end(kCodes));
+}
+
+/// The same for decompositions of compatibility.
+bool is_compatible_since_unicode_12(std::uint32_t code) {
+  constexpr std::pair<std::uint32_t, std::uint32_t> kRanges[] = {
+      {0x32FF, 0x32FF},   {0xA7F1, 0xA7F4},   {0xAB69, 0xAB69},   {0x10781, 0x107BA},
+      {0x1CCD6, 0x1CCF9}, {0x1E030, 0x1E06D}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9},
+  };
+  return code >= 0x32FF && std::any_of(std::begin(kRanges), std::end(kRanges), [code](const auto& range) {
+           return range.first <= code && code <= range.second;
+         });
 }
 
 struct Piece {
@@ -83,7 +95,9 @@ std::int32_t combining_class(std::uint32_t code) {
 
 std::size_t decompose(std::uint32_t code, bool compatible, std::uint32_t (&codes)[32]) {
   codes[0] = code;
-  if (code < 0xA0 || decomposes_since_unicode_13(code)) return 1;
+  if (code < 0xA0 || decomposes_since_unicode_13(code) ||
+      (compatible && is_compatible_since_unicode_12(code)))
+    return 1;
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
                                                       (compatible ? UTF8PROC_COMPAT : 0));
   utf8proc_int32_t pieces[32];

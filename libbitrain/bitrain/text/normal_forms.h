@@ -12,7 +12,7 @@ struct NormalForm {
   bool compose = false;
   bool compatible = false;
 
-  /// Rewrites `text` in this form, as `tokenizers` does, which knows characters up to Unicode 12. What
+  /// Rewrites `text` in this form, as `tokenizers` does, which knows decompositions of Unicode 11. What
   /// changes is aligned with the whole run of a character and its marks. Time is linear but for sorting
   /// marks.
   void apply(AlignedText& text) const;

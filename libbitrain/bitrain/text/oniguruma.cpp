@@ -14,8 +14,10 @@ namespace {
 // A match of a tokenizer's expression takes a few steps a character; these end a runaway one.
 constexpr unsigned long kMostSteps = 10'000'000;
 constexpr unsigned int kMostStates = 4'000'000;
-// Steps that need no way back are not counted, so time is looked at too, between places to begin at.
-constexpr std::size_t kPlacesAtOnce = 2048;
+// Steps that need no way back are not counted, so in long texts time is looked at too, between places to
+// begin at.
+constexpr std::size_t kLongText = 65536;
+constexpr std::size_t kPlacesAtOnce = 256;
 constexpr std::chrono::seconds kLongest{30};
 
 /// What a thread searches with.
@@ -65,28 +67,31 @@ struct OnigurumaExpression::State {
   }
 
   /// The first match that begins at `at` or behind; false where there is none.
-  bool search(std::string_view text, std::size_t at, std::chrono::steady_clock::time_point& since,
+  bool search(std::string_view text, std::size_t at, std::chrono::steady_clock::time_point since,
               Range& match) const {
     thread_local Scratch scratch;
     const auto* begin = reinterpret_cast<const OnigUChar*>(text.data());
     const OnigUChar* end = begin + text.size();
-    while (true) {
-      std::size_t last = std::min(at + kPlacesAtOnce, text.size());
-      while (last < text.size() && (static_cast<std::uint8_t>(text[last]) & 0xC0U) == 0x80U) ++last;
-      const int found = onig_search_with_param(regex, begin, end, begin + at, begin + last, scratch.region,
-                                               ONIG_OPTION_NONE, scratch.param);
-      if (found >= 0) {
-        match = {static_cast<std::size_t>(scratch.region->beg[0]),
-                 static_cast<std::size_t>(scratch.region->end[0])};
-        return true;
+    int found = ONIG_MISMATCH;
+    if (text.size() <= kLongText) {
+      found = onig_search_with_param(regex, begin, end, begin + at, end, scratch.region, ONIG_OPTION_NONE,
+                                     scratch.param);
+    } else {  // Place by place: a search of a part would not see what is behind it.
+      for (std::size_t places = 1; found == ONIG_MISMATCH && at <= text.size(); ++places) {
+        if (places % kPlacesAtOnce == 0 && std::chrono::steady_clock::now() - since > kLongest)
+          throw DataError(where, ": the expression takes too long on a text of ", text.size(), " bytes");
+        found = onig_match_with_param(regex, begin, end, begin + at, scratch.region, ONIG_OPTION_NONE,
+                                      scratch.param);
+        at += at < text.size() ? utf8_at(text, at).length : 1;
       }
-      const bool late = std::chrono::steady_clock::now() - since > kLongest;
-      if (found != ONIG_MISMATCH || late)
-        throw DataError(where, ": the expression takes too long on a text of ", text.size(),
-                        " bytes: ", late ? "given up after a while" : message_of(found, nullptr));
-      if (last == text.size()) return false;
-      at = last;
     }
+    if (found == ONIG_MISMATCH) return false;
+    if (found < 0)
+      throw DataError(where, ": the expression takes too many steps on a text of ", text.size(),
+                      " bytes: ", message_of(found, nullptr));
+    match = {static_cast<std::size_t>(scratch.region->beg[0]),
+             static_cast<std::size_t>(scratch.region->end[0])};
+    return true;
   }
 };
 
@@ -111,7 +116,7 @@ OnigurumaExpression& OnigurumaExpression::operator=(OnigurumaExpression&&) noexc
 
 void OnigurumaExpression::find_all(std::string_view text, std::vector<Range>& matches) const {
   constexpr std::size_t kNone = ~std::size_t{0};
-  auto since = std::chrono::steady_clock::now();
+  const auto since = std::chrono::steady_clock::now();
   std::size_t last = kNone;
   Range match;
   for (std::size_t at = 0; at <= text.size() && state_->search(text, at, since, match);) {

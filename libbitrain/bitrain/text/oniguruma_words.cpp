@@ -55,7 +55,7 @@ class Rewording {
     if (sets_ == 0) {
       // Repeats of \R find too little in versions up to 6.9.8.
       if (c == 'R') return put(R"((?>\x0D\x0A|[\x0A-\x0D\x{85}\x{2028}\x{2029}]))", 2);
-      if (std::string_view("gGKyY").find(c) != std::string_view::npos) refuse(to_text("'\\", c, "'"));
+      if (std::string_view("gGKyYX").find(c) != std::string_view::npos) refuse(to_text("'\\", c, "'"));
     }
     if (std::string_view("cCM").find(c) != std::string_view::npos)
       refuse("the escape of a control character");

@@ -1,9 +1,8 @@
 #include <string>
 #include <utility>
 
-#include <c10/util/StringUtil.h>
-
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/file.h>
@@ -92,7 +91,7 @@ void need(const TokenizerFolder& folder, const TokenizerClass& made_by, const ch
       folder.path.string(), ": has ", there, " but no tokenizer.json",
       made_by.name.empty()
           ? ", and neither tokenizer_config.json nor config.json names the class to read it by"
-          : c10::str(", and its class, ", made_by.name, ", would be read from ", file, " here"),
+          : to_text(", and its class, ", made_by.name, ", would be read from ", file, " here"),
       "; save it with transformers once (AutoTokenizer.from_pretrained(..).save_pretrained(..)) to get a "
       "tokenizer.json");
 }

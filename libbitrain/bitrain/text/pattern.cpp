@@ -22,11 +22,14 @@ constexpr std::size_t kMostExpressionBytes = 4096;
 constexpr std::uint32_t kMostSteps = 10'000'000;
 constexpr std::uint32_t kMostHeapKib = 65536;
 
-// Steps that need no way back are not counted, so time is looked at too, between places to begin at.
+// Steps that need no way back are not counted, so in long texts time is looked at too, between places to
+// begin at.
+constexpr std::size_t kLongText = 65536;
 constexpr std::size_t kPlacesAtOnce = 2048;
 constexpr std::chrono::seconds kLongest{30};
 
 struct Free {
+  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
   void operator()(pcre2_match_data* data) const { pcre2_match_data_free(data); }
   void operator()(pcre2_match_context* context) const { pcre2_match_context_free(context); }
 };
@@ -43,65 +46,83 @@ class Pattern::Engine {
 class Pattern::Pcre2 : public Engine {
  public:
   Pcre2(const std::string& expression, const std::string& where)
-      : where_(where), stand_ins_(expression, StandIns::For::kPcre2, where) {
-    int error = 0;
-    PCRE2_SIZE at = 0;
-    code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
-                          PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_USE_OFFSET_LIMIT, &error,
-                          &at, nullptr);
-    if (code_ == nullptr) {
-      PCRE2_UCHAR message[256] = {};
-      pcre2_get_error_message(error, message, sizeof(message));
-      throw UnsupportedError(where, ": the expression '", expression,
-                             "' is not supported: ", reinterpret_cast<const char*>(message), " at ", at);
-    }
-    pcre2_jit_compile(code_, PCRE2_JIT_COMPLETE);  // Where it cannot, matching interprets.
-    context_ = pcre2_match_context_create(nullptr);
-    pcre2_set_match_limit(context_, kMostSteps);
-    pcre2_set_heap_limit(context_, kMostHeapKib);
-  }
-  Pcre2(const Pcre2&) = delete;
-  Pcre2& operator=(const Pcre2&) = delete;
-  ~Pcre2() override {
-    pcre2_code_free(code_);
-    pcre2_match_context_free(context_);
+      : where_(where),
+        stand_ins_(expression, StandIns::For::kPcre2, where),
+        code_(code(expression, 0)),
+        code_of_parts_(code(expression, PCRE2_USE_OFFSET_LIMIT)),
+        context_(pcre2_match_context_create(nullptr)) {
+    pcre2_set_match_limit(context_.get(), kMostSteps);
+    pcre2_set_heap_limit(context_.get(), kMostHeapKib);
   }
 
   void find_all(std::string_view original, std::vector<Range>& matches) const override {
     thread_local std::string buffer;
     const std::string_view text = stand_ins_.apply(original, buffer);
-    const std::unique_ptr<pcre2_match_data, Free> data(pcre2_match_data_create_from_pattern(code_, nullptr));
-    // A context of its own, where it is to be changed.
-    const std::unique_ptr<pcre2_match_context, Free> own(
-        text.size() > kPlacesAtOnce ? pcre2_match_context_copy(context_) : nullptr);
-    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data.get());
-    const auto since = std::chrono::steady_clock::now();
+    if (text.size() > kLongText) return find_in_parts(text, matches);
+    const Data data(pcre2_match_data_create_from_pattern(code_.get(), nullptr));
     for (std::size_t at = 0; at < text.size();) {
-      const std::size_t last = std::min(text.size(), at + kPlacesAtOnce);
-      if (own != nullptr) pcre2_set_offset_limit(own.get(), last);
-      const int count = pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at,
-                                    PCRE2_NO_UTF_CHECK, data.get(), own != nullptr ? own.get() : context_);
-      if (count == PCRE2_ERROR_NOMATCH) {
-        if (last == text.size()) return;
-        if (std::chrono::steady_clock::now() - since > kLongest)
-          throw DataError(where_, ": the expression takes too long on a text of ", text.size(), " bytes");
-        at = last;
-        while (at < text.size() && (static_cast<std::uint8_t>(text[at]) & 0xC0U) == 0x80U) ++at;
-        continue;
-      }
-      if (count < 0)
-        throw DataError(where_, ": the expression takes too many steps on a text of ", text.size(), " bytes");
-      if (bounds[1] <= bounds[0]) throw StateError(where_, ": the expression matches an empty text");
-      matches.emplace_back(bounds[0], bounds[1]);
-      at = bounds[1];
+      if (!match(code_.get(), text, at, data.get(), context_.get(), matches)) return;
+      at = matches.back().second;
     }
   }
 
  private:
+  using Code = std::unique_ptr<pcre2_code, Free>;
+  using Context = std::unique_ptr<pcre2_match_context, Free>;
+  using Data = std::unique_ptr<pcre2_match_data, Free>;
+
+  [[nodiscard]] Code code(const std::string& expression, std::uint32_t option) const {
+    int error = 0;
+    PCRE2_SIZE at = 0;
+    Code code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
+                            PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | option, &error, &at, nullptr));
+    if (code == nullptr) {
+      PCRE2_UCHAR message[256] = {};
+      pcre2_get_error_message(error, message, sizeof(message));
+      throw UnsupportedError(where_, ": the expression '", expression,
+                             "' is not supported: ", reinterpret_cast<const char*>(message), " at ", at);
+    }
+    pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);  // Where it cannot, matching interprets.
+    return code;
+  }
+
+  /// Adds the first match that begins at `at` or behind; false where there is none.
+  bool match(const pcre2_code* code, std::string_view text, std::size_t at, pcre2_match_data* data,
+             pcre2_match_context* context, std::vector<Range>& matches) const {
+    const int count = pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at,
+                                  PCRE2_NO_UTF_CHECK, data, context);
+    if (count == PCRE2_ERROR_NOMATCH) return false;
+    if (count < 0)
+      throw DataError(where_, ": the expression takes too many steps on a text of ", text.size(), " bytes");
+    const PCRE2_SIZE* bounds = pcre2_get_ovector_pointer(data);
+    if (bounds[1] <= bounds[0]) throw StateError(where_, ": the expression matches an empty text");
+    matches.emplace_back(bounds[0], bounds[1]);
+    return true;
+  }
+
+  void find_in_parts(std::string_view text, std::vector<Range>& matches) const {
+    const Data data(pcre2_match_data_create_from_pattern(code_of_parts_.get(), nullptr));
+    const Context context(pcre2_match_context_copy(context_.get()));
+    const auto since = std::chrono::steady_clock::now();
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t last = std::min(text.size(), at + kPlacesAtOnce);
+      pcre2_set_offset_limit(context.get(), last);
+      if (match(code_of_parts_.get(), text, at, data.get(), context.get(), matches)) {
+        at = matches.back().second;
+        continue;
+      }
+      if (std::chrono::steady_clock::now() - since > kLongest)
+        throw DataError(where_, ": the expression takes too long on a text of ", text.size(), " bytes");
+      at = last;
+      while (at < text.size() && (static_cast<std::uint8_t>(text[at]) & 0xC0U) == 0x80U) ++at;
+    }
+  }
+
   std::string where_;
   StandIns stand_ins_;
-  pcre2_code* code_ = nullptr;
-  pcre2_match_context* context_ = nullptr;
+  Code code_;
+  Code code_of_parts_;  // Takes a limit to where matches begin.
+  Context context_;
 };
 
 class Pattern::Oniguruma : public Engine {
@@ -144,10 +165,14 @@ Pattern& Pattern::operator=(Pattern&&) noexcept = default;
 void Pattern::compile(const std::string& expression, const std::string& where) {
   if (expression.size() > kMostExpressionBytes)
     throw UnsupportedError(where, ": an expression of ", expression.size(), " bytes");
-  if (is_plain_expression(expression))
-    engine_ = std::make_unique<Pcre2>(expression, where);
-  else
-    engine_ = std::make_unique<Oniguruma>(expression, where);
+  if (is_plain_expression(expression)) {
+    try {
+      engine_ = std::make_unique<Pcre2>(expression, where);
+      return;
+    } catch (const UnsupportedError&) {  // "[.a.]": to Oniguruma alone it is a set.
+    }
+  }
+  engine_ = std::make_unique<Oniguruma>(expression, where);
 }
 
 void Pattern::find_all(std::string_view text, std::vector<Range>& matches) const {

@@ -6,9 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include <c10/util/StringUtil.h>
-
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/text/saved_folder.h>
 #include <bitrain/text/tokenizer_arguments.h>
 #include <bitrain/text/tokenizer_json.h>
@@ -85,7 +84,7 @@ std::optional<std::string> first_difference(const Tokenizer& ours, const Tokeniz
     if (ours.encode(text) == json.encode(text)) continue;
     std::string shown = text.substr(0, 60);
     std::replace(shown.begin(), shown.end(), '\n', ' ');
-    return c10::str("they give other ids for a text such as '", shown, "'");
+    return to_text("they give other ids for a text such as '", shown, "'");
   }
   return std::nullopt;
 }
@@ -121,13 +120,13 @@ std::shared_ptr<const SentencePieceTokenizer> sentencepiece_alike(
     std::string& difference) {
   const auto folded = with_added_tokens(model, json->added_tokens());
   if (!folded || json->vocab_size() != static_cast<std::int64_t>(folded->pieces.size())) {
-    difference = c10::str("they have ", model.pieces.size(), " and ", json->vocab_size(), " tokens");
+    difference = to_text("they have ", model.pieces.size(), " and ", json->vocab_size(), " tokens");
     return nullptr;
   }
   for (std::size_t id = 0; id < folded->pieces.size(); ++id) {
     const std::string& piece = folded->pieces[id].text;
     if (json->piece_to_id(piece) == static_cast<TokenId>(id)) continue;
-    difference = c10::str("id ", id, " is '", piece, "' in tokenizer.model alone");
+    difference = to_text("id ", id, " is '", piece, "' in tokenizer.model alone");
     return nullptr;
   }
   SentencePieceOrigin origin{folder, json, made_by, false, false, true};
@@ -159,8 +158,8 @@ std::shared_ptr<const SentencePieceTokenizer> sentencepiece_alone(
       throw ConfigError(folder->where(named.file), ": gives '", named.token.content, "' the id ", id,
                         ", but in ", folder->where("tokenizer.model"),
                         has >= 0
-                            ? c10::str(" it is ", has)
-                            : c10::str(" that is '", model.pieces[static_cast<std::size_t>(id)].text, "'"),
+                            ? to_text(" it is ", has)
+                            : to_text(" that is '", model.pieces[static_cast<std::size_t>(id)].text, "'"),
                         ": the files are of different tokenizers");
     if (has >= 0) continue;
     tokens.push_back(named.token);

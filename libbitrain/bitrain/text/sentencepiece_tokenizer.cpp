@@ -71,8 +71,12 @@ struct SentencePieceTokenizer::State {
     if (model.treat_whitespace_as_suffix)
       throw UnsupportedError("SentencePiece models with white space as a suffix are not supported");
     charsmap = CharsMap(model.precompiled_charsmap, "SentencePiece model");
+    if (home.json != nullptr) take_added_tokens();
     index_pieces();
-    if (home.json != nullptr) take_from_origin();
+    if (home.json != nullptr) {
+      special = home.json->special_tokens();
+      input_template = home.json->input_template();
+    }
     if (model.type == SpmType::kUnigram)
       build_unigram();
     else
@@ -89,7 +93,7 @@ struct SentencePieceTokenizer::State {
       if (piece.type == PieceType::kUnknown || piece.type == PieceType::kControl)
         special_pieces.add(piece.text, id);
       if (piece.type == PieceType::kByte) byte_ids[*byte_of_piece(piece.text)] = id;
-      if (piece.type == PieceType::kUserDefined) {
+      if (is_user_defined(i)) {
         user_defined.add(piece.text, id);
         if (piece.text.find(kSpaceMark) != std::string::npos) splits_words = false;
       }
@@ -106,9 +110,13 @@ struct SentencePieceTokenizer::State {
     input_template.pair = {bos, {Kind::kFirst, 0, 0}, bos, {Kind::kSecond, 0, 1}};
   }
 
-  void take_from_origin() {
-    special = home.json->special_tokens();
-    input_template = home.json->input_template();
+  /// A piece that the folder makes a special token is none in texts.
+  [[nodiscard]] bool is_user_defined(std::size_t id) const {
+    return model.pieces[id].type == PieceType::kUserDefined &&
+           special_ids.count(static_cast<TokenId>(id)) == 0;
+  }
+
+  void take_added_tokens() {
     for (const AddedToken& token : home.json->added_tokens()) {
       if (token.special) {
         special_pieces.add(token.content, token.id);
@@ -132,7 +140,7 @@ struct SentencePieceTokenizer::State {
   void build_unigram() {
     for (std::size_t i = 0; i < model.pieces.size(); ++i) {
       const SpmPiece& piece = model.pieces[i];
-      const bool user = piece.type == PieceType::kUserDefined;
+      const bool user = is_user_defined(i);
       if (user || piece.type == PieceType::kNormal)
         unigram.add(piece.text, static_cast<std::int32_t>(i), piece.score, user);
     }

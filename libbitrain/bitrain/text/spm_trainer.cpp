@@ -85,7 +85,9 @@ std::string quoted(const std::vector<std::string>& symbols) {
 void check_symbols(const TrainOptions& options) {
   std::set<std::string> seen;
   for (const std::string& symbol : options.control_symbols) {
-    const auto wrong = [&](const char* why) { throw ConfigError("control_symbols: '", symbol, "' ", why); };
+    const auto wrong = [&](const char* why) {
+      throw ConfigError("control_symbols: '", symbol.substr(0, symbol.find('\0')), "' ", why);
+    };
     if (symbol.empty()) wrong("is empty");
     if (symbol.find('\0') != std::string::npos || find_invalid_utf8(symbol) != std::string_view::npos)
       wrong("holds NUL or is not UTF-8");
@@ -142,6 +144,8 @@ SpmModel train_sentencepiece(const NextLine& lines, const TrainOptions& options)
       {"minloglevel", "2"}};
   if (!options.control_symbols.empty()) arguments["control_symbols"] = quoted(options.control_symbols);
   std::string serialized;
+  // It reads names in capitals and numbers by the C library: a Turkish locale has another capital of "i".
+  const ClassicLocale locale;
   const auto status = sentencepiece::SentencePieceTrainer::Train(arguments, &sentences, &serialized);
   sentences.rethrow();
   if (const std::string changes = sentences.text().changes(); !changes.empty()) log_info(changes);

@@ -256,8 +256,9 @@ Json processing(Json single, Json pair, std::initializer_list<const TemplateToke
   Json specials = Json::object();
   for (const TemplateToken* token : tokens)
     if (*token)
-      specials[(*token)->first] = {
-          {"id", (*token)->first}, {"ids", {(*token)->second}}, {"tokens", {(*token)->first}}};
+      specials[(*token)->first] = {{"id", (*token)->first},
+                                   {"ids", {static_cast<std::uint64_t>((*token)->second)}},
+                                   {"tokens", {(*token)->first}}};
   return {{"type", "TemplateProcessing"},
           {"single", std::move(single)},
           {"pair", std::move(pair)},

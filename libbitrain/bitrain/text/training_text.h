@@ -18,7 +18,7 @@ using NextLine = std::function<bool(std::string& line)>;
 struct TrainingTextRules {
   std::int64_t max_bytes = 65536;  ///< Of a line: it passes longer ones over.
   std::int64_t max_word =
-      32000;  ///< Characters between two spaces: it counts places in 16 bits, with a sign.
+      32000;  ///< Characters of a word and the space before it: it counts places in 16 bits, with a sign.
   bool spaces_begin_words =
       true;                     ///< It puts a space before each line: a cut at a space takes that space away.
   bool blanks_are_text = true;  ///< Lines of spaces and control characters alone teach something.

@@ -9,8 +9,10 @@ namespace bitrain::text::unicode8 {
 
 /// Cc, Cf and Co, which BERT's normaliser drops; not Cn, so unassigned characters stay.
 [[nodiscard]] bool is_other(std::uint32_t code);
-/// Mn: what stripping accents takes away.
+/// Mn: what BERT's normaliser takes away with accents.
 [[nodiscard]] bool is_nonspacing_mark(std::uint32_t code);
+/// Mn, Mc and Me, of Unicode 9: what the normaliser StripAccents takes away.
+[[nodiscard]] bool is_mark(std::uint32_t code);
 /// Pc, Pd, Pe, Pf, Pi, Po, Ps, and the ASCII symbols.
 [[nodiscard]] bool is_punctuation(std::uint32_t code);
 /// Whether canonical ordering moves the character (its combining class is known and not 0); Unicode 9's.

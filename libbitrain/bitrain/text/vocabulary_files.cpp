@@ -18,7 +18,7 @@ using io::Json;
 /// Calls line(text, number from 0) for each line, without its end.
 template <class Line>
 void for_lines(std::string_view text, Line&& line) {
-  for (std::int64_t number = 0; !text.empty(); ++number) {
+  for (std::uint64_t number = 0; !text.empty(); ++number) {
     const std::size_t end = std::min(text.find('\n'), text.size());
     std::string_view one = text.substr(0, end);
     if (end < text.size() && ends_with(one, "\r")) one.remove_suffix(1);
@@ -55,7 +55,7 @@ TokenizerVocabulary read_vocab_txt(const TokenizerFolder& folder) {
   const std::string text = read_text(folder, "vocab.txt");
   Json::object_t entries;  // Filled as a list: its own look-up is linear.
   std::unordered_map<std::string, std::size_t> places;
-  for_lines(text, [&](std::string_view line, std::int64_t id) {
+  for_lines(text, [&](std::string_view line, std::uint64_t id) {
     std::string token(without_trailing_space(line));
     const auto [place, is_new] = places.emplace(token, entries.size());
     if (is_new)
@@ -75,7 +75,7 @@ TokenizerVocabulary read_vocab_json(const TokenizerFolder& folder) {
   if (!result.vocab.is_object()) throw FormatError(folder.where("vocab.json"), ": not an object");
   if (!folder.has("merges.txt"))
     throw IoError(folder.path.string(), ": has vocab.json but no merges.txt; it is needed too");
-  for_lines(read_text(folder, "merges.txt"), [&](std::string_view line, std::int64_t number) {
+  for_lines(read_text(folder, "merges.txt"), [&](std::string_view line, std::uint64_t number) {
     if (line.substr(0, 8) == "#version") return;
     const std::size_t space = line.find(' ');
     if (space == std::string_view::npos || line.find(' ', space + 1) != std::string_view::npos)
