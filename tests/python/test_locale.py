@@ -23,7 +23,7 @@ for kind in ("bpe", "unigram"):
                             exact_vocab_size=False)
 bitrain.run(recipe, [f"dir={folder}/run", "stages.first.train.learning_rate=0.0015"])
 """
-VOLATILE = {"directory", "seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes", "curve"}
+VOLATILE = {"directory", "seconds", "train_seconds", "tokens_per_second", "seconds_per_step", "peak_memory_bytes", "curve"}
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,7 @@ def test_a_decimal_comma_changes_nothing(name, plain, locales, tmp_path):
         assert (tmp_path / "comma" / model).read_bytes() == (expected / model).read_bytes(), model
     summaries = [json.loads((folder / "run" / "summary.json").read_text()) for folder in (expected, tmp_path / "comma")]
     assert summaries[0]["claims"][0]["held"] is True
-    for key in ("schema", "name", "claims"):
-        assert summaries[1][key] == summaries[0][key]
-    assert lasting(summaries[1]["stages"]["tok"]) == lasting(summaries[0]["stages"]["tok"])
+    assert lasting(summaries[1]) == lasting(summaries[0])
     assert summaries[1]["stages"]["first"]["curve"]["loss"] == summaries[0]["stages"]["first"]["curve"]["loss"]
     shapes = [re.sub(r"\d+", "#", text).replace("run/", "").splitlines() for text in (expected_log, log)]
     assert [line for line in shapes[1] if "/" not in line] == [line for line in shapes[0] if "/" not in line]
