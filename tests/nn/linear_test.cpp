@@ -1,5 +1,6 @@
 #include <bitrain/nn/linear.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include <gmock/gmock.h>
@@ -7,7 +8,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
@@ -175,13 +175,11 @@ TEST(Linear, QuantisedWithAdaptersEqualsItsDenseForm) {
       adapter_gradients.push_back(map->adapters[0].a.grad());
       adapter_gradients.push_back(map->adapters[0].b.grad());
     }
-    // The same products of the same numbers; a CPU without bfloat16 instructions rounds them at other places.
-    const auto same = [&](const at::Tensor& a, const at::Tensor& b) {
-      return dtype == at::kBFloat16 ? at::allclose(a, b, /*rtol=*/1.0 / 64, /*atol=*/1.0 / 64)
-                                    : at::equal(a, b);
-    };
-    EXPECT_TRUE(same(outputs[0], outputs[1])) << dtype;
-    EXPECT_TRUE(same(gradients[0], gradients[1])) << dtype;
+    // The same products of the same numbers. In bfloat16 the two kernels may round partial sums at other
+    // places, which depends on the CPU: there they are held to a share of the largest element.
+    const double tolerance = dtype == at::kBFloat16 ? 2e-2 : 0;
+    EXPECT_LE(relative_difference(outputs[1], outputs[0]), tolerance) << dtype;
+    EXPECT_LE(relative_difference(gradients[1], gradients[0]), tolerance) << dtype;
     EXPECT_TRUE(at::equal(adapter_gradients[0], adapter_gradients[2])) << dtype;
     EXPECT_TRUE(at::equal(adapter_gradients[1], adapter_gradients[3])) << dtype;
     // And the right ones: the explicit form in float64.
@@ -193,8 +191,7 @@ TEST(Linear, QuantisedWithAdaptersEqualsItsDenseForm) {
     (explicitly(wide, wide.weight, x, training()) * random_tensor({9, 48}, 2, dtype).to(at::kDouble))
         .sum()
         .backward();
-    const double tolerance = dtype == at::kBFloat16 ? 2e-2 : 1e-5;
-    EXPECT_LT(relative_difference(gradients[1], x.grad()), tolerance);
+    EXPECT_LT(relative_difference(gradients[1], x.grad()), std::max(tolerance, 1e-5));
   }
 }
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,10 +102,8 @@ def test_what_is_no_text_is_named(tokenizer, tmp_path, name, data, words):
 
 
 def test_parquet_and_arrow_of_their_own_writers(tokenizer, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     table = pyarrow.table({"text": LINES})
-    parquet.write_table(table, tmp_path / "x.parquet")
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     with pyarrow.OSFile(str(tmp_path / "x.arrow"), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
     assert "is a Parquet file" in report(tokenizer, tmp_path / "x.parquet", code=3)
