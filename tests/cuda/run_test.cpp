@@ -26,6 +26,7 @@
 #include "support/letters_encoder.h"
 #include "support/micro_batches.h"
 #include "support/tiny_bert.h"
+#include "support/tiny_recipe.h"
 #include "train/tiny_run.h"
 
 namespace bitrain::train {
@@ -283,19 +284,8 @@ class RecipeOnCuda : public testing::CudaTest {
 };
 
 TEST_F(RecipeOnCuda, LanguageModels) {
-  std::ofstream file(path("pairs.tsv"));
-  for (int i = 0; i < 300; ++i)
-    file << i << "\tthe cat number " << i << " saw the dog\tel gato número " << i << " vio al perro\n";
-  file.close();
-  expect_same_losses(R"(schema: 1
-name: tiny
-threads: 1
-dtype: float32
-source: {path: pairs.tsv, format: tsv, column: 2, language: en}
-target: {path: pairs.tsv, format: tsv, column: 3, language: es}
-held_out: {every: 10, max_documents: 10}
-stages:
-  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+  test::write_pairs(path("pairs.tsv"));
+  expect_same_losses(test::kTinyRecipe + R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}

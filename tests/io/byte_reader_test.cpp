@@ -7,42 +7,23 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <zlib.h>
-#include <zstd.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/io/line_reader.h>
 
+#include "support/compressed.h"
 #include "support/temporary_directory.h"
 
 namespace bitrain::io {
 namespace {
 
 namespace fs = std::filesystem;
+using test::gzip;
+using test::zstd;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
 const std::string kSkippable = std::string("\x50\x2a\x4d\x18\x08\x00\x00\x00", 8) + "bitrain!";
-
-std::string gzip(const std::string& text) {
-  z_stream stream{};
-  deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
-  std::string out(text.size() + 100, '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  stream.avail_in = static_cast<uInt>(text.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  deflate(&stream, Z_FINISH);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-
-std::string zstd(const std::string& text) {
-  std::string out(ZSTD_compressBound(text.size()), '\0');
-  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
-  return out;
-}
 
 /// A frame of one raw block whose header asks for a window of 2^log bytes, or more by `eighths` of that.
 std::string zstd_of_window(int log, const std::string& text, int eighths = 0) {

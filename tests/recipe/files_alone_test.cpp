@@ -12,6 +12,7 @@
 #include <bitrain/recipe/validate.h>
 
 #include "support/temporary_directory.h"
+#include "support/tiny_recipe.h"
 
 /// A recipe of an sft stage on files of conversations and nothing else: no source, no target.
 namespace bitrain::recipe {
@@ -26,19 +27,10 @@ class FilesAloneTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = std::make_unique<test::TemporaryDirectory>();
-    std::ofstream pairs(path("pairs.tsv"));
-    for (int i = 0; i < 300; ++i)
-      pairs << i << "\tthe cat number " << i << " saw it\tel gato número " << i << " lo vio\n";
-    pairs.close();
-    std::ofstream(path("base.yaml")) << R"(schema: 1
-name: base
-threads: 1
-dtype: float32
-source: {path: pairs.tsv, format: tsv, column: 2, language: en}
-target: {path: pairs.tsv, format: tsv, column: 3, language: es}
-held_out: {every: 10, max_documents: 10}
-stages:
-  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
+    test::write_pairs(path("pairs.tsv"));
+    std::ofstream(path("base.yaml"))
+        << test::kTinyRecipe
+        << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}

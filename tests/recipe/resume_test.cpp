@@ -16,6 +16,7 @@
 #include <bitrain/recipe/run.h>
 
 #include "support/temporary_directory.h"
+#include "support/tiny_recipe.h"
 
 /// What a run takes up again, begins anew, or refuses to touch.
 namespace bitrain::recipe {
@@ -30,30 +31,17 @@ class ResumeTest : public ::testing::Test {
  protected:
   void SetUp() override {
     write_rows("cat");
-    std::ofstream(directory_.path() / "recipe.yaml") << R"(schema: 1
-name: tiny
-threads: 1
-dtype: float32
-source: {path: pairs.tsv, format: tsv, column: 2, language: en}
-target: {path: pairs.tsv, format: tsv, column: 3, language: es}
-held_out: {every: 10, max_documents: 10}
-stages:
-  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
+    std::ofstream(directory_.path() / "recipe.yaml")
+        << test::kTinyRecipe
+        << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
     data: {loader: {sequence_length: 64, rows_per_step: 2}}
     train: {max_steps: 100000, save_every: 1, keep_last: 100000, schedule: {type: constant}}
 )";
-    std::ofstream(directory_.path() / "score.yaml") << R"(schema: 1
-name: score
-threads: 1
-dtype: float32
-source: {path: pairs.tsv, format: tsv, column: 2, language: en}
-target: {path: pairs.tsv, format: tsv, column: 3, language: es}
-held_out: {every: 10, max_documents: 10}
-stages:
-  score: {recipe: evaluate, from: base}
+    std::ofstream(directory_.path() / "score.yaml")
+        << test::kTinyRecipe << R"(  score: {recipe: evaluate, from: base}
 )";
     before_ = set_log_sink([this](LogLevel, const std::string& text) {
       const std::lock_guard lock(mutex_);
@@ -63,9 +51,7 @@ stages:
   void TearDown() override { set_log_sink(before_); }
 
   void write_rows(const std::string& animal) const {
-    std::ofstream file(directory_.path() / "pairs.tsv");
-    for (int i = 0; i < 300; ++i)
-      file << i << "\tthe " << animal << " number " << i << " saw it\tel gato número " << i << " lo vio\n";
+    test::write_pairs(directory_.path() / "pairs.tsv", 300, animal);
   }
 
   [[nodiscard]] fs::path dir() const { return directory_.path() / "run"; }
@@ -186,7 +172,8 @@ TEST_F(ResumeTest, TheLengthMattersToScheduleAndMixture) {
             HasSubstr("with the schedule cosine the learning rates of the steps taken depend on it")));
   fs::remove_all(work());
   const std::string stages =
-      "stages.first.data.loader.mixture.stages=[{weights: {source: 1, target: 1}}, {weights: {source: 0, target: 1}}]";
+      "stages.first.data.loader.mixture.stages=[{weights: {source: 1, target: 1}}, {weights: {source: 0, "
+      "target: 1}}]";
   interrupt_after(2, {stages});
   EXPECT_THAT(refusal_of({stages, "stages.first.train.max_steps=90000"}),
               HasSubstr("the mixture depends on it"));

@@ -11,6 +11,7 @@
 #include <bitrain/io/json.h>
 
 #include "support/temporary_directory.h"
+#include "support/tiny_recipe.h"
 
 namespace bitrain::recipe {
 namespace {
@@ -25,14 +26,8 @@ class RunTest : public ::testing::Test {
  protected:
   void SetUp() override {
     write_rows(300);
-    std::ofstream(directory_.path() / "recipe.yaml") << R"(schema: 1
-name: tiny
-threads: 1
-source: {path: pairs.tsv, format: tsv, column: 2, language: en}
-target: {path: pairs.tsv, format: tsv, column: 3, language: es}
-held_out: {every: 10, max_documents: 10}
-stages:
-  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+    std::ofstream(directory_.path() / "recipe.yaml")
+        << test::kTinyRecipe << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
@@ -42,11 +37,7 @@ stages:
 )";
   }
 
-  void write_rows(int count) const {
-    std::ofstream file(directory_.path() / "pairs.tsv");
-    for (int i = 0; i < count; ++i)
-      file << i << "\tthe cat number " << i << " saw the dog\tel gato número " << i << " vio al perro\n";
-  }
+  void write_rows(int count) const { test::write_pairs(directory_.path() / "pairs.tsv", count); }
 
   [[nodiscard]] RunResult run_with(std::vector<std::string> overrides = {}) const {
     overrides.push_back("dir=" + dir().string());
