@@ -176,6 +176,21 @@ def test_clusters_are_refused(tmp_path):
         opened(words_tokenizer(split(r"\X")), tmp_path)
 
 
+@pytest.mark.parametrize("pattern", [r"(?<=\R)a", r"(?<!\R)a", r"(?<=(?<=\R|a)b)c", r"(?<=x(?:\R))a"])
+def test_line_breaks_in_a_lookbehind_are_refused(pattern, tmp_path):
+    """tokenizers 0.23 does not find there what Debian 12's Oniguruma finds."""
+    with pytest.raises(bitrain.Error, match=r"\\R' in a lookbehind"):
+        opened(words_tokenizer(split(pattern)), tmp_path)
+
+
+@pytest.mark.parametrize("pattern", [r"(?<=a)\R", r"(?<=(a)b)(?:\R)+", r"(?=\R)"])
+def test_line_breaks_elsewhere_are_read(pattern, tmp_path):
+    theirs = words_tokenizer(split(pattern))
+    ours = opened(theirs, tmp_path)
+    for text in ["a\r\nb", "ab\n\n", "\u2028a\x85", "ab\r\r\n"]:
+        assert ours.encode_with_offsets(text)[1] == byte_offsets(text, theirs.encode(text).offsets)
+
+
 def test_a_script_that_a_newer_character_cannot_be_told_from(tmp_path):
     theirs = words_tokenizer(split(r"\p{Cyrillic}+"))
     ours = opened(theirs, tmp_path)

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <iterator>
 #include <utility>
+#include <vector>
 
 #include <bitrain/base/error.h>
 #include <bitrain/text/later_characters.h>
@@ -26,6 +27,8 @@ class Rewording {
         close_set();
       else if (text_[at_] == '(' && sets_ == 0)
         group();
+      else if (text_[at_] == ')' && sets_ == 0)
+        close_group();
       else
         keep(1);
     }
@@ -53,6 +56,9 @@ class Rewording {
     if (at_ + 1 == text_.size()) return keep(1);
     const char c = text_[at_ + 1];
     if (sets_ == 0) {
+      // Behind a position, \R is found in some versions and not in others.
+      if (c == 'R' && std::find(looks_behind_.begin(), looks_behind_.end(), true) != looks_behind_.end())
+        refuse("'\\R' in a lookbehind");
       // Repeats of \R find too little in versions up to 6.9.8.
       if (c == 'R') return put(R"((?>\x0D\x0A|[\x0A-\x0D\x{85}\x{2028}\x{2029}]))", 2);
       if (std::string_view("gGKyYX").find(c) != std::string_view::npos) refuse(to_text("'\\", c, "'"));
@@ -129,6 +135,12 @@ class Rewording {
       ascii_ = ascii_ || options.find_first_of("WDSP") != std::string_view::npos;
     }
     if (++groups_ > kMostGroups) refuse("too many groups");
+    looks_behind_.push_back(is_next("(?<=") || is_next("(?<!"));
+    keep(1);
+  }
+
+  void close_group() {
+    if (!looks_behind_.empty()) looks_behind_.pop_back();
     keep(1);
   }
 
@@ -142,6 +154,7 @@ class Rewording {
   std::size_t at_ = 0;
   int sets_ = 0;
   int groups_ = 0;
+  std::vector<bool> looks_behind_;  // Of the groups that are open here.
   bool extended_ = false;
   bool ascii_ = false;
   bool reworded_ = false;
