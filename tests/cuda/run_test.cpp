@@ -285,7 +285,8 @@ class RecipeOnCuda : public testing::CudaTest {
 
 TEST_F(RecipeOnCuda, LanguageModels) {
   test::write_pairs(path("pairs.tsv"));
-  expect_same_losses(test::kTinyRecipe + R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+  expect_same_losses(
+      test::tiny_recipe("float32") + R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}
@@ -302,7 +303,7 @@ TEST_F(RecipeOnCuda, LanguageModels) {
   merge: {recipe: merge, from: adapt, prompts: [el gato], generation: {max_new_tokens: 4}}
   score: {recipe: evaluate}
 )",
-                     {"first", "adapt"});
+      {"first", "adapt"});
 }
 
 TEST_F(RecipeOnCuda, Encoders) {

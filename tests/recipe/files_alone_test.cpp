@@ -29,7 +29,7 @@ class FilesAloneTest : public ::testing::Test {
     folder_ = std::make_unique<test::TemporaryDirectory>();
     test::write_pairs(path("pairs.tsv"));
     std::ofstream(path("base.yaml"))
-        << test::kTinyRecipe
+        << test::tiny_recipe("float32")
         << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
   first:
     recipe: pretrain

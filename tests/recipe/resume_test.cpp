@@ -32,7 +32,7 @@ class ResumeTest : public ::testing::Test {
   void SetUp() override {
     write_rows("cat");
     std::ofstream(directory_.path() / "recipe.yaml")
-        << test::kTinyRecipe
+        << test::tiny_recipe("float32")
         << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320, exact_vocab_size: false}}
   first:
     recipe: pretrain
@@ -41,7 +41,7 @@ class ResumeTest : public ::testing::Test {
     train: {max_steps: 100000, save_every: 1, keep_last: 100000, schedule: {type: constant}}
 )";
     std::ofstream(directory_.path() / "score.yaml")
-        << test::kTinyRecipe << R"(  score: {recipe: evaluate, from: base}
+        << test::tiny_recipe("float32") << R"(  score: {recipe: evaluate, from: base}
 )";
     before_ = set_log_sink([this](LogLevel, const std::string& text) {
       const std::lock_guard lock(mutex_);

@@ -27,7 +27,7 @@ class RunTest : public ::testing::Test {
   void SetUp() override {
     write_rows(300);
     std::ofstream(directory_.path() / "recipe.yaml")
-        << test::kTinyRecipe << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
+        << test::tiny_recipe("bfloat16") << R"(  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}
   first:
     recipe: pretrain
     model: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 64}

@@ -16,15 +16,14 @@ inline void write_pairs(const std::filesystem::path& path, int rows = 300,
          << " vio al perro\n";
 }
 
-/// A recipe in float32 on pairs.tsv beside it, up to `stages:`; the stages follow, two blanks in.
-inline const std::string kTinyRecipe = R"(schema: 1
-name: tiny
-threads: 1
-dtype: float32
+/// A recipe on pairs.tsv beside it, up to `stages:`; the stages follow, two blanks in.
+inline std::string tiny_recipe(const std::string& dtype) {
+  return "schema: 1\nname: tiny\nthreads: 1\ndtype: " + dtype + R"(
 source: {path: pairs.tsv, format: tsv, column: 2, language: en}
 target: {path: pairs.tsv, format: tsv, column: 3, language: es}
 held_out: {every: 10, max_documents: 10}
 stages:
 )";
+}
 
 }  // namespace bitrain::test
