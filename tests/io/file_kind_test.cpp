@@ -60,6 +60,27 @@ TEST(FileKindTest, ContainersAreNamed) {
   }
 }
 
+TEST(FileKindTest, PicklesOfAllProtocolsAndTfRecordsAreNamed) {
+  for (const std::string& pickle :
+       {"(lp0\nVthe cat\np1\naVthe dog\np2\na."s, "(lp1\nS'the cat'\np2\na."s,
+        "(dp0\nVtext\np1\nVthe cat\np2\ns."s, "Vthe cat\np0\n."s, "S'the cat'\np0\n."s,
+        "(Vthe cat\np0\nVthe dog\np1\ntp2\n."s, "ccollections\nOrderedDict\np0\n(tRp1\n."s,
+        "]q\0(X\x07\0\0\0the catq\x01e."s, "}q\0X\x04\0\0\0textq\x01X\x03\0\0\0catq\x02s."s,
+        "X\x07\0\0\0the catq\0."s, "(X\x03\0\0\0catq\0X\x03\0\0\0dogq\x01tq\x02."s, "\x80\x02]q\0."s,
+        "\x80\x03]q\0."s, "\x80\x04\x95\x0c\0\0\0\0\0\0\0\x8c\x03"s + "cat\x94."s, "\x80\x04N."s})
+    EXPECT_EQ(name_of(pickle), "a Python pickle") << pickle;
+  // As tf.io.TFRecordWriter writes a record of five bytes.
+  EXPECT_EQ(name_of("\x05\0\0\0\0\0\0\0\xea\xb2\x04\x3e"s + "hello" + "\xbb\x1f\x1c\x19"s),
+            "a TFRecord file");
+}
+
+TEST(FileKindTest, ByteOrderMarksAreTakenOff) {
+  EXPECT_EQ(without_byte_order_marks("\xef\xbb\xbf\xef\xbb\xbfthe cat"), "the cat");
+  EXPECT_EQ(without_byte_order_marks("the \xef\xbb\xbf"), "the \xef\xbb\xbf");
+  EXPECT_EQ(without_byte_order_marks(""), "");
+  EXPECT_EQ(markup_of("\xef\xbb\xbf\xef\xbb\xbf<html>"), "HTML");
+}
+
 TEST(FileKindTest, WideEncodingsAreNamedWithAndWithoutMark) {
   EXPECT_EQ(name_of("\xff\xfe" + wide(u"the cat\n", false)), "UTF-16 text");
   EXPECT_EQ(name_of("\xfe\xff" + wide(u"the cat\n", true)), "UTF-16 text");
@@ -78,11 +99,30 @@ TEST(FileKindTest, WideEncodingsAreNamedWithAndWithoutMark) {
 }
 
 TEST(FileKindTest, TextsAreTexts) {
-  for (const std::string& text :
-       {""s, "a"s, "the cat\n"s, "PAR1 of the book\n"s, "BZh is a word\n"s, "ORC and GGUF\n"s, "PK\n"s,
-        "Rar! said he\n"s, "tabs\t1\t0\t1\t0\t1\t0\t1\t0\n"s, "1\t0\t1\t0\t1\t0\t1\t0\t1\t0\n1\t0\t1\t0\n"s,
-        "nul \0 inside a line of a text\n"s, "\x1b[31mred\x1b[0m \x0c page\n"s, "caf\xe9 in Latin-1\n"s,
-        "แมวนั่งบนเสื่อ\n"s, "{\"text\": \"x\"}\n"s, "<doc id=1>\n"s, "version 2\n"s}) {
+  for (const std::string& text : {""s,
+                                  "a"s,
+                                  "the cat\n"s,
+                                  "PAR1 of the book\n"s,
+                                  "BZh is a word\n"s,
+                                  "ORC and GGUF\n"s,
+                                  "PK\n"s,
+                                  "Rar! said he\n"s,
+                                  "tabs\t1\t0\t1\t0\t1\t0\t1\t0\n"s,
+                                  "1\t0\t1\t0\t1\t0\t1\t0\t1\t0\n1\t0\t1\t0\n"s,
+                                  "nul \0 inside a line of a text\n"s,
+                                  "\x1b[31mred\x1b[0m \x0c page\n"s,
+                                  "caf\xe9 in Latin-1\n"s,
+                                  "แมวนั่งบนเสื่อ\n"s,
+                                  "{\"text\": \"x\"}\n"s,
+                                  "<doc id=1>\n"s,
+                                  "version 2\n"s,
+                                  "Vienna\nis a city\n"s,
+                                  "(list) of words\np0\n"s,
+                                  "(dp) and (lp)\n"s,
+                                  "cat\ndog\np. 4\n"s,
+                                  "c\n\np0 of the page\n"s,
+                                  "S'il vous plait\n"s,
+                                  "X and Y\n"s}) {
     EXPECT_EQ(name_of(text), "") << text;
     EXPECT_EQ(markup_of(text), "") << text;
   }

@@ -68,7 +68,7 @@ void refuse_csv(const SourceOptions& options, const std::string& ending) {
 }  // namespace
 
 RowFormat find_format(const SourceOptions& options, std::string_view head) {
-  if (starts_with(head, "\xef\xbb\xbf")) head.remove_prefix(3);
+  head = io::without_byte_order_marks(head);
   if (options.format == "text") return {Rows::kText, false};
   if (options.format == "tsv") return {Rows::kTsv, false};
   if (options.format == "jsonl") return json_format(head, false);

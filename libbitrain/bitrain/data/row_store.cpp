@@ -9,11 +9,6 @@
 #include <bitrain/io/file_kind.h>
 
 namespace bitrain::data {
-namespace {
-
-constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
-
-}  // namespace
 
 RowStore::RowStore(const std::filesystem::path& path, bool pipes) : path_(path) {
   const io::PathKind kind = io::kind_of(path);
@@ -72,8 +67,8 @@ void RowStore::read_mapped(std::int64_t max_rows, const Accept& accept) {
     const std::size_t newline = all.find(line_end, begin);
     const std::size_t end = newline == std::string_view::npos ? all.size() : newline;
     // A byte order mark is no text; joined files have them inside.
-    if (starts_with(all.substr(begin, end - begin), kByteOrderMark)) begin += kByteOrderMark.size();
-    std::string_view line = all.substr(begin, end - begin);
+    std::string_view line = io::without_byte_order_marks(all.substr(begin, end - begin));
+    begin = end - line.size();
     if (line_end == '\n' && ends_with(line, "\r")) line.remove_suffix(1);
     if (accept(line, number, number)) add(begin, line, number);
     begin = end + 1;
@@ -97,8 +92,7 @@ void RowStore::read_json(std::int64_t max_rows, const Accept& accept) {
     stream_.reset();
   }
   const std::string_view all = is_unpacked_ ? std::string_view(unpacked_) : file_.view();
-  const std::size_t begin = starts_with(all, kByteOrderMark) ? kByteOrderMark.size() : 0;
-  JsonValues values(all.substr(begin), path_.string());
+  JsonValues values(io::without_byte_order_marks(all), path_.string());
   std::string_view value;
   for (std::int64_t number = 1; (max_rows == 0 || number <= max_rows) && values.next(value); ++number)
     if (accept(value, number, values.line()))

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
@@ -23,6 +24,7 @@ constexpr std::string_view kTable =
     "write it as JSONL, in Python: datasets.Dataset.from_parquet(\"in.parquet\").to_json(\"out.jsonl\")";
 constexpr std::string_view kArrow =
     "write it as JSONL, in Python: datasets.Dataset.from_file(\"in.arrow\").to_json(\"out.jsonl\")";
+constexpr std::string_view kPickle = "write it as JSONL, in Python: json.dumps of each row, one a line";
 constexpr std::string_view kText = "name a text, TSV or JSONL file";
 
 /// Gzip and zstd are here for what is packed twice: once they are unpacked by the reader.
@@ -52,10 +54,12 @@ constexpr Magic kMagics[] = {
     {"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"sv, "an old Office file (XLS, DOC)", "save it as UTF-8 text or TSV"},
     {"\x89HDF\r\n\x1a\n"sv, "an HDF5 file", "write it as JSONL"},
     {"\x93NUMPY"sv, "a NumPy array", kText},
-    {"\x80\x02"sv, "a Python pickle", "write it as JSONL"},
-    {"\x80\x03"sv, "a Python pickle", "write it as JSONL"},
-    {"\x80\x04\x95"sv, "a Python pickle", "write it as JSONL"},
-    {"\x80\x05\x95"sv, "a Python pickle", "write it as JSONL"},
+    {"\x80\x02"sv, "a Python pickle", kPickle},
+    {"\x80\x03"sv, "a Python pickle", kPickle},
+    {"\x80\x04"sv, "a Python pickle", kPickle},
+    {"\x80\x05"sv, "a Python pickle", kPickle},
+    {"]q\0"sv, "a Python pickle", kPickle},
+    {"}q\0"sv, "a Python pickle", kPickle},
     {"GGUF"sv, "a GGUF model", kText},
     {"\x7f"
      "ELF"sv,
@@ -89,6 +93,53 @@ FileKind zip_kind(std::string_view head) {
   if (has("[Content_Types].xml"))
     return {"an Office file (XLSX, DOCX, ...)", "save it as text or TSV in UTF-8"};
   return {"a ZIP archive", std::string(kUnpack)};
+}
+
+/// Whether a line is how pickles of protocol 0 note a value for later: "p0".
+bool is_pickle_memo(std::string_view line) {
+  return line.size() >= 2 && line.size() <= 6 && line[0] == 'p' &&
+         line.find_first_not_of("0123456789", 1) == std::string_view::npos;
+}
+
+/// Pickles of protocol 0, which are lines of ASCII: a list "(lp0", a dictionary "(dp0", a text "Vwords" or
+/// "S'words'" with "p0" behind it, an object "cmodule" with its class and "p0"; protocol 1 has counted texts.
+bool is_old_pickle(std::string_view head) {
+  std::array<std::string_view, 3> lines;
+  std::string_view rest = head;
+  for (std::string_view& line : lines) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  std::string_view first = lines[0];
+  if ((starts_with(first, "(l") || starts_with(first, "(d")) && is_pickle_memo(first.substr(2))) return true;
+  while (starts_with(first, "(")) first.remove_prefix(1);
+  if (starts_with(first, "V") || starts_with(first, "S'") || starts_with(first, "S\""))
+    return is_pickle_memo(lines[1]);
+  if (starts_with(first, "c") && first.find(' ') == std::string_view::npos)
+    return is_pickle_memo(lines[2]) || starts_with(lines[2], "q\0"sv);
+  while (starts_with(head, "(")) head.remove_prefix(1);
+  return head.size() > 5 && head[0] == 'X' && head.substr(3, 2) == "\0\0"sv;
+}
+
+/// CRC-32C of bytes, as TFRecord masks it.
+std::uint32_t masked_crc32c(std::string_view bytes) {
+  std::uint32_t crc = 0xffffffffU;
+  for (const char byte : bytes) {
+    crc ^= static_cast<unsigned char>(byte);
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1U) != 0 ? 0x82f63b78U : 0U);
+  }
+  crc = ~crc;
+  return ((crc >> 15) | (crc << 17)) + 0xa282ead8U;
+}
+
+/// A TFRecord begins with the length of its first record and a checksum of that.
+bool is_tfrecord(std::string_view head) {
+  if (head.size() < 16) return false;
+  std::uint32_t checksum = 0;
+  for (std::size_t i = 0; i < 4; ++i)
+    checksum |= static_cast<std::uint32_t>(static_cast<unsigned char>(head[8 + i])) << (8 * i);
+  return checksum == masked_crc32c(head.substr(0, 8));
 }
 
 FileKind encoding(const std::string& name, const char* what) {
@@ -142,10 +193,18 @@ std::optional<FileKind> wide_kind(std::string_view head) {
 
 }  // namespace
 
+std::string_view without_byte_order_marks(std::string_view text) {
+  while (starts_with(text, "\xef\xbb\xbf")) text.remove_prefix(3);
+  return text;
+}
+
 std::optional<FileKind> binary_kind(std::string_view head) {
   const auto first = static_cast<unsigned char>(head.empty() ? 0 : head[0]);
   if (first >= 0x1e && first <= 0x27 && head.substr(1, 3) == "\xb5\x2f\xfd"sv)
     return FileKind{"zstd data of a format older than 0.8", "pack it anew with a zstd of today"};
+  if (is_tfrecord(head))
+    return FileKind{"a TFRecord file", "write its records as JSONL, in Python with tf.data.TFRecordDataset"};
+  if (is_old_pickle(head)) return FileKind{"a Python pickle", std::string(kPickle)};
   if (has_binary_bytes(head)) {
     for (const Magic& magic : kMagics)
       if (starts_with(head, magic.bytes)) return FileKind{std::string(magic.name), std::string(magic.remedy)};
@@ -166,7 +225,7 @@ std::optional<FileKind> binary_kind(std::string_view head) {
 }
 
 std::optional<FileKind> marked_up_kind(std::string_view head) {
-  if (starts_with(head, "\xef\xbb\xbf")) head.remove_prefix(3);
+  head = without_byte_order_marks(head);
   const std::string begin = lower_ascii(std::string(trim(head.substr(0, 1024)).substr(0, 64)));
   if (starts_with(begin, "<!doctype html") || starts_with(begin, "<html"))
     return FileKind{"HTML",

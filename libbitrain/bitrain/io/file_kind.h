@@ -10,14 +10,17 @@ namespace bitrain::io {
 /// Bytes at the beginning of a file, unpacked, that are looked at to tell what it is.
 inline constexpr std::size_t kHeadBytes = std::size_t{1} << 16;
 
+/// Text without the byte order marks of UTF-8 in front of it: joining and converting files leaves several.
+[[nodiscard]] std::string_view without_byte_order_marks(std::string_view text);
+
 struct FileKind {
   std::string name;    ///< To stand behind "is ": "a Parquet file".
   std::string remedy;  ///< What to do, to stand behind "; ".
 };
 
 /// Containers, other compressions and encodings that no reader of text can read: archives, Parquet, Arrow,
-/// SQLite, office files, images, UTF-16 and UTF-32 with or without a byte order mark, and what is mostly
-/// control characters. Nothing for UTF-8 and for 8-bit encodings such as Latin-1.
+/// SQLite, office files, pickles, TFRecords, images, UTF-16 and UTF-32 with or without a byte order mark, and
+/// what is mostly control characters. Nothing for UTF-8 and for 8-bit encodings such as Latin-1.
 [[nodiscard]] std::optional<FileKind> binary_kind(std::string_view head);
 
 /// Text that holds something else than lines of a corpus or rows: HTML, XML, RTF, PDF.

@@ -82,7 +82,7 @@ bool LineReader::next(std::string& line) {
     throw;
   }
   if (s.line_end == '\n' && !line.empty() && line.back() == '\r') line.pop_back();
-  if (starts_with(line, "\xef\xbb\xbf")) line.erase(0, 3);
+  line.erase(0, line.size() - without_byte_order_marks(line).size());
   return true;
 }
 
