@@ -271,6 +271,19 @@ TEST(Loader, DropsAreCountedAndASourceOfNothingButDropsIsAnError) {
     });
     EXPECT_THROW((void)all->next_step(), DataError);
   }
+  auto reasoned = loader(options("cut", 0), 5, [](const Example& example) {
+    if (example.source != "es") return encode(example);
+    TokenSequence nothing;
+    nothing.why_empty = "has 900 tokens, max_length is 512";
+    return nothing;
+  });
+  try {
+    (void)reasoned->next_step();
+    FAIL() << "nothing of es can be learnt";
+  } catch (const DataError& error) {
+    EXPECT_THAT(error.what(), testing::ContainsRegex(
+                                  "for example row [0-9]+ of source 'es' has 900 tokens, max_length is 512"));
+  }
 }
 
 TEST(Loader, UnimaxCapHolds) {

@@ -200,7 +200,12 @@ TEST(Completion, CountsByLanguageAndRefusesEmptyCases) {
   EXPECT_EQ(scores.at("es").accuracy, 0.5);
   EXPECT_THROW((void)completion_accuracy(model, tokenizer, {}), DataError);
   EXPECT_THROW((void)completion_accuracy(model, tokenizer, {{{}, "a", "en"}}), DataError);
-  EXPECT_THROW((void)completion_accuracy(model, tokenizer, {{{1}, " ", "en"}}), DataError);
+  try {
+    (void)completion_accuracy(model, tokenizer, {{{1}, " ", "en", "x.jsonl:3"}});
+    FAIL() << "nothing is expected";
+  } catch (const DataError& error) {
+    EXPECT_STREQ(error.what(), "x.jsonl:3 has an empty reply: there is nothing to complete; leave it out");
+  }
 }
 
 TEST(Completion, SplitsTextsAtWords) {

@@ -186,6 +186,8 @@ TEST(Sft, TruncationPolicies) {
   EXPECT_EQ(learnt(sequence), " a long reply$");
   o.truncation = "drop";
   EXPECT_TRUE(Sft(bytes(), {}, o).encode(example).empty());
+  EXPECT_THAT(Sft(bytes(), {}, o).encode(example).why_empty,
+              AllOf(HasSubstr("tokens, max_length is 34"), HasSubstr("truncation: drop")));
   o.truncation = "error";
   EXPECT_THAT(message_of([&] { (void)Sft(bytes(), {}, o).encode(example); }),
               AllOf(HasSubstr("row 5 of source 'chats'"), HasSubstr("max_length is 34")));

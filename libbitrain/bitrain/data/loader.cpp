@@ -144,7 +144,7 @@ struct Loader::Impl {
       }
       if (++dropped[i] > sources[i]->size()) {
         throw DataError("source '", sources[i]->name(), "': none of its ", sources[i]->size(),
-                        " documents has anything to learn from; look at it with `bitrain data inspect`");
+                        " documents has anything to learn from; for example ", sequence->why_empty);
       }
     }
   }

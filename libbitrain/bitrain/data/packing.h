@@ -33,6 +33,8 @@ struct TokenSequence {
   /// Tokens at the end of `ids` that the trained model does not read, a teacher's: they are left out where
   /// tokens are numbered (Batch::first_token).
   std::int64_t unread = 0;
+  /// Of an empty sequence: why, to stand behind the name of its row ("has 900 tokens, ..."); may be empty.
+  std::string why_empty;
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
   [[nodiscard]] bool empty() const { return ids.empty(); }

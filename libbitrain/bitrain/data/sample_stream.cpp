@@ -25,8 +25,13 @@ SampleStream::SampleStream(SourcePtr source, Encode encode, std::vector<std::str
 
 TokenSequence SampleStream::encode_document(std::int64_t index) const {
   const Example example = source_->at(index);
-  if (example.empty()) return {};
-  TokenSequence sequence = encode_(example);
+  TokenSequence sequence;
+  if (!example.empty()) sequence = encode_(example);
+  if (sequence.empty()) {
+    sequence.why_empty = row_name(example) + " " +
+                         (sequence.why_empty.empty() ? "gives no token to learn from" : sequence.why_empty);
+    if (example.empty()) return sequence;
+  }
   if (sequence.ids.size() != sequence.labels.size()) {
     throw StateError("encoding ", row_name(example), " gave ", sequence.ids.size(), " ids and ",
                      sequence.labels.size(), " labels");

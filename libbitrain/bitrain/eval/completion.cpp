@@ -118,8 +118,10 @@ std::map<std::string, CompletionScore> completion_accuracy(models::LanguageModel
       reply.from = &cases[end];
       reply.expected = first_words(cases[end].expected, options.words).words;
       if (reply.from->prompt.empty() || reply.expected.empty()) {
-        throw DataError("case ", end + 1, " of ", cases.size(),
-                        " to complete has no prompt or nothing expected");
+        throw DataError(
+            reply.from->place.empty() ? to_text("case ", end + 1, " of ", cases.size()) : reply.from->place,
+            reply.expected.empty() ? " has an empty reply" : " has no prompt",
+            ": there is nothing to complete; leave it out");
       }
       tokens += static_cast<std::int64_t>(reply.from->prompt.size());
       replies.push_back(std::move(reply));

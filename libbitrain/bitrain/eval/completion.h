@@ -16,6 +16,7 @@ struct CompletionCase {
   std::vector<text::TokenId> prompt;  ///< Whole, with BOS and role prefixes: see split_case, Sft::prompt.
   std::string expected;
   std::string language;
+  std::string place = {};  ///< Where it is from, for messages: "file:17". May be empty.
 };
 
 struct CompletionOptions {
@@ -39,7 +40,8 @@ struct CompletionScore {
 };
 
 /// Share of cases where greedy generation begins with exactly the first `words` words (split at white space)
-/// that are expected. Fewer expected words are compared as they are. Throws DataError without cases.
+/// that are expected. Fewer expected words are compared as they are. Throws DataError without cases, and
+/// naming its place for a case without prompt or without a word that is expected.
 [[nodiscard]] std::map<std::string, CompletionScore> completion_accuracy(
     models::LanguageModel& model, const text::Tokenizer& tokenizer, const std::vector<CompletionCase>& cases,
     const CompletionOptions& options = {});

@@ -239,13 +239,19 @@ data::TokenSequence Sft::encode(const data::Example& example) const {
   warn_of_markers_in(example);
   Rendered rendered = render(example.messages, "", place_of(example));
   const auto longest = static_cast<std::size_t>(options_.max_length);
+  const std::size_t length = rendered.tokens.size();
   // The last token is only predicted, so one more than max_length are read as max_length.
   if (rendered.tokens.size() > longest + 1) {
     if (options_.truncation == "error") {
       throw DataError(place_of(example), " has ", rendered.tokens.size(), " tokens, max_length is ",
                       options_.max_length);
     }
-    if (options_.truncation == "drop") return {};
+    if (options_.truncation == "drop") {
+      data::TokenSequence nothing;
+      nothing.why_empty = to_text("has ", length, " tokens, max_length is ", options_.max_length,
+                                  ", and truncation: drop leaves it out");
+      return nothing;
+    }
     if (options_.truncation == "right") {
       rendered.tokens.resize(longest + 1);
       rendered.supervised.resize(longest + 1);
@@ -260,10 +266,14 @@ data::TokenSequence Sft::encode(const data::Example& example) const {
     }
   }
   data::TokenSequence sequence = shift_labels(rendered.tokens, rendered.supervised);
-  if (sequence.empty() && options_.nothing_supervised == "error") {
-    throw DataError(place_of(example),
-                    " has nothing supervised: no turn of a supervised role, or all of it truncated");
-  }
+  if (!sequence.empty()) return sequence;
+  sequence.why_empty =
+      length > longest + 1
+          ? to_text("has nothing supervised in what max_length ", options_.max_length,
+                    " (truncation: ", options_.truncation, ") leaves of its ", length,
+                    " tokens; raise max_length")
+          : std::string("has nothing supervised: no turn of a supervised role that is not empty");
+  if (options_.nothing_supervised == "error") throw DataError(place_of(example), " ", sequence.why_empty);
   return sequence;
 }
 

@@ -58,7 +58,8 @@ std::vector<eval::CompletionCase> completion_cases(const objectives::Sft& object
         taken[example.language] >= count)
       continue;
     const std::vector<data::Message> before(example.messages.begin(), example.messages.end() - 1);
-    cases.push_back({objective.prompt(before), example.messages.back().content, example.language});
+    cases.push_back({objective.prompt(before), example.messages.back().content, example.language,
+                     data::row_name(example)});
     ++taken[example.language];
   }
   return cases;
