@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include <bitrain/base/error.h>
-#include <support/temporary_directory.h>
+#include <support/conversation_rows.h>
 
 namespace bitrain::data {
 namespace {
@@ -19,36 +19,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-class RowLayoutTest : public ::testing::Test {
- protected:
-  SourceOptions options(const std::string& rows, const std::string& name = "x.jsonl") const {
-    SourceOptions o;
-    o.path = (folder_.path() / name).string();
-    o.reads = "conversations";
-    std::ofstream(o.path, std::ios::binary) << rows;
-    return o;
-  }
-  /// "role: content" of each message of the first row, or the error.
-  static std::vector<std::string> read(const SourceOptions& options) {
-    std::vector<std::string> found;
-    try {
-      for (const Message& message : open_source(options)->at(0).messages)
-        found.push_back(message.role + ": " + message.content);
-    } catch (const Error& error) {
-      found.push_back(std::string(kind_name(error.kind())) + ": " + error.what());
-    }
-    return found;
-  }
-  std::vector<std::string> read(const std::string& rows) const { return read(options(rows + "\n")); }
-  std::string fault(const std::string& row) const {
-    return read(R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})"
-                "\n" +
-                row)
-        .front();
-  }
-
-  bitrain::test::TemporaryDirectory folder_;
-};
+using RowLayoutTest = test::ConversationRows;
 
 TEST_F(RowLayoutTest, LayoutsOfPublicSetsAreRead) {
   for (

@@ -266,7 +266,7 @@ TEST_F(SourceTest, MaxRowsStopsReading) {
 }
 
 TEST(Options, EveryFieldIsListed) {
-  EXPECT_EQ(field_names<SourceOptions>().size(), 22u);
+  EXPECT_EQ(field_names<SourceOptions>().size(), 23u);
 }
 
 }  // namespace

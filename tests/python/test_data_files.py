@@ -1,8 +1,10 @@
 """Text files as people have them, read by the program: names, layouts, compressions and pipes."""
 
+import collections
 import gzip
 import json
 import os
+import pickle
 import subprocess
 from pathlib import Path
 
@@ -99,6 +101,81 @@ def test_pipes_are_read_once(tokenizer, tmp_path):
 def test_what_is_no_text_is_named(tokenizer, tmp_path, name, data, words):
     (tmp_path / name).write_bytes(data)
     assert words in report(tokenizer, tmp_path / name, code=3)
+
+
+def test_pickles_and_byte_order_marks(tokenizer, tmp_path):
+    path = tmp_path / "x.txt"
+    for value in (LINES, {"text": "the cat"}, "the cat", ("the cat", "the dog"), collections.OrderedDict(text="the cat")):
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            path.write_bytes(pickle.dumps(value, protocol))
+            assert "is a Python pickle" in report(tokenizer, path, code=3), (value, protocol)
+    for name, text in (("x.txt", "four\nmore\n"), ("x.jsonl", rows(["four", "more"])), ("x.json", json.dumps([{"text": "fourmore"}]))):
+        marked = 2 * "\ufeff" + text
+        (tmp_path / name).write_text(marked)
+        (tmp_path / (name + ".gz")).write_bytes(gzip.compress(marked.encode()))
+        assert report(tokenizer, tmp_path / name) == report(tokenizer, tmp_path / (name + ".gz")) == 8
+
+
+@pytest.fixture(scope="module")
+def base(tokenizer, tmp_path_factory):
+    """A folder that `data inspect` takes for a model: it reads tokenizer and config alone."""
+    folder = tmp_path_factory.mktemp("base")
+    made = json.loads((tokenizer / "tokenizer.json").read_text())
+    made["added_tokens"] = [
+        {"id": 256, "content": "</s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}))
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 257, "eos_token_id": 256, **shape})
+    )
+    return folder
+
+
+def inspect(base, folder, chats, code=0, max_length=64, **file):
+    """What `bitrain data inspect` says of an sft stage on these rows."""
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    stage = {
+        "recipe": "sft",
+        "lora": {"target_modules": ["q_proj"]},
+        "files": [{"path": str(folder / "chats.jsonl"), **file}],
+        "loader": {"sequence_length": 64, "rows_per_step": 1},
+        "objective": {"max_length": max_length, "bos": False},
+        "train": {"max_steps": 1},
+    }
+    recipe = {"schema": 1, "name": "chats", "base": str(base), "held_out": {"last": 1}, "stages": {"tune": stage}}
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    command = [PROGRAM, "data", "inspect", folder / "recipe.yaml", "tune", "--no-color"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout if code == 0 else done.stderr
+
+
+GOOD = {"prompt": "q", "response": "a"}
+
+
+def test_inspect_says_what_would_stop_a_run(base, tmp_path):
+    assert "supervised" in inspect(base, tmp_path, [GOOD] * 4)
+    empty = [GOOD, GOOD, GOOD, {"prompt": "q", "response": " "}]
+    assert "chats.jsonl:4: ends with an empty reply ('response')" in inspect(base, tmp_path, empty, code=3)
+    assert "supervised" in inspect(base, tmp_path, empty, skip_invalid=True)
+    long = inspect(base, tmp_path, [{"prompt": "q" * 200, "response": "a"}] * 4, code=3)
+    assert "chats.jsonl:" in long and "max_length 64" in long and "data inspect" not in long
+
+
+def test_rows_that_would_lose_text_are_left_out_and_counted(base, tmp_path):
+    lost = [{**GOOD, "context": "c"}, {**GOOD, "history": ["x"]}, {**GOOD, "label": False}, {**GOOD, "tools": [{"name": "f"}]}]
+    for row in lost:
+        assert "chats.jsonl:2: " in inspect(base, tmp_path, [GOOD, row, GOOD], code=3)
+    assert "supervised" in inspect(base, tmp_path, [GOOD, *lost, GOOD], skip_invalid=True)
+    # Whose turns are learnt, the recipe says: marks on others change nothing.
+    turns = [{"from": "human", "value": "q", "weight": 0}, {"from": "gpt", "value": "a", "weight": 1}]
+    assert "supervised" in inspect(base, tmp_path, [{"conversations": turns}] * 3)
+    chosen = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows_ = [{"prompt": "q", "chosen": chosen, "rejected": chosen}] * 3
+    plain = inspect(base, tmp_path, [GOOD] * 3)
+    assert inspect(base, tmp_path, rows_, prompt_field="prompt", response_field="chosen") == plain
 
 
 def test_parquet_and_arrow_of_their_own_writers(tokenizer, tmp_path):

@@ -7,6 +7,8 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/data/chat_messages.h>
+#include <bitrain/data/row_leftovers.h>
+#include <bitrain/data/row_values.h>
 
 namespace bitrain::data {
 namespace {
@@ -47,13 +49,48 @@ std::string keys_of(const io::Json& row) {
   return "its keys are " + join(keys, ", ");
 }
 
-/// How to read a list of rows that lies within one object.
-std::string advice_for_nested(const io::Json& row) {
+/// Whether a list of messages begins with the model's, as replies do.
+bool begins_with_reply(const io::Json& list) {
+  std::vector<Message> first;
+  try {
+    append_messages(io::Json::array({list.front()}), "", {}, first);
+  } catch (const DataError&) {
+    return false;
+  }
+  return first.front().role != "user" && first.front().role != "system";
+}
+
+/// The keys of a reply that preference data chose: by the prompt beside it, or as a whole conversation.
+std::string advice_for_chosen(const io::Json& row) {
+  if (!has(row, "chosen")) return "";
+  const io::Json& chosen = row.at("chosen");
+  const bool list = is_message_list(chosen);
+  if (list && !begins_with_reply(chosen))
+    return "; to learn the conversation in 'chosen' set messages_field: chosen";
+  if (list || chosen.is_string())
+    for (const char* prompt : {"prompt", "instruction", "question", "query", "input"})
+      if (has(row, prompt))
+        return to_text("; to learn the reply in 'chosen' set prompt_field: ", prompt,
+                       " and response_field: chosen");
+  return "";
+}
+
+/// How to read a conversation under another name, or a list of rows that lies within one object.
+std::string advice_for_lists(const io::Json& row) {
+  if (const std::string chosen = advice_for_chosen(row); !chosen.empty()) return chosen;
   for (const auto& [key, value] : row.items())
-    if (value.is_array() && !value.empty() && value.front().is_object())
+    if (is_message_list(value) && !begins_with_reply(value))
       return to_text("; '", key,
-                     "' is a list of objects: where those are the rows, write them one a line: jq -c '.", key,
-                     "[]' IN > OUT.jsonl");
+                     "' is a list of messages: where those are the conversation, set messages_field: ", key);
+  // Written one a line, the rows of a list lose what stands beside it.
+  for (const auto& [key, value] : row.items())
+    if (names_prompt(key) || names_system(key) || names_history(key)) return "";
+  for (const auto& [key, value] : row.items())
+    if (value.is_array() && !value.empty() && value.front().is_object() && !is_message_list(value) &&
+        !names_tools(key) && !names_media(key))
+      return to_text("; '", key,
+                     "' is a list of objects: where those are the rows, write them one a line: jq -c '",
+                     jq_key(key), "[]' IN > OUT.jsonl");
   return "";
 }
 
@@ -64,69 +101,164 @@ const std::string& string_at(const io::Json& row, const std::string& key) {
   return found->get_ref<const std::string&>();
 }
 
-/// Text at an optional key: empty where it is missing or null.
+/// Text at an optional key: empty where it is missing, null or an empty list.
 std::string optional_text(const io::Json& row, const std::string& key) {
-  return has(row, key) ? string_at(row, key) : std::string();
+  return row.contains(key) && !says_nothing(row.at(key)) ? string_at(row, key) : std::string();
 }
 
-/// Appends a side of a prompt and response: a text, or a list of messages as TRL has.
-void append_side(const io::Json& row, const std::string& key, const char* role,
-                 std::vector<Message>& messages) {
-  const auto found = row.find(key);
+std::size_t leading_system_turns(const std::vector<Message>& messages) {
+  std::size_t count = 0;
+  while (count < messages.size() && messages[count].role == "system") ++count;
+  return count;
+}
+
+/// A prompt: a text, or a list of messages as TRL has.
+void append_prompt(const io::Json& row, const RowLayout& layout, const SourceOptions& options,
+                   std::vector<Message>& messages) {
+  const auto found = row.find(layout.first);
   if (found != row.end() && found->is_array())
-    append_messages(*found, key, messages);
+    append_messages(*found, layout.first, options.learnt_roles, messages);
   else
-    messages.push_back({role, string_at(row, key)});
+    messages.push_back({"user", string_at(row, layout.first)});
 }
 
-/// Alpaca's earlier turns: a list of [prompt, response].
-void append_history(const io::Json& row, std::vector<Message>& messages) {
-  if (!has(row, "history")) return;
-  const io::Json& history = row.at("history");
-  const bool pairs =
-      history.is_array() && std::all_of(history.begin(), history.end(), [](const io::Json& turn) {
-        return turn.is_array() && turn.size() == 2 && turn[0].is_string() && turn[1].is_string();
-      });
-  if (!pairs) throw DataError("'history' must be a list of [prompt, response]");
-  for (const io::Json& turn : history) {
-    messages.push_back({"user", turn[0].get<std::string>()});
-    messages.push_back({"assistant", turn[1].get<std::string>()});
-  }
-}
-
-/// A row's own instruction to the model, put in front where the messages do not begin with one.
-void add_system(const io::Json& row, std::vector<Message>& messages) {
-  if (!messages.empty() && messages.front().role == "system") return;
-  for (const char* key : {"system", "system_prompt"}) {
-    const std::string text = optional_text(row, key);
-    if (trim(text).empty()) continue;
-    messages.insert(messages.begin(), {"system", text});
+/// Puts a reply behind its prompt. A list of messages may begin with the prompt again, as UltraFeedback's do:
+/// that is read once.
+void append_reply(const io::Json& row, const RowLayout& layout, const SourceOptions& options,
+                  std::vector<Message>& messages) {
+  const auto found = row.find(layout.reply);
+  if (found == row.end() || !found->is_array()) {
+    messages.push_back({"assistant", string_at(row, layout.reply)});
     return;
   }
+  std::vector<Message> reply;
+  append_messages(*found, layout.reply, options.learnt_roles, reply);
+  if (reply.front().role != "user" && reply.front().role != "system") {
+    messages.insert(messages.end(), reply.begin(), reply.end());
+    return;
+  }
+  const auto same = [](const Message& a, const Message& b) {
+    return a.role == b.role && trim(a.content) == trim(b.content);
+  };
+  const std::size_t own = leading_system_turns(messages);
+  const std::size_t theirs = leading_system_turns(reply);
+  const bool same_system =
+      own == 0 || theirs == 0 ||
+      std::equal(messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(own), reply.begin(),
+                 reply.begin() + static_cast<std::ptrdiff_t>(theirs), same);
+  const bool same_turns = reply.size() - theirs > messages.size() - own &&
+                          std::equal(messages.begin() + static_cast<std::ptrdiff_t>(own), messages.end(),
+                                     reply.begin() + static_cast<std::ptrdiff_t>(theirs), same);
+  if (!same_system || !same_turns)
+    throw DataError("'", layout.reply, "' begins with a turn of the ", reply.front().role, " that is not '",
+                    layout.first, "'; a reply begins with the assistant's; where '", layout.reply,
+                    "' is the whole conversation, set messages_field: ", layout.reply,
+                    " alone, without prompt_field and response_field");
+  if (theirs == 0)
+    reply.insert(reply.begin(), messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(own));
+  messages = std::move(reply);
 }
 
-/// What a guessed layout puts behind a prompt, after a blank line: Alpaca's input, Dolly's context.
-void add_input(const io::Json& row, const RowLayout& layout, std::vector<Message>& messages) {
-  for (const char* key : {"input", "context"}) {
-    if (key == layout.first) continue;
+bool is_history(const io::Json& value) {
+  return value.is_array() && std::all_of(value.begin(), value.end(), [](const io::Json& turn) {
+           return turn.is_array() && turn.size() == 2 && turn[0].is_string() && turn[1].is_string();
+         });
+}
+
+/// Earlier turns, a list of [prompt, response] as Alpaca and ms-swift have it, in front of what was read but
+/// behind an instruction to the model. Texts that are turns already are not read twice.
+void add_history(const io::Json& row, const RowLayout& layout, std::vector<Message>& messages) {
+  std::vector<Message> turns;
+  std::string first;
+  for (const auto& [key, value] : row.items()) {
+    if (!names_history(key) || says_nothing(value) || !(value.is_string() || value.is_structured())) continue;
+    if (!is_history(value))
+      throw DataError("'", key,
+                      "' must be a list of [prompt, response], both texts; write it so, or name the keys "
+                      "to read (",
+                      fields_of(layout), ") to leave '", key, "' out");
+    if (!first.empty() && value != row.at(first))
+      throw DataError("has '", first, "' and '", key, "', which are not the same; take one out: jq -c 'del(",
+                      jq_key(key), ")' IN > OUT.jsonl");
+    if (!first.empty()) continue;
+    first = key;
+    for (const io::Json& turn : value) {
+      turns.push_back({"user", turn[0].get<std::string>()});
+      turns.push_back({"assistant", turn[1].get<std::string>()});
+    }
+  }
+  const auto begin = messages.begin() + static_cast<std::ptrdiff_t>(leading_system_turns(messages));
+  const bool there = static_cast<std::size_t>(messages.end() - begin) >= turns.size() &&
+                     std::equal(turns.begin(), turns.end(), begin, [](const Message& a, const Message& b) {
+                       return a.role == b.role && trim(a.content) == trim(b.content);
+                     });
+  if (!there) messages.insert(begin, turns.begin(), turns.end());
+}
+
+/// A row's own instruction to the model, put in front. One that the messages have already is passed over;
+/// where they have another, or the row has two, nothing says which counts.
+void add_system(const io::Json& row, const RowLayout& layout, std::vector<Message>& messages) {
+  std::string system;
+  std::string from;
+  for (const auto& [key, value] : row.items()) {
+    if (!names_system(key) || key == layout.first || key == layout.reply) continue;
     const std::string text = optional_text(row, key);
     if (trim(text).empty()) continue;
-    // Whether it goes before or behind a question, sets do not agree on.
-    if (layout.first != "instruction")
-      throw DataError("has '", key, "' beside ", layout.describe(),
-                      "; put both into one text, or set prompt_field and response_field to leave '", key,
-                      "' out");
+    if (!from.empty() && trim(text) != trim(system))
+      throw DataError("has '", from, "' and '", key, "', which are not the same; take one out: jq -c 'del(",
+                      jq_key(key), ")' IN > OUT.jsonl");
+    if (from.empty()) system = text;
+    if (from.empty()) from = key;
+  }
+  if (from.empty()) return;
+  if (leading_system_turns(messages) == 0) {
+    messages.insert(messages.begin(), {"system", system});
+    return;
+  }
+  if (!has_words(messages.front().content, system))
+    throw DataError("has '", from,
+                    "', but its messages begin with another turn of the system; take one out: jq -c "
+                    "'del(",
+                    jq_key(from), ")' IN > OUT.jsonl leaves that of the messages");
+}
+
+/// Keys that go behind an instruction, after a blank line: Alpaca's input, Dolly's context.
+std::vector<std::string> inputs_of(const RowLayout& layout) {
+  if (layout.kind != Kind::kPrompt || !layout.guessed || layout.first != "instruction") return {};
+  return {"input", "context"};
+}
+
+void add_inputs(const io::Json& row, const RowLayout& layout, std::vector<Message>& messages) {
+  for (const std::string& key : inputs_of(layout)) {
+    const std::string text = optional_text(row, key);
+    if (trim(text).empty()) continue;
     std::string& prompt = messages.back().content;
     prompt += (prompt.empty() ? "" : "\n\n") + text;
   }
 }
 
-void read_prompt(const io::Json& row, const RowLayout& layout, std::vector<Message>& messages) {
-  if (layout.guessed && layout.first == "instruction") append_history(row, messages);
-  append_side(row, layout.first, "user", messages);
-  if (layout.guessed) add_input(row, layout, messages);
-  append_side(row, layout.reply, "assistant", messages);
-  add_system(row, messages);
+void read_conversation(const io::Json& row, const RowLayout& layout, const SourceOptions& options,
+                       std::vector<Message>& messages) {
+  if (layout.kind == Kind::kMessages) {
+    const auto found = row.find(layout.first);
+    if (found == row.end()) throw DataError("'", layout.first, "' is missing; ", keys_of(row));
+    append_messages(*found, layout.first, options.learnt_roles, messages);
+  } else {
+    append_prompt(row, layout, options, messages);
+    add_inputs(row, layout, messages);
+    append_reply(row, layout, options, messages);
+  }
+  // Training could skip an empty reply, but a measurement of replies cannot.
+  if (messages.back().role == "assistant" && trim(messages.back().content).empty())
+    throw DataError("ends with an empty reply ('", layout.kind == Kind::kPrompt ? layout.reply : layout.first,
+                    "'), so there is nothing to learn");
+  if (layout.guessed) {
+    add_history(row, layout, messages);
+    add_system(row, layout, messages);
+    refuse_leftovers(row, layout, inputs_of(layout), messages);
+    return;
+  }
+  add_system(row, layout, messages);
 }
 
 /// Fills what belongs to the text of a pair.
@@ -202,17 +334,12 @@ RowLayout layout_of(const io::Json& row, const SourceOptions& options) {
   if (options.reads == "conversations" && text.fits(row))
     throw DataError(what,
                     "; it has a 'text' alone, and that is for stages that read plain text (cpt, pretrain)");
-  throw DataError(what, "; ", keys_of(row), advice, advice_for_nested(row));
+  throw DataError(what, "; ", keys_of(row), advice, advice_for_lists(row));
 }
 
 void read_row(const io::Json& row, const RowLayout& layout, const SourceOptions& options, Example& example) {
-  if (layout.kind == Kind::kMessages) {
-    const auto found = row.find(layout.first);
-    if (found == row.end()) throw DataError("'", layout.first, "' is missing; ", keys_of(row));
-    append_messages(*found, layout.first, example.messages);
-    add_system(row, example.messages);
-  } else if (layout.kind == Kind::kPrompt) {
-    read_prompt(row, layout, example.messages);
+  if (layout.kind != Kind::kText) {
+    read_conversation(row, layout, options, example.messages);
   } else {
     example.text = string_at(row, layout.first);
     if (!options.pair_field.empty()) read_pair(row, options, example);

@@ -7,10 +7,11 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
-#include <bitrain/data/chat_messages.h>
 #include <bitrain/data/row_format.h>
 #include <bitrain/data/row_layout.h>
 #include <bitrain/data/row_store.h>
+#include <bitrain/data/row_values.h>
+#include <bitrain/io/file_kind.h>
 #include <bitrain/io/json.h>
 
 namespace bitrain::data {
@@ -86,6 +87,22 @@ std::string name_of(const SourceOptions& options) {
   return std::filesystem::path(options.path).filename().string();
 }
 
+bool begins_array(std::string_view head) {
+  return starts_with(trim(io::without_byte_order_marks(head)), "[");
+}
+
+/// The commands that faults of rows advise are for a row a line; those of an array have to be taken out of
+/// it.
+std::string for_array(std::string fault) {
+  constexpr std::string_view kCommand = "jq -c '";
+  constexpr std::string_view kEach = ".[] | ";
+  for (std::size_t at = fault.find(kCommand); at != std::string::npos; at = fault.find(kCommand, at)) {
+    at += kCommand.size();
+    fault.insert(at, kEach);
+  }
+  return fault;
+}
+
 /// A row of another layout than those before it.
 struct OtherLayout : DataError {
   using DataError::DataError;
@@ -98,6 +115,7 @@ class FileSource : public Source {
         name_(name_of(options)),
         rows_((check_options(options), options.path), pipes),
         format_(find_format(options, rows_.head())),
+        is_array_(format_.rows == Rows::kJsonValues && begins_array(rows_.head())),
         layout_(named_layout(options)),
         place_(std::make_shared<const std::string>(
             to_text(options.path, format_.rows == Rows::kJsonValues ? ", row " : ":"))) {
@@ -172,6 +190,7 @@ class FileSource : public Source {
     } catch (const FormatError& error) {  // Of the JSON parser. A broken row does not damage the file.
       fault = error.what();
     }
+    if (is_array_) fault = for_array(std::move(fault));
     std::string message = to_text(options_.path, ":", line);
     if (format_.rows == Rows::kJsonValues) message += to_text(" (row ", number, ")");
     message += to_text(": ", fault);
@@ -276,6 +295,7 @@ class FileSource : public Source {
   std::string name_;
   RowStore rows_;
   RowFormat format_;
+  bool is_array_;                    ///< The rows are in one JSON array.
   std::optional<RowLayout> layout_;  ///< Of JSON rows; the first good one decides where no option does.
   std::shared_ptr<const std::string> place_;
   std::string first_fault_;

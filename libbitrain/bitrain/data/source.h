@@ -51,6 +51,7 @@ struct SourceOptions {
   std::string messages_field;
   std::string reads = "any";
   std::vector<std::string> roles;
+  std::vector<std::string> learnt_roles;
   std::int64_t lines_per_document = 1;
   std::string line_joiner = "\n";
   std::int64_t held_out_last = 0;
@@ -89,6 +90,8 @@ void visit_fields(Visitor& v, SourceOptions& o) {
   v.field("reads", o.reads, one_of({"any", "text", "conversations"}),
           "JSONL: what is looked for in rows where no key is named; any: conversations before text.");
   v.field("roles", o.roles, any(), "Roles that messages may be of; empty: any.");
+  v.field("learnt_roles", o.learnt_roles, any(),
+          "Roles whose turns are learnt, so that others may be marked as not to be; empty: any role.");
   v.field("lines_per_document", o.lines_per_document, at_least(0),
           "Consecutive rows joined into one document; 0: text up to a blank line.");
   v.field("line_joiner", o.line_joiner, any(), "What stands between the rows of a document.");

@@ -39,7 +39,10 @@ data::SourceOptions file_options(const Recipe& recipe, const SftStage& stage,
   options.prompt_field = file.prompt_field;
   options.response_field = file.response_field;
   options.reads = "conversations";
-  for (const auto& [role, format] : stage.objective.roles) options.roles.push_back(role);
+  for (const auto& [role, format] : stage.objective.roles) {
+    options.roles.push_back(role);
+    if (format.supervised) options.learnt_roles.push_back(role);
+  }
   options.held_out_every = recipe.held_out.every;
   options.held_out_last = recipe.held_out.last;
   options.skip_invalid = recipe.skip_invalid || file.skip_invalid;
