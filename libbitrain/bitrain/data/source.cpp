@@ -70,7 +70,7 @@ void check_format(const SourceOptions& options, const RowFormat& format) {
                       !options.messages_field.empty();
   if (fields && !format.is_json())
     throw ConfigError(options.path, ": ", options.pair_field.empty() ? "keys of rows are" : "pair_field is",
-                      " for JSONL files; set format to jsonl");
+                      " for JSONL files; where it is one, set format to jsonl, else write its rows as JSONL");
   if (options.reads == "conversations" && !format.is_json())
     throw DataError(
         options.path,

@@ -24,6 +24,11 @@ constexpr std::string_view kTable =
     "write it as JSONL, in Python: datasets.Dataset.from_parquet(\"in.parquet\").to_json(\"out.jsonl\")";
 constexpr std::string_view kArrow =
     "write it as JSONL, in Python: datasets.Dataset.from_file(\"in.arrow\").to_json(\"out.jsonl\")";
+/// datasets reads streams alone.
+constexpr std::string_view kFeather =
+    "write it as JSONL, in Python: pandas.read_feather(\"in.arrow\").to_json(\"out.jsonl\", "
+    "orient=\"records\", "
+    "lines=True, force_ascii=False)";
 constexpr std::string_view kPickle = "write it as JSONL, in Python: json.dumps of each row, one a line";
 constexpr std::string_view kText = "name a text, TSV or JSONL file";
 
@@ -44,9 +49,9 @@ constexpr Magic kMagics[] = {
     {"Rar!\x1a\x07"sv, "a RAR archive", kUnpack},
     {"PAR1"sv, "a Parquet file", kTable},
     {"PARE"sv, "an encrypted Parquet file", kTable},
-    {"ARROW1"sv, "an Arrow file", kArrow},
+    {"ARROW1"sv, "an Arrow file", kFeather},
     {"\xff\xff\xff\xff"sv, "an Arrow stream", kArrow},
-    {"FEA1"sv, "a Feather file", kArrow},
+    {"FEA1"sv, "a Feather file", kFeather},
     {"ORC"sv, "an ORC file", "write it as JSONL"},
     {"Obj\x01"sv, "an Avro file", "write it as JSONL"},
     {"SQLite format 3\0"sv, "an SQLite database",
