@@ -76,6 +76,26 @@ TEST_F(DirectoryTest, ALinkStaysAndWhatItNamesIsReplaced) {
               UnorderedElementsAre("real", "link", "second", "later", "dangling"));
 }
 
+TEST_F(DirectoryTest, ALinkToAFolderThatIsNotThereYet) {
+  fs::create_directory_symlink(fs::path("later") / "deep", at("dangling"));
+  fs::create_directory_symlink("dangling", at("second"));
+  make_directories(at("second"));
+  EXPECT_TRUE(fs::is_directory(at("later") / "deep"));
+  EXPECT_TRUE(fs::is_symlink(at("second")));
+  make_directories(at("second") / "more");
+  EXPECT_TRUE(fs::is_directory(at("later") / "deep" / "more"));
+}
+
+TEST_F(DirectoryTest, WhereNoFolderCanBeMadeIsSaidBefore) {
+  EXPECT_THAT(message_of([] { check_output_directory("/proc/run"); }),
+              HasSubstr("cannot write the folder /proc/run"));
+  EXPECT_THAT(message_of([] { check_output_directory("/dev/null"); }),
+              HasSubstr("a file of that name is there"));
+  EXPECT_THAT(message_of([] { check_output_directory("/dev/null/run"); }), HasSubstr("/dev/null is a file"));
+  check_output_directory(at("new"));
+  EXPECT_THAT(names_in(directory_.path()), testing::IsEmpty());
+}
+
 TEST_F(DirectoryTest, NamesThatEndInDotsAndSlashes) {
   fs::create_directories(at("a"));
   for (const char* name : {"a/trail/", "a/trail/.", "a/./trail", "a/trail/sub/..", "a/../a/trail"}) {

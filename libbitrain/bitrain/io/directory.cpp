@@ -1,14 +1,12 @@
 #include <bitrain/io/directory.h>
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <set>
@@ -132,7 +130,7 @@ int move_into_place(const fs::path& from, const fs::path& to) {
     if (::rename(from.c_str(), to.c_str()) == 0) return 0;
   }
   if (errno != EXDEV) return errno;
-  const fs::path beside = to.parent_path() / ("." + to.filename().string() + ".tmp");
+  const fs::path beside = unused_name(to, ".tmp-");
   fs::copy(from, beside, fs::copy_options::recursive, error);
   if (error) return error.value();
   fs::remove_all(to, error);
@@ -156,22 +154,26 @@ void check_output_directory(const fs::path& path) {
   if (!writable(writes_into))
     throw IoError("cannot write the folder ", real.string(), asked, ": ", writes_into.string(),
                   " may not be written to: ", std::strerror(errno));
+  // Some file systems (/proc, full ones) give no folder though they allow to write.
+  fs::path probe;
+  try {
+    probe = TemporaryName(writes_into / "", TemporaryName::Kind::kFolder).path();
+  } catch (IoError& problem) {
+    problem.add_context("cannot write the folder " + real.string() + asked);
+    throw;
+  }
+  remove_tree(probe);
 }
 
 AtomicDirectory::AtomicDirectory(fs::path final_path) {
   check_output_directory(final_path);
   final_path_ = resolved(final_path);
   inside_ = must_be_filled(final_path_);
-  static std::atomic<int> counter{0};
-  const std::string ending = ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
-  if (inside_) {
-    remove_leftovers(final_path_);
-    temporary_ = final_path_ / ending;
-  } else {
-    temporary_ = final_path_;
-    temporary_ += ending;
-  }
-  make_directories(temporary_);
+  if (inside_) remove_leftovers(final_path_);
+  make_directories(inside_ ? final_path_ : parent_of(final_path_));
+  made_ =
+      std::make_unique<TemporaryName>(inside_ ? final_path_ / "" : final_path_, TemporaryName::Kind::kFolder);
+  temporary_ = made_->path();
 }
 
 AtomicDirectory::~AtomicDirectory() {
@@ -181,9 +183,7 @@ AtomicDirectory::~AtomicDirectory() {
 
 void AtomicDirectory::keep(int error, bool partly_moved) {
   // remove_leftovers would take the temporary name for rubbish.
-  const std::string ending = ".finished-" + std::to_string(::getpid());
-  fs::path kept = inside_ ? final_path_ / ending : final_path_;
-  if (!inside_) kept += ending;
+  fs::path kept = unused_name(inside_ ? final_path_ / "" : final_path_, ".finished-");
   if (::rename(temporary_.c_str(), kept.c_str()) != 0) kept = temporary_;
   temporary_.clear();
   throw IoError("cannot put the folder ", final_path_.string(), " in its place: ", std::strerror(error),
@@ -244,21 +244,9 @@ void AtomicDirectory::commit() {
   sync_directory(parent_of(final_path_));
 }
 
-void remove_leftovers(const fs::path& parent) {
-  std::error_code error;
-  for (fs::directory_iterator entry(parent, error), end; !error && entry != end; entry.increment(error)) {
-    const std::string name = entry->path().filename().string();
-    const std::size_t mark = name.rfind(".tmp-");
-    if (mark == std::string::npos) continue;
-    const long pid = std::strtol(name.c_str() + mark + 5, nullptr, 10);
-    if (pid <= 0 || ::kill(static_cast<pid_t>(pid), 0) == 0 || errno != ESRCH) continue;
-    remove_tree(entry->path());
-  }
-}
-
-DirectoryLock::DirectoryLock(const fs::path& directory) {
+DirectoryLock::DirectoryLock(const fs::path& directory) : path_(directory / ".lock") {
   make_directories(directory);
-  const fs::path path = directory / ".lock";
+  const fs::path& path = path_;
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) throw IoError("cannot open ", path.string(), ": ", std::strerror(errno));
   if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
@@ -275,6 +263,16 @@ DirectoryLock::DirectoryLock(const fs::path& directory) {
   if (::ftruncate(descriptor_, 0) != 0 || ::write(descriptor_, pid.data(), pid.size()) < 0) {
     // The pid is only for the other run's message; the lock holds without it (as on a full disk).
   }
+}
+
+void DirectoryLock::check() const {
+  struct stat named {};
+  struct stat held {};
+  if (::fstat(descriptor_, &held) == 0 && ::stat(path_.c_str(), &named) == 0 && named.st_ino == held.st_ino &&
+      named.st_dev == held.st_dev)
+    return;
+  throw IoError(path_.parent_path().string(),
+                ": this folder was removed, renamed or replaced while it was being written to");
 }
 
 DirectoryLock::~DirectoryLock() {

@@ -1,11 +1,14 @@
 #pragma once
 
 #include <filesystem>
+#include <memory>
+
+#include <bitrain/io/temporary_name.h>
 
 namespace bitrain::io {
 
 /// A folder that appears under its name only when everything in it is on disk. Files are written into
-/// `path()`, "<name>.tmp-<pid>-<n>" beside the final name, which then takes the place of what was there.
+/// `path()`, a TemporaryName beside the final name, which then takes the place of what was there.
 ///
 /// A symbolic link is followed, so that it stays and what it names is replaced. A folder that cannot be
 /// replaced, since it is a mount point, holds the working directory ("."), or its parent is not writable, is
@@ -34,18 +37,15 @@ class AtomicDirectory {
   [[noreturn]] void keep(int error, bool partly_moved = false);
 
   std::filesystem::path final_path_;
-  std::filesystem::path temporary_;
-  bool inside_ = false;  ///< Whether the folder is filled rather than replaced.
+  std::unique_ptr<TemporaryName> made_;
+  std::filesystem::path temporary_;  ///< Of made_; empty when it is gone.
+  bool inside_ = false;              ///< Whether the folder is filled rather than replaced.
 };
 
 /// Looks whether a folder of this name can be written, so that hours of work do not end in an error. Throws
 /// ConfigError for "", a file of that name or above it, a broken user's home ("~nobody-there"); IoError for a
-/// folder that may not be written to. Makes nothing.
+/// folder that may not be written to. Leaves nothing behind.
 void check_output_directory(const std::filesystem::path& path);
-
-/// Removes what an interrupted AtomicDirectory or AtomicFile left in `parent`: entries named
-/// "*.tmp-<pid>-<n>" of processes that no longer live.
-void remove_leftovers(const std::filesystem::path& parent);
 
 /// Exclusive use of a folder: two runs in one folder would destroy each other's work. Held by a lock on
 /// "<folder>/.lock", which the system gives back even after kill -9.
@@ -58,7 +58,11 @@ class DirectoryLock {
   DirectoryLock(const DirectoryLock&) = delete;
   DirectoryLock& operator=(const DirectoryLock&) = delete;
 
+  /// Throws IoError when the folder is no longer the one that was locked: somebody removed or replaced it.
+  void check() const;
+
  private:
+  std::filesystem::path path_;
   int descriptor_ = -1;
 };
 

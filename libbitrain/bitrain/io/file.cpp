@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -16,13 +15,6 @@
 namespace bitrain::io {
 namespace fs = std::filesystem;
 namespace {
-
-[[noreturn]] void fail(const char* what, const fs::path& path, int error) {
-  const char* advice = error == ENOSPC || error == EDQUOT ? "; free some space and run again"
-                       : error == EFBIG                   ? "; the size limit of files (ulimit -f) is reached"
-                                                          : "";
-  throw IoError("cannot ", what, " ", path.string(), ": ", std::strerror(error), advice);
-}
 
 class Descriptor {
  public:
@@ -40,14 +32,21 @@ class Descriptor {
 
 /// Opens a regular file to read and returns its size.
 std::size_t open_regular(const Descriptor& file, const fs::path& path) {
-  if (file.get() < 0) fail("open", path, errno);
+  if (file.get() < 0) throw_io_error("open", path, errno);
   struct stat status;
-  if (::fstat(file.get(), &status) != 0) fail("examine", path, errno);
+  if (::fstat(file.get(), &status) != 0) throw_io_error("examine", path, errno);
   if (S_ISDIR(status.st_mode)) throw IoError("cannot read ", path.string(), ": it is a folder");
   return S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
 }
 
 }  // namespace
+
+void throw_io_error(const char* what, const fs::path& path, int error) {
+  const char* advice = error == ENOSPC || error == EDQUOT ? "; free some space and run again"
+                       : error == EFBIG                   ? "; the size limit of files (ulimit -f) is reached"
+                                                          : "";
+  throw IoError("cannot ", what, " ", path.string(), ": ", std::strerror(error), advice);
+}
 
 MappedFile MappedFile::open(const fs::path& path) {
   MappedFile mapped;
@@ -57,7 +56,7 @@ MappedFile MappedFile::open(const fs::path& path) {
   if (size == 0) return mapped;
   // Private and writable: a tensor over the mapping that is changed in place gets pages of its own.
   void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
-  if (data == MAP_FAILED) fail("map", path, errno);
+  if (data == MAP_FAILED) throw_io_error("map", path, errno);
   mapped.data_ = static_cast<const std::uint8_t*>(data);
   mapped.size_ = size;
   refuse_lfs_pointer(mapped.view(), path);
@@ -88,7 +87,7 @@ std::string read_file(const fs::path& path) {
   while (true) {
     const ssize_t got = ::read(file.get(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail("read", path, errno);
+    if (got < 0) throw_io_error("read", path, errno);
     if (got == 0) break;
     contents.append(buffer, static_cast<std::size_t>(got));
   }
@@ -102,35 +101,30 @@ void refuse_lfs_pointer(std::string_view bytes, const fs::path& path) {
                 ": is a pointer of Git LFS, not the file itself; fetch it with 'git lfs pull'");
 }
 
-AtomicFile::AtomicFile(fs::path final_path) : final_path_(std::move(final_path)) {
-  static std::atomic<int> counter{0};
-  temporary_ = final_path_;
-  temporary_ += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail("create", temporary_, errno);
-}
+AtomicFile::AtomicFile(fs::path final_path)
+    : final_path_(std::move(final_path)),
+      temporary_(std::make_unique<TemporaryName>(final_path_, TemporaryName::Kind::kFile)) {}
 
 AtomicFile::~AtomicFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (temporary_) ::unlink(temporary_->path().c_str());
 }
 
 void AtomicFile::write(const void* data, std::size_t size) {
   const char* from = static_cast<const char*>(data);
   while (size > 0) {
-    const ssize_t wrote = ::write(descriptor_, from, std::min<std::size_t>(size, 1 << 30));
+    const ssize_t wrote = ::write(temporary_->descriptor(), from, std::min<std::size_t>(size, 1 << 30));
     if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) fail("write", final_path_, errno);
+    if (wrote < 0) throw_io_error("write", final_path_, errno);
     from += wrote;
     size -= static_cast<std::size_t>(wrote);
   }
 }
 
 void AtomicFile::commit() {
-  if (::fsync(descriptor_) != 0) fail("write", final_path_, errno);
-  if (::close(std::exchange(descriptor_, -1)) != 0) fail("write", final_path_, errno);
-  if (::rename(temporary_.c_str(), final_path_.c_str()) != 0) fail("rename to", final_path_, errno);
-  temporary_.clear();
+  if (::fsync(temporary_->descriptor()) != 0) throw_io_error("write", final_path_, errno);
+  if (::rename(temporary_->path().c_str(), final_path_.c_str()) != 0)
+    throw_io_error("rename to", final_path_, errno);
+  temporary_.reset();
   sync_directory(final_path_.has_parent_path() ? final_path_.parent_path() : fs::path("."));
 }
 
@@ -142,21 +136,34 @@ void write_file_atomic(const fs::path& path, std::string_view contents) {
 
 void make_directories(const fs::path& path) {
   std::error_code error;
-  fs::create_directories(path, error);
-  if (error) fail("create the folder", path, error.value());
+  fs::path real = path;
+  // A link to a folder that is not there yet: the folder is made, the link stays.
+  for (int links = 0; links < 40 && fs::is_symlink(real, error) && !fs::exists(real, error); ++links)
+    real = real.parent_path() / fs::read_symlink(real, error);
+  fs::create_directories(real, error);
+  if (error) throw_io_error("create the folder", path, error.value());
+}
+
+void link_or_copy(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::copy(from, to, fs::copy_options::recursive | fs::copy_options::create_hard_links, error);
+  if (!error) return;
+  remove_tree(to);
+  fs::copy(from, to, fs::copy_options::recursive, error);
+  if (error) throw_io_error("copy", from, error.value());
 }
 
 void sync_directory(const fs::path& path) {
   const Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.get() < 0) fail("open the folder", path, errno);
+  if (folder.get() < 0) throw_io_error("open the folder", path, errno);
   // Some file systems (network, overlay) cannot fsync folders: they say EINVAL, and there is nothing to do.
-  if (::fsync(folder.get()) != 0 && errno != EINVAL) fail("flush the folder", path, errno);
+  if (::fsync(folder.get()) != 0 && errno != EINVAL) throw_io_error("flush the folder", path, errno);
 }
 
 void remove_tree(const fs::path& path) {
   std::error_code error;
   fs::remove_all(path, error);
-  if (error) fail("remove", path, error.value());
+  if (error) throw_io_error("remove", path, error.value());
 }
 
 }  // namespace bitrain::io

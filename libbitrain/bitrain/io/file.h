@@ -3,8 +3,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <string_view>
+
+#include <bitrain/io/temporary_name.h>
 
 /// Files as they should be handled: mapped to read, written aside, fsynced and renamed.
 namespace bitrain::io {
@@ -40,7 +43,10 @@ void refuse_lfs_pointer(std::string_view bytes, const std::filesystem::path& pat
 /// The bytes of a file. Throws IoError, also for a pointer of Git LFS.
 [[nodiscard]] std::string read_file(const std::filesystem::path& path);
 
-/// A file that appears under its name only when it is whole: bytes go to "<name>.tmp-<pid>-<n>" beside it.
+/// Throws IoError "cannot <what> <path>: <error>", with advice where space or a limit is the matter.
+[[noreturn]] void throw_io_error(const char* what, const std::filesystem::path& path, int error);
+
+/// A file that appears under its name only when it is whole: bytes go to a TemporaryName beside it.
 class AtomicFile {
  public:
   /// Throws IoError when the file cannot be created.
@@ -58,8 +64,7 @@ class AtomicFile {
 
  private:
   std::filesystem::path final_path_;
-  std::filesystem::path temporary_;
-  int descriptor_ = -1;
+  std::unique_ptr<TemporaryName> temporary_;  ///< Null: committed.
 };
 
 /// Replaces or creates `path` with `contents` through an AtomicFile.
@@ -67,6 +72,10 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view conte
 
 /// Makes a folder and its parents. Throws IoError.
 void make_directories(const std::filesystem::path& path);
+
+/// Puts a file or a whole folder at `to`, where nothing is: by hard links where the file system has them,
+/// else as copies. Throws IoError.
+void link_or_copy(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// Flushes a folder's entries to disk. Throws IoError.
 void sync_directory(const std::filesystem::path& path);
