@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
+#include <set>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -34,6 +35,7 @@ namespace {
 namespace fs = std::filesystem;
 using test::gzip;
 using test::zstd;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::UnorderedElementsAre;
@@ -153,15 +155,45 @@ TEST_F(IoTest, AtomicDirectoryReplacesWhole) {
   EXPECT_EQ(std::distance(fs::directory_iterator(directory_.path()), {}), 1);
 }
 
-TEST_F(IoTest, LeftoversOfDeadProcessesAreRemoved) {
+TEST_F(IoTest, LeftoversThatNobodyHoldsAreRemoved) {
+  const auto entries = [&] {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(directory_.path())) names.insert(entry.path().filename());
+    return names;
+  };
+  const TemporaryName held(directory_.path() / "held", TemporaryName::Kind::kFolder);
+  const TemporaryName file(directory_.path() / "file", TemporaryName::Kind::kFile);
+  const fs::path own = directory_.path() / "own.tmp-2024";  // Somebody's own.
+  put(own, "");
   const pid_t child = fork();
-  if (child == 0) _exit(0);
+  if (child == 0) {
+    const TemporaryName folder(directory_.path() / "killed", TemporaryName::Kind::kFolder);
+    const TemporaryName inside(directory_.path() / "killed", TemporaryName::Kind::kFile);
+    kill(getpid(), SIGKILL);
+  }
   waitpid(child, nullptr, 0);
-  put(directory_.path() / ("x.tmp-" + std::to_string(child) + "-0"), "");
-  put(directory_.path() / ("y.tmp-" + std::to_string(getpid()) + "-0"), "");
+  EXPECT_EQ(entries().size(), 5U);
   remove_leftovers(directory_.path());
-  EXPECT_FALSE(fs::exists(directory_.path() / ("x.tmp-" + std::to_string(child) + "-0")));
-  EXPECT_TRUE(fs::exists(directory_.path() / ("y.tmp-" + std::to_string(getpid()) + "-0")));
+  EXPECT_THAT(entries(),
+              UnorderedElementsAre(own.filename(), held.path().filename(), file.path().filename()));
+}
+
+TEST_F(IoTest, TemporaryNamesNeverMeet) {
+  // Two processes of the same pid, in two containers, choose names apart.
+  std::set<fs::path> names;
+  for (int i = 0; i < 200; ++i) names.insert(unused_name(directory_.path() / "x", ".tmp-"));
+  EXPECT_EQ(names.size(), 200U);
+}
+
+TEST_F(IoTest, ALockNoticesThatItsFolderIsGone) {
+  const fs::path folder = directory_.path() / "run";
+  const DirectoryLock lock(folder);
+  EXPECT_NO_THROW(lock.check());
+  fs::rename(folder, directory_.path() / "elsewhere");
+  EXPECT_THAT(message_of([&] { lock.check(); }), HasSubstr("was removed, renamed or replaced"));
+  fs::create_directory(folder);
+  put(folder / ".lock", "");
+  EXPECT_THAT(message_of([&] { lock.check(); }), HasSubstr("was removed, renamed or replaced"));
 }
 
 TEST_F(IoTest, DirectoryLockNamesTheOtherProcess) {
@@ -346,6 +378,45 @@ TEST_F(IoTest, PickledCheckpointsAreRefusedWithTheFix) {
   const std::string message = message_of([&] { (void)SafetensorsFolder::open(directory_.path()); });
   EXPECT_THAT(message, HasSubstr("pytorch_model.bin"));
   EXPECT_THAT(message, HasSubstr("save_pretrained"));
+}
+
+TEST_F(IoTest, HeaderLengthsThatBeginLikeAPickle) {
+  // The low bytes of these lengths are 80 02 to 80 05, a pickle's first, and PK, a zip archive's.
+  const NamedTensors tensors = {{"a", at::ones({3})}};
+  for (const std::size_t length : {640, 896, 1152, 1408, 66176, 19280}) {
+    Metadata metadata = {{"k", ""}};
+    write_safetensors(path_, tensors, metadata);
+    std::uint64_t header = 0;
+    std::memcpy(&header, read_file(path_).data(), 8);
+    metadata["k"] = std::string(length - header, 'x');
+    write_safetensors(path_, tensors, metadata);
+    std::memcpy(&header, read_file(path_).data(), 8);
+    ASSERT_EQ(header, length);
+    EXPECT_TRUE(at::equal(SafetensorsFile::open(path_).tensor("a"), at::ones({3}))) << length;
+  }
+  for (const std::string& pickle :
+       {std::string("\x80\x02}q\0.....", 10), std::string("PK\x03\x04........")}) {
+    put(path_, pickle);
+    EXPECT_THAT(message_of([&] { (void)SafetensorsFile::open(path_); }), HasSubstr("pickled"));
+  }
+}
+
+TEST_F(IoTest, TensorsThatAnIndexLeavesOut) {
+  const auto shard = [&](int i) {
+    return directory_.path() / ("model-0000" + std::to_string(i) + "-of-00002.safetensors");
+  };
+  write_safetensors(shard(1), {{"a", at::ones({3})}, {"both", at::ones({2})}});
+  write_safetensors(shard(2), {{"b", at::ones({4})}, {"both", at::ones({2})}, {"more", at::ones({5})}});
+  write_json(directory_.path() / "model.safetensors.index.json", {{"weight_map",
+                                                                   {{"a", shard(1).filename().string()},
+                                                                    {"both", shard(1).filename().string()},
+                                                                    {"b", shard(2).filename().string()}}}});
+  EXPECT_THAT(SafetensorsFolder::open(directory_.path()).names(), ElementsAre("a", "both", "b", "more"));
+  EXPECT_EQ(SafetensorsFolder::open(directory_.path()).tensor("more").numel(), 5);
+  write_safetensors(shard(2), {{"b", at::ones({4})}, {"both", at::zeros({2})}});
+  EXPECT_THAT(message_of([&] { (void)SafetensorsFolder::open(directory_.path()); }),
+              AllOf(HasSubstr("'both' is in two files with other numbers"), HasSubstr("model-00001-of-00002"),
+                    HasSubstr("model-00002-of-00002")));
 }
 
 TEST_F(IoTest, WritingRefusesNamesUsedTwice) {

@@ -48,6 +48,11 @@ std::uint64_t whole_number(const Json& value, const std::string& where) {
   return value.get<std::uint64_t>();
 }
 
+bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
+         (a.numel() == 0 || std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0);
+}
+
 bool looks_pickled(std::string_view bytes) {
   return bytes.substr(0, 2) == "PK" ||
          (bytes.size() > 2 && bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5);
@@ -69,7 +74,9 @@ void SafetensorsFile::read_header() {
     throw FormatError(where, ": ", bytes.size(), " bytes are too few for a safetensors file");
   std::uint64_t header_size = 0;
   std::memcpy(&header_size, bytes.data(), 8);
-  if (looks_pickled(bytes))
+  // The first bytes of a pickle may also be those of a length.
+  const bool has_header = header_size > 0 && header_size <= bytes.size() - 8 && bytes[8] == '{';
+  if (!has_header && looks_pickled(bytes))
     throw UnsupportedError(
         where,
         " is a pickled PyTorch file, which can run code when read; open it in transformers "
@@ -230,7 +237,23 @@ SafetensorsFolder SafetensorsFolder::open(const fs::path& directory, const std::
     folder.shard_of_[name] = number->second;
     folder.names_.push_back(name);
   }
+  folder.add_unlisted();
   return folder;
+}
+
+void SafetensorsFolder::add_unlisted() {
+  for (std::size_t i = 0; i < shards_.size(); ++i) {
+    for (const std::string& name : shards_[i].names()) {
+      const auto [listed, added] = shard_of_.emplace(name, i);
+      if (added) names_.push_back(name);
+      const SafetensorsFile& other = shards_[listed->second];
+      if (listed->second != i && !same_bytes(shards_[i].tensor(name), other.tensor(name)))
+        throw FormatError(directory_.string(), ": '", name, "' is in two files with other numbers, ",
+                          fs::path(other.where()).filename().string(), " and ",
+                          fs::path(shards_[i].where()).filename().string(),
+                          "; programs differ in which they take: remove one of the two");
+    }
+  }
 }
 
 const SafetensorsFile& SafetensorsFolder::shard(const std::string& name) const {

@@ -74,8 +74,9 @@ class SafetensorsFile : public TensorSource {
 class SafetensorsFolder : public TensorSource {
  public:
   /// Throws IoError when there are no safetensors; UnsupportedError when there is only a pickled .bin file,
-  /// with how to convert it; FormatError when index and shards disagree or a shard is named outside the
-  /// folder.
+  /// with how to convert it; FormatError when index and shards disagree, a shard is named outside the
+  /// folder, or two shards have a tensor of one name and different numbers. Tensors that the index leaves out
+  /// are read too.
   [[nodiscard]] static SafetensorsFolder open(const std::filesystem::path& directory,
                                               const std::string& stem = "model");
 
@@ -87,6 +88,8 @@ class SafetensorsFolder : public TensorSource {
 
  private:
   [[nodiscard]] const SafetensorsFile& shard(const std::string& name) const;
+  /// Tensors of the shards that the index does not list, which other readers take as well.
+  void add_unlisted();
 
   std::filesystem::path directory_;
   std::vector<SafetensorsFile> shards_;
