@@ -264,7 +264,7 @@ TEST_F(LaunchTest, GivesUp_WhenNoRestartIsLeft) {
 }
 
 TEST_F(LaunchTest, DoesNotRestart_WhatWouldFailAgain) {
-  for (const int code : {2, 130, 143}) {
+  for (const int code : {2, 129, 130, 138, 143}) {
     LaunchOptions options = shell("echo once; exit " + std::to_string(code), 1);
     options.max_restarts = 2;
     EXPECT_EQ(run(options), code);
@@ -283,6 +283,16 @@ TEST_F(LaunchTest, ForwardsAnInterruptionOnce_AndWaits) {
   EXPECT_EQ(run(options), 143);
   EXPECT_THAT(lines(), UnorderedElementsAre("[0] saved", "[1] saved"));
   EXPECT_THAT(log_, ElementsAre(HasSubstr("SIGINT: waiting")));
+}
+
+TEST_F(LaunchTest, WarningsNeverKill) {
+  LaunchOptions options = shell(
+      "trap 'kill -USR1 $PPID; kill -HUP $PPID; sleep 0.2; echo saved; exit 143' TERM; touch $D/ready$RANK\n"
+      "[ $RANK = 1 ] && { await ready0; kill -USR1 $PPID; }\n"
+      "forever");
+  EXPECT_EQ(run(options), 143);
+  EXPECT_THAT(lines(), UnorderedElementsAre("[0] saved", "[1] saved"));
+  EXPECT_THAT(log_, ElementsAre(HasSubstr("SIGUSR1: waiting")));
 }
 
 TEST_F(LaunchTest, EndsWithZero_WhenInterruptedRanksDo) {

@@ -75,6 +75,14 @@ TEST(StepRules, AreThoseOfEveryStageThatTrains) {
   EXPECT_EQ(trained, 10);
 }
 
+TEST(StepRules, EarlyStoppingNeedsEvaluationsOnTheWay) {
+  const std::string stage =
+      "  x:\n    recipe: pretrain\n    train: {max_steps: 3, early_stopping_patience: 2";
+  EXPECT_THAT(problems_with(stage + "}\n"),
+              ElementsAre(HasSubstr("x.train.early_stopping_patience: looks at")));
+  EXPECT_THAT(problems_with(stage + ", eval_every: 1}\n"), testing::IsEmpty());
+}
+
 TEST(StepRules, ASeedOfItsOwnWouldNotBeUsed) {
   EXPECT_THAT(
       problems_with("  x:\n    recipe: pretrain\n    train:\n      max_steps: 1\n      seed: 7\n"),

@@ -100,6 +100,9 @@ TEST_F(Store, PassesOverWhatIsNotWhole) {
   fs::create_directories(folder_.path() / "checkpoint-x");
   std::ofstream(folder_.path() / "checkpoint-9") << "a file";
   EXPECT_THAT(store_.steps(), ElementsAre(1));
+  EXPECT_EQ(store_.newest(), 1);
+  fs::remove_all(store_.path(1));
+  EXPECT_THROW((void)store_.newest(), FormatError);  // All are damaged: to begin anew would lose them.
   for (const fs::path& path : {no_manifest, cut, without_weights, broken_manifest}) {
     EXPECT_FALSE(is_complete_checkpoint(path));
     EXPECT_THROW(CheckpointReader{path}, FormatError);

@@ -293,6 +293,18 @@ TEST(Trainer, EvaluatesWhenAskedAndKeepsLastAndBest) {
   EXPECT_DOUBLE_EQ(result.best_metric, 0.25);
   EXPECT_THAT(CheckpointStore(folder.path()).steps(), ElementsAre(3, 8, 10));
   EXPECT_DOUBLE_EQ(result.evaluations[1].languages.at("en").at("loss_per_token"), 9.75);
+  // It ends with the weights of step 3; run again, too.
+  EXPECT_EQ(result.kept_step, 3);
+  TinyRun again;
+  again.parts.evaluate = tiny.parts.evaluate;
+  EXPECT_EQ(again.run(options, folder.path()).kept_step, 3);
+  const CheckpointReader best(CheckpointStore(folder.path()).path(3));
+  const CheckpointReader last(CheckpointStore(folder.path()).path(10));
+  for (const TinyRun* run : {&tiny, &again})
+    for (const optim::Parameter& parameter : run->model.parameters()) {
+      EXPECT_TRUE(at::equal(parameter.tensor.detach(), best.trainable_tensor(parameter))) << parameter.name;
+      EXPECT_FALSE(at::equal(parameter.tensor.detach(), last.trainable_tensor(parameter))) << parameter.name;
+    }
 
   options.best_metric = "fr/loss_per_token";
   TinyRun other;
@@ -301,6 +313,79 @@ TEST(Trainer, EvaluatesWhenAskedAndKeepsLastAndBest) {
   EXPECT_THAT(
       [&] { other.run(options, elsewhere.path()); },
       ThrowsMessage<ConfigError>(AllOf(HasSubstr("'fr/loss_per_token'"), HasSubstr("es/loss_per_token"))));
+}
+
+TEST(Trainer, StopsEarlyWhereEvaluationsNoLongerImprove) {
+  const TemporaryFolder folder;
+  TrainOptions options = tiny_options(20);
+  options.eval_every = 2;
+  options.save_every = 2;
+  options.early_stopping_patience = 3;
+  const auto evaluate = [](std::int64_t step) {
+    return LanguageFigures{{"en", {{"loss_per_token", std::abs(static_cast<double>(step) - 4)}}}};
+  };
+  TinyRun tiny;
+  tiny.parts.evaluate = evaluate;
+  const TrainResult result = tiny.run(options, folder.path());
+  EXPECT_TRUE(result.stopped_early);
+  EXPECT_EQ(result.steps, 10);  // Best at 4; 6, 8 and 10 are no better.
+  EXPECT_EQ(result.best_step, 4);
+  EXPECT_EQ(result.kept_step, 10);  // Without keep_best the last weights stay.
+  // Run again it stays so; the patience counts evaluations before an interruption too.
+  TinyRun again;
+  again.parts.evaluate = evaluate;
+  const TrainResult repeated = again.run(options, folder.path());
+  EXPECT_TRUE(repeated.stopped_early);
+  EXPECT_EQ(repeated.steps, 10);
+  std::filesystem::remove_all(CheckpointStore(folder.path()).path(10));
+  TinyRun resumed;
+  resumed.parts.evaluate = evaluate;
+  const TrainResult further = resumed.run(options, folder.path());
+  EXPECT_EQ(further.resumed_from, 8);
+  EXPECT_EQ(further.steps, 10);
+  expect_same_weights(tiny.model, resumed.model);
+  // Nothing to look at on the way.
+  options.eval_every = 0;
+  EXPECT_THAT([&] { resumed.run(options, folder.path()); },
+              ThrowsMessage<ConfigError>(HasSubstr("set train.eval_every")));
+}
+
+TEST(Trainer, KeepBestThatBeganLateKeepsTheBestFromThenOn) {
+  const TemporaryFolder folder;
+  TrainOptions options = tiny_options(4);
+  options.schedule.type = "constant";
+  options.eval_every = 1;
+  options.save_every = 4;
+  const auto evaluate = [](std::int64_t step) {
+    return LanguageFigures{
+        {"en", {{"loss_per_token", step == 2 ? 0.0 : std::abs(static_cast<double>(step) - 6.0)}}}};
+  };
+  TinyRun first;
+  first.parts.evaluate = evaluate;
+  EXPECT_EQ(first.run(options, folder.path()).best_step, 2);  // Of which no checkpoint is kept.
+  options.keep_best = true;
+  options.max_steps = 8;
+  TinyRun second;
+  second.parts.evaluate = evaluate;
+  const TrainResult result = second.run(options, folder.path());
+  EXPECT_EQ(result.best_step, 6);
+  EXPECT_EQ(result.kept_step, 6);
+}
+
+TEST(Trainer, SavesByTime) {
+  const TemporaryFolder folder;
+  TrainOptions options = tiny_options(40);
+  options.save_minutes = 1e-9;
+  TinyRun tiny;
+  const TrainResult often = tiny.run(options, folder.path());
+  EXPECT_GE(often.saves, 1);
+  EXPECT_LT(often.saves, 40);  // Saving takes longer than a step: it gets a twentieth of the time.
+  EXPECT_TRUE(CheckpointStore(folder.path()).newest().has_value());
+  const TemporaryFolder other;
+  options.save_minutes = 0;
+  TinyRun never;
+  EXPECT_EQ(never.run(options, other.path()).saves, 0);
+  expect_same_weights(tiny.model, never.model);
 }
 
 TEST(Trainer, ResumeOptionIsObeyed) {

@@ -17,9 +17,8 @@ constexpr const char* kFooter =
     "Exit codes:  0 done, 1 unexpected failure, 2 wrong recipe or command line, 3 wrong text, 4 damaged "
     "file,\n"
     "             5 missing file or full disk, 6 parts do not fit or folder in use, 7 training diverged,\n"
-    "             8 not available here, 9 another rank failed, 130/143 interrupted (a checkpoint was "
-    "written: run\n"
-    "             again to go on)";
+    "             8 not available here, 9 another rank failed, 129/130/138/143 interrupted by SIGHUP,\n"
+    "             SIGINT, SIGUSR1, SIGTERM (a checkpoint was written: run again to go on)";
 
 }  // namespace
 

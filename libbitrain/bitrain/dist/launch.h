@@ -26,10 +26,10 @@ struct LaunchOptions {
 ///   have no standard input. A reader of the output that does not read stops everything.
 /// - The first rank that fails ends the others: SIGTERM, SIGKILL after `grace_seconds`. One summary says who,
 ///   how and why. All start again while restarts are left, unless the code is 2 (wrong recipe or command
-///   line), 130 or 143 (interrupted), which would come again.
+///   line), 130, 143, 129 or 138 (interrupted), which would come again.
 /// - Each rank leads a process group, which gets its signals; so a terminal's Ctrl-C reaches only this one.
-///   The first SIGINT, SIGTERM or SIGHUP sends every group one SIGTERM and waits without limit, since ranks
-///   write a checkpoint first; the second kills.
+///   The first SIGINT, SIGTERM, SIGHUP or SIGUSR1 sends every group one SIGTERM and waits without limit,
+///   since ranks write a checkpoint first; the second SIGINT or SIGTERM kills.
 /// - No process is left behind, not even when this one is killed by SIGKILL; only one that left its group
 ///   (setsid) stays.
 ///

@@ -19,22 +19,6 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kLongestReport = std::size_t{1} << 20;
 
-constexpr std::array<std::pair<int, const char*>, 15> kSignalNames = {{{SIGHUP, "SIGHUP"},
-                                                                       {SIGINT, "SIGINT"},
-                                                                       {SIGQUIT, "SIGQUIT"},
-                                                                       {SIGILL, "SIGILL"},
-                                                                       {SIGTRAP, "SIGTRAP"},
-                                                                       {SIGABRT, "SIGABRT"},
-                                                                       {SIGBUS, "SIGBUS"},
-                                                                       {SIGFPE, "SIGFPE"},
-                                                                       {SIGKILL, "SIGKILL"},
-                                                                       {SIGSEGV, "SIGSEGV"},
-                                                                       {SIGPIPE, "SIGPIPE"},
-                                                                       {SIGTERM, "SIGTERM"},
-                                                                       {SIGXCPU, "SIGXCPU"},
-                                                                       {SIGXFSZ, "SIGXFSZ"},
-                                                                       {SIGSYS, "SIGSYS"}}};
-
 /// The member, or null where there is none or `json` has no members.
 Json member(const Json& json, const char* name) {
   return json.is_object() && json.contains(name) ? json.at(name) : Json();
@@ -71,9 +55,12 @@ int exit_code_of(int status) {
 
 std::string describe_end(int status) {
   if (!WIFSIGNALED(status)) return "exit code " + std::to_string(WEXITSTATUS(status));
-  for (const auto& [number, name] : kSignalNames)
-    if (number == WTERMSIG(status)) return std::string("killed by ") + name;
-  return "killed by signal " + std::to_string(WTERMSIG(status));
+  return "killed by " + signal_name(WTERMSIG(status));
+}
+
+std::string signal_name(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name != nullptr ? std::string("SIG") + name : "signal " + std::to_string(signal);
 }
 
 std::optional<ErrorReport> read_error_report(const std::string& path) {

@@ -20,6 +20,8 @@ struct RankEnd {
 [[nodiscard]] int exit_code_of(int status);
 /// "exit code 6", "killed by SIGKILL".
 [[nodiscard]] std::string describe_end(int status);
+/// "SIGTERM"; "signal 34" where it has no name.
+[[nodiscard]] std::string signal_name(int signal);
 
 /// What a rank wrote to TORCHELASTIC_ERROR_FILE, in torchrun's format:
 /// {"message": {"message": "..", "extraInfo": {"timestamp": "1700000000", "py_callstack": ".."}}}.

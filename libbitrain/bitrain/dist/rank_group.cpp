@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
@@ -23,7 +24,7 @@ double seconds_since_1970() {
 }  // namespace
 
 bool tells_interruption(int code) {
-  return code == 128 + SIGINT || code == 128 + SIGTERM;
+  return code == 128 + SIGINT || code == 128 + SIGTERM || code == 128 + SIGHUP || code == 128 + SIGUSR1;
 }
 
 RankGroup::RankGroup(LaunchContext& context, const LaunchedGroup& group)
@@ -109,17 +110,18 @@ void RankGroup::wait_and_pump() {
 
 void RankGroup::take_signals() {
   for (const int signal : context_.signals.take()) {
-    if (interrupted_) {
+    // A closed terminal or a batch system warns before it sends SIGTERM: warnings do not count as the first.
+    const bool asks = signal == SIGINT || signal == SIGTERM;
+    if (interrupted_ && !asks) continue;
+    if (asked_) {
       if (!killed_) log_warn("launch: interrupted again: killing all processes");
       killed_ = true;
       signal_all(SIGKILL);
       return;
     }
-    interrupted_ = true;
-    log_info("launch: ",
-             signal == SIGINT   ? "SIGINT"
-             : signal == SIGHUP ? "SIGHUP"
-                                : "SIGTERM",
+    asked_ = asks;
+    if (std::exchange(interrupted_, true)) continue;
+    log_info("launch: ", signal_name(signal),
              ": waiting for the processes to end by themselves; once more kills them");
     tell();
   }

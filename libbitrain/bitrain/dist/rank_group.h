@@ -31,7 +31,7 @@ struct LaunchContext {
   GroupGuard guard;
 };
 
-/// Codes that tell of an interruption (128 + SIGINT, 128 + SIGTERM).
+/// Codes that tell of an interruption (128 + SIGINT, SIGTERM, SIGHUP or SIGUSR1).
 [[nodiscard]] bool tells_interruption(int code);
 
 /// The processes of one attempt, from start to end.
@@ -85,6 +85,7 @@ class RankGroup {
   bool told_ = false;  // They got SIGTERM.
   bool killed_ = false;
   bool interrupted_ = false;
+  bool asked_ = false;                         // By SIGINT or SIGTERM, not only warned.
   std::optional<Clock::time_point> deadline_;  // For SIGKILL.
 };
 

@@ -9,9 +9,9 @@
 
 namespace bitrain::dist {
 
-/// While it lives, SIGINT, SIGTERM, SIGHUP and SIGCHLD arrive as bytes of a pipe that can be polled beside
-/// others, and SIGPIPE does nothing. SIGINT or SIGHUP that were ignored (a background job, nohup) stay so.
-/// The previous handlers come back when it ends. One at a time in a process.
+/// While it lives, SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGCHLD arrive as bytes of a pipe that can be polled
+/// beside others, and SIGPIPE does nothing. Signals that were ignored (a background job, nohup) stay so. The
+/// previous handlers come back when it ends. One at a time in a process.
 class SignalPipe {
  public:
   /// Throws StateError when there is one already, IoError.
@@ -25,7 +25,7 @@ class SignalPipe {
   [[nodiscard]] std::vector<int> take();
 
  private:
-  static constexpr std::array<int, 5> kSignals = {SIGINT, SIGTERM, SIGHUP, SIGCHLD, SIGPIPE};
+  static constexpr std::array<int, 6> kSignals = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGCHLD, SIGPIPE};
   Pipe pipe_;
   std::array<struct sigaction, kSignals.size()> previous_{};
 };

@@ -44,6 +44,8 @@ class StageRules {
     const data::LoaderOptions& loader = training.loader;
     if (const Node* node = node_.find("train"); node != nullptr && node->find("seed") != nullptr)
       add("train.seed", "a recipe has one seed for all that is random: set seed at its top");
+    if (train.early_stopping_patience > 0 && train.eval_every == 0)
+      add("train.early_stopping_patience", "looks at evaluations on the way: set train.eval_every");
     if (train.max_steps <= 0 && train.max_tokens <= 0) return;
     if (loader.rows_per_step <= 0 || loader.sequence_length <= 0) return;  // Said already.
     const std::int64_t steps = training.steps();

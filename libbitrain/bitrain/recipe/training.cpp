@@ -5,6 +5,7 @@
 #include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
+#include <bitrain/train/checkpoint.h>
 #include <bitrain/train/connect.h>
 #include <bitrain/train/sharded_weights.h>
 #include <bitrain/train/trainer.h>
@@ -45,6 +46,8 @@ void record(const train::TrainResult& result, const data::Loader& loader, const 
   json["tokens_per_second"] = result.tokens_per_second;
   json["train_loss"] = result.train_loss;
   json["skipped_steps"] = result.skipped_steps;
+  if (result.stopped_early) json["stopped_early"] = true;
+  if (result.kept_step != result.steps) json["kept_step"] = result.kept_step;
   if (result.saves > 0) json["saves"] = {{"count", result.saves}, {"seconds", result.save_seconds}};
   json["shares"] = shares_json(loader.shares(), figures != "languages");
   json["curve"] = {{"step", result.curve.step},
@@ -64,10 +67,13 @@ void record_ranks(dist::Communicator& ranks, const train::TrainResult& result, i
     json["peak_memory_bytes_of_ranks"].push_back(std::stoull(peak));
 }
 
-/// The logs of training move from the work folder to the stage's.
-void keep_logs(const fs::path& work, const fs::path& out) {
-  for (const char* name : {"metrics.jsonl", "trainer_state.json", "tensorboard"})
-    if (fs::exists(work / name)) fs::rename(work / name, out / name);
+/// The logs of training get into the stage's folder, and the checkpoint that trainer_state.json names. They
+/// stay in the work folder too, so that a run that is killed now can go on.
+void keep_logs(const fs::path& work, const fs::path& out, const std::optional<std::string>& checkpoint) {
+  std::vector<std::string> names = {"metrics.jsonl", "trainer_state.json", "tensorboard"};
+  if (checkpoint) names.push_back(*checkpoint);
+  for (const std::string& name : names)
+    if (fs::exists(work / name)) io::link_or_copy(work / name, out / name);
 }
 
 }  // namespace
@@ -108,7 +114,11 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   const auto write = [&] {
     if (context.ranks->rank() > 0) return;
     save(context.out);
-    keep_logs(context.work, context.out);
+    keep_logs(
+        context.work, context.out,
+        options.keep_best && result.best_step > 0
+            ? std::optional(train::CheckpointStore(context.work).path(result.best_step).filename().string())
+            : std::nullopt);
   };
   const auto weights = std::dynamic_pointer_cast<train::ShardedWeights>(nn::keeper_of(*model));
   if (weights)

@@ -65,11 +65,13 @@ struct TrainResult {
   std::uint64_t peak_memory_bytes = 0;  ///< Of the process, or of the GPU where there is one.
   std::int64_t best_step = 0;           ///< 0: nothing was evaluated.
   double best_metric = 0;
+  std::int64_t kept_step = 0;  ///< Step that the weights are of: `steps`, or with keep_best the best one.
+  bool stopped_early = false;  ///< By early_stopping_patience.
   /// What this process moved to and from other ranks, by kind of collective.
   std::map<std::string, dist::Traffic> traffic;
   std::int64_t saves = 0;   ///< Checkpoints that this process wrote, and
   double save_seconds = 0;  ///< how long training stood still for them.
-  int signal = 0;  ///< SIGINT or SIGTERM when that ended the run early (a checkpoint was written), else 0.
+  int signal = 0;  ///< What SignalWatch noted when that ended the run early (with a checkpoint), else 0.
 
   [[nodiscard]] bool interrupted() const { return signal != 0; }
 };

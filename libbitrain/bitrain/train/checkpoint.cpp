@@ -188,27 +188,37 @@ fs::path CheckpointStore::save(std::int64_t step, const Contents& contents, dist
   return target;
 }
 
-std::vector<std::int64_t> CheckpointStore::steps() const {
-  std::vector<std::int64_t> result;
+std::map<std::int64_t, std::string> CheckpointStore::look() const {
+  std::map<std::int64_t, std::string> damage_of;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(directory_, error)) {
     const std::optional<std::int64_t> step = step_of(entry.path().filename().string());
-    if (!step || !entry.is_directory()) continue;
-    const std::string damage = find_damage(entry.path());
-    if (damage.empty()) {
-      result.push_back(*step);
-    } else {
-      log_warn(entry.path().string(), " is not a complete checkpoint and is passed over: ", damage);
-    }
+    if (step && entry.is_directory()) damage_of[*step] = find_damage(entry.path());
   }
-  std::sort(result.begin(), result.end());
+  return damage_of;
+}
+
+std::vector<std::int64_t> CheckpointStore::steps() const {
+  std::vector<std::int64_t> result;
+  for (const auto& [step, damage] : look()) {
+    if (damage.empty())
+      result.push_back(step);
+    else
+      log_warn(path(step).string(), " is not a complete checkpoint and is passed over: ", damage);
+  }
   return result;
 }
 
 std::optional<std::int64_t> CheckpointStore::newest() const {
   const std::vector<std::int64_t> all = steps();
-  if (all.empty()) return std::nullopt;
-  return all.back();
+  if (!all.empty()) return all.back();
+  // A kill while one is written leaves none of that name: these were whole once, and hold somebody's work.
+  if (const std::map<std::int64_t, std::string> damaged = look(); !damaged.empty())
+    throw FormatError("no checkpoint in ", directory_.string(), " is complete, ",
+                      path(damaged.rbegin()->first).filename().string(), ": ", damaged.rbegin()->second,
+                      ". Put the files back; to begin anew, remove or rename ",
+                      damaged.size() == 1 ? "it" : "all of them");
+  return std::nullopt;
 }
 
 void CheckpointStore::prune(std::int64_t keep_last, std::optional<std::int64_t> best) {
@@ -216,13 +226,11 @@ void CheckpointStore::prune(std::int64_t keep_last, std::optional<std::int64_t> 
   const std::vector<std::int64_t> all = steps();
   for (std::size_t i = 0; i + static_cast<std::size_t>(keep_last) < all.size(); ++i) {
     if (all[i] == best) continue;
-    // Renamed first: a folder that is half deleted must not carry the name of a checkpoint.
-    fs::path doomed = path(all[i]);
-    doomed += to_text(".tmp-", ::getpid(), "-old");
-    std::error_code error;
-    fs::rename(path(all[i]), doomed, error);
-    if (!error) fs::remove_all(doomed, error);
-    if (error) log_warn("cannot delete the old checkpoint ", path(all[i]).string(), ": ", error.message());
+    try {
+      io::discard(path(all[i]));  // What is half deleted must not carry the name of a checkpoint.
+    } catch (const IoError& error) {
+      log_warn("cannot delete the old checkpoint: ", error.what());
+    }
   }
 }
 

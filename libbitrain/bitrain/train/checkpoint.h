@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -52,6 +53,8 @@ class CheckpointStore {
   /// Steps of the complete checkpoints, ascending. Half-written and damaged folders are passed over with a
   /// warning.
   [[nodiscard]] std::vector<std::int64_t> steps() const;
+  /// The last of these, or nothing where no checkpoint is. Throws FormatError where there are some, all
+  /// damaged.
   [[nodiscard]] std::optional<std::int64_t> newest() const;
   [[nodiscard]] fs::path path(std::int64_t step) const;
 
@@ -59,6 +62,9 @@ class CheckpointStore {
   void prune(std::int64_t keep_last, std::optional<std::int64_t> best);
 
  private:
+  /// Of every checkpoint what is wrong with it, or "".
+  [[nodiscard]] std::map<std::int64_t, std::string> look() const;
+
   fs::path directory_;
 };
 

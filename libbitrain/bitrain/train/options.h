@@ -44,10 +44,12 @@ struct TrainOptions {
   bool eval_at_start = false;
   bool eval_at_end = true;
   std::int64_t save_every = 0;
+  double save_minutes = 30;
   bool save_in_background = false;
   std::int64_t keep_last = 2;
   bool keep_best = false;
   std::string best_metric = "loss_per_token";
+  std::int64_t early_stopping_patience = 0;
   std::string resume = "auto";
   std::int64_t seed = 42;
   bool recompute = false;
@@ -71,14 +73,22 @@ void visit_fields(Visitor& v, TrainOptions& o) {
   v.field("eval_every", o.eval_every, at_least(0), "Steps between evaluations; 0: none on the way.");
   v.field("eval_at_start", o.eval_at_start, any(), "Evaluate before the first step.");
   v.field("eval_at_end", o.eval_at_end, any(), "Evaluate after the last step.");
-  v.field("save_every", o.save_every, at_least(0), "Steps between checkpoints; 0: only when interrupted.");
+  v.field("save_every", o.save_every, at_least(0), "Steps between checkpoints; 0: by save_minutes alone.");
+  v.field(
+      "save_minutes", o.save_minutes, at_least(0),
+      "Minutes between checkpoints, beside save_every; slow disks get at most a twentieth of the time. 0: "
+      "by save_every alone. A run that is interrupted saves in any case.");
   v.field("save_in_background", o.save_in_background, any(),
           "Go on training while a checkpoint is written, from a copy in host memory.");
   v.field("keep_last", o.keep_last, at_least(1), "Checkpoints to keep, the newest ones.");
-  v.field("keep_best", o.keep_best, any(), "Save after a best evaluation, and keep that checkpoint as well.");
+  v.field(
+      "keep_best", o.keep_best, any(),
+      "Save after every best evaluation, and end with the weights of the best one, not of the last step.");
   v.field("best_metric", o.best_metric, not_empty(),
           "Lower is better: a figure averaged over languages ('loss_per_token'), or of one "
           "('es/loss_per_token').");
+  v.field("early_stopping_patience", o.early_stopping_patience, at_least(0),
+          "Stop after this many evaluations in a row without a better best_metric; 0: train to the end.");
   v.field("resume", o.resume, one_of({"auto", "never", "must"}),
           "auto: go on from the newest checkpoint if there is one; must: fail where there is none.");
   v.field("seed", o.seed, at_least(0), "Seed of dropout.");

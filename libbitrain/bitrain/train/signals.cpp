@@ -7,9 +7,10 @@
 namespace bitrain::train {
 namespace {
 
-constexpr std::array<int, 2> kSignals = {SIGINT, SIGTERM};
+constexpr std::array<int, 4> kSignals = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
 
 std::atomic<int> received_signal{0};
+std::atomic<bool> asked_to_end{false};  // By SIGINT or SIGTERM.
 std::atomic<bool> watching{false};
 std::array<struct sigaction, kSignals.size()> previous_actions;
 
@@ -17,7 +18,10 @@ static_assert(std::atomic<int>::is_always_lock_free, "the handler must not lock"
 
 extern "C" void note_signal(int signal) {
   int none = 0;
-  if (received_signal.compare_exchange_strong(none, signal)) return;
+  received_signal.compare_exchange_strong(none, signal);
+  // Warnings come before SIGTERM, and may come again: they never kill.
+  const bool asks = signal == SIGINT || signal == SIGTERM;
+  if (!asks || !asked_to_end.exchange(true)) return;
   // The second one: the default action ends the process as soon as this handler returns.
   struct sigaction action {};
   action.sa_handler = SIG_DFL;
@@ -31,13 +35,14 @@ SignalWatch::SignalWatch() {
   if (watching.exchange(true)) return;
   active_ = true;
   received_signal = 0;
+  asked_to_end = false;
   struct sigaction action {};
   action.sa_handler = note_signal;
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;  // A write of a checkpoint goes on.
   for (std::size_t i = 0; i < kSignals.size(); ++i) {
     sigaction(kSignals[i], nullptr, &previous_actions[i]);
-    // A program started in the background ignores SIGINT: leave it so.
+    // A program in the background ignores SIGINT, one under nohup SIGHUP: leave it so.
     if (previous_actions[i].sa_handler != SIG_IGN) sigaction(kSignals[i], &action, nullptr);
   }
 }

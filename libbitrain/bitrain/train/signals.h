@@ -2,8 +2,11 @@
 
 namespace bitrain::train {
 
-/// While it lives, the first SIGINT or SIGTERM is only noted; the second one kills the process in the usual
-/// way. The previous handlers come back when it ends. One at a time in a process: an inner one does nothing.
+/// While it lives, a first signal is only noted: SIGINT, SIGTERM, SIGHUP (the terminal was closed) or SIGUSR1
+/// (a batch system's warning that the time is nearly over, as Slurm's --signal=USR1@120). A second SIGINT or
+/// SIGTERM kills the process in the usual way; after SIGHUP or SIGUSR1 one of them is still the first.
+/// Signals that were ignored (a background job, nohup) stay so. The previous handlers come back when it ends.
+/// One at a time in a process: an inner one does nothing.
 class SignalWatch {
  public:
   SignalWatch();
@@ -11,7 +14,7 @@ class SignalWatch {
   SignalWatch(const SignalWatch&) = delete;
   SignalWatch& operator=(const SignalWatch&) = delete;
 
-  /// The signal that was noted, or 0.
+  /// The first signal that was noted, or 0.
   [[nodiscard]] static int received();
 
  private:

@@ -37,8 +37,8 @@ Json to_json(const StepSums& sums) {
   };
   Json json = {{"loss", number(sums.loss)}, {"weight", number(sums.weight)},
                {"tokens", sums.tokens},     {"nonfinite", sums.nonfinite_micro_batch},
-               {"signal", sums.signal},     {"parts", Json::object()},
-               {"languages", Json::array()}};
+               {"signal", sums.signal},     {"save", sums.save_due},
+               {"parts", Json::object()},   {"languages", Json::array()}};
   for (const auto& [name, part] : sums.parts) json["parts"][name] = {number(part.sum), number(part.weight)};
   for (const auto& [language, tokens] : sums.language_tokens) json["languages"].push_back({language, tokens});
   return json;
@@ -53,6 +53,7 @@ void add(const Json& json, StepSums& sums) {
   sums.tokens += json.at("tokens").get<std::int64_t>();
   if (sums.nonfinite_micro_batch < 0) sums.nonfinite_micro_batch = json.at("nonfinite");
   sums.signal = std::max(sums.signal, json.at("signal").get<int>());
+  sums.save_due = sums.save_due || json.at("save").get<bool>();
   for (const auto& [name, part] : json.at("parts").items()) {
     sums.parts[name].sum += number(part.at(0));
     sums.parts[name].weight += number(part.at(1));
@@ -124,6 +125,7 @@ class Accumulator {
     target_.gradients.finish();
     if (!losses_.empty()) add_loss(losses_, micro_batch_of_, sums_);
     sums_.signal = SignalWatch::received();
+    sums_.save_due = target_.save_due;
     StepSums all = sum_over_ranks(sums_, target_.ranks);
     if (!(all.weight > 0)) {
       throw DataError(

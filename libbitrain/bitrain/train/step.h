@@ -27,7 +27,8 @@ struct StepSums {
   std::int64_t tokens = 0;
   std::int64_t nonfinite_micro_batch = -1;  ///< Index of the first one whose loss is NaN or infinite, or -1.
   std::map<std::string, LossSum::Part> parts;
-  int signal = 0;                                        ///< SIGINT or SIGTERM where a rank has received one.
+  int signal = 0;                                        ///< What SignalWatch noted, on one of the ranks.
+  bool save_due = false;                                 ///< StepTarget::save_due of one of the ranks.
   std::map<std::int32_t, std::int64_t> language_tokens;  ///< By Batch::language_ids; -1: unknown.
 };
 
@@ -36,6 +37,7 @@ struct StepTarget {
   at::Device device = at::kCPU;  ///< Of the trained parameters.
   GradientSums& gradients;
   dist::Communicator& ranks;  ///< That share the step; figures are summed over them.
+  bool save_due = false;      ///< This rank's clock asks for a checkpoint after the step.
 };
 
 /// Figures summed over ranks, in their order; the nonfinite micro-batch is that of the first rank that has

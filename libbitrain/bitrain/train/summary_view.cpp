@@ -20,19 +20,35 @@ std::map<std::string, TextScore> figures_of(const Json& languages) {
   return figures;
 }
 
+std::string label_of(const std::string& stage, const Json& evaluation) {
+  return stage + ", step " + std::to_string(static_cast<long long>(number_at(evaluation, "step", 0)));
+}
+
+/// The evaluation of the step whose weights a stage kept, where that is not the last; else null.
+const Json* kept_evaluation(const Json& stage) {
+  const double step = number_at(stage, "kept_step");
+  const Json* evaluations = find_at(stage, "evaluations");
+  if (std::isnan(step) || evaluations == nullptr) return nullptr;
+  for (const Json& evaluation : *evaluations)
+    if (number_at(evaluation, "step") == step) return &evaluation;
+  return nullptr;
+}
+
 void add_snapshots(const std::string& name, const Json& stage, std::vector<Snapshot>& all) {
   if (const Json* initialisers = find_at(stage, "initialisers")) {
     const std::string chosen = text_at(stage, "chosen");
     if (const Json* languages = find_at(*initialisers, chosen.c_str()))
       all.push_back({name, name + ", new rows by " + chosen, figures_of(*languages)});
   }
-  if (const Json* evaluations = find_at(stage, "evaluations"))
+  if (const Json* evaluations = find_at(stage, "evaluations")) {
     for (const Json& evaluation : *evaluations)
       if (const Json* languages = find_at(evaluation, "languages"))
-        all.push_back(
-            {name,
-             name + ", step " + std::to_string(static_cast<long long>(number_at(evaluation, "step", 0))),
-             figures_of(*languages)});
+        all.push_back({name, label_of(name, evaluation), figures_of(*languages)});
+    // The weights that the stage ended with come last.
+    if (const Json* kept = kept_evaluation(stage))
+      if (const Json* languages = find_at(*kept, "languages"))
+        all.push_back({name, label_of(name, *kept) + ", kept", figures_of(*languages)});
+  }
   if (const Json* languages = find_at(stage, "languages"))
     all.push_back({name, name, figures_of(*languages)});
 }

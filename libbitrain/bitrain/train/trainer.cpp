@@ -1,5 +1,6 @@
 #include <bitrain/train/trainer.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -45,6 +46,9 @@ void check(const TrainOptions& options, const TrainParts& parts) {
   if (options.keep_best && !parts.evaluate) {
     throw ConfigError("train.keep_best needs an evaluation: name held-out data, or set it to false");
   }
+  if (options.early_stopping_patience > 0 && (!parts.evaluate || options.eval_every == 0))
+    throw ConfigError("train.early_stopping_patience looks at evaluations on the way: set train.eval_every",
+                      parts.evaluate ? "" : " and name held-out data");
   const bool saves = options.save_every > 0 || options.keep_best;
   if (saves && parts.output_dir.empty()) throw ConfigError("train: checkpoints need an output directory");
   if (saves && (!parts.source.cursor || !parts.source.seek)) {
@@ -85,11 +89,17 @@ struct Trainer::Run {
   [[nodiscard]] int received_signal() const;
   [[nodiscard]] bool evaluation_due() const;
   void evaluate();
+  [[nodiscard]] bool stops_early() const;
+  [[nodiscard]] bool time_to_save() const;
   [[nodiscard]] bool checkpoint_due() const;
   void save();
+  void count_save(Clock::time_point start);
   void finish_save();
   [[nodiscard]] std::map<std::string, dist::Traffic> traffic() const;
   void after_save(std::int64_t step, const std::filesystem::path& path);
+  void restore(const CheckpointReader& checkpoint);
+  void forget_lost_best();
+  void take_best();
   bool train_step();
   StepRecord compute(const std::vector<Batch>& micro_batches, StepSums& sums);
   void count(const StepSums& sums, double seconds);
@@ -115,6 +125,11 @@ struct Trainer::Run {
   std::map<std::string, dist::Traffic> earlier_traffic;  ///< Of parts.ranks, before this run.
   std::int64_t saves = 0;
   double save_seconds = 0;
+  Clock::time_point last_save = Clock::now();
+  double last_save_took = 0;  ///< Seconds in which training stood still.
+  bool save_agreed = false;   ///< All ranks know that the clock asks for a checkpoint.
+  bool stopped_early = false;
+  std::int64_t kept_step = 0;
   int agreed_signal = 0;  ///< Of several ranks: what all of them know of.
   int signal = 0;
 };
@@ -208,11 +223,7 @@ void Trainer::Run::resume() {
                      options.seed, "; set train.seed back, or start in another directory");
   }
   optimizer.load_state([&](const std::string& name) { return optimizer_tensor(checkpoint, name); });
-  checkpoint.check(parts.parameters);
-  if (ranks && ranks->sharded())
-    ranks->restore([&](const optim::Parameter& one) { return checkpoint.trainable_tensor(one); });
-  else
-    checkpoint.restore(parts.parameters);
+  restore(checkpoint);
   if (parts.extra_state)
     parts.extra_state->load([&](const std::string& name) { return checkpoint.extra_tensor(name); });
   parts.source.seek(saved.cursor);
@@ -220,6 +231,36 @@ void Trainer::Run::resume() {
   guard.set_state(state.guard);
   resumed_from = state.step;
   last_saved = state.step;
+  forget_lost_best();
+}
+
+/// The trained parameters of a checkpoint.
+void Trainer::Run::restore(const CheckpointReader& checkpoint) {
+  checkpoint.check(parts.parameters);
+  if (ranks && ranks->sharded())
+    ranks->restore([&](const optim::Parameter& one) { return checkpoint.trainable_tensor(one); });
+  else
+    checkpoint.restore(parts.parameters);
+}
+
+/// A run that began without keep_best has no checkpoint of its best evaluation: the next one is the first to
+/// count.
+void Trainer::Run::forget_lost_best() {
+  if (!options.keep_best || state.best_step == 0 || is_complete_checkpoint(checkpoints.path(state.best_step)))
+    return;
+  log_warn("the best evaluation so far, of step ", state.best_step,
+           ", has no checkpoint: the best of those to come will be kept");
+  state.best_step = 0;
+}
+
+/// With keep_best: the weights of the best evaluation take the place of the last step's.
+void Trainer::Run::take_best() {
+  kept_step = state.step;
+  if (!options.keep_best || state.best_step == 0 || state.best_step == state.step) return;
+  restore(CheckpointReader(checkpoints.path(state.best_step)));
+  kept_step = state.best_step;
+  log_info(parts.name, parts.name.empty() ? "" : ": ", "the weights are those of step ", kept_step,
+           ", the best of ", state.step, " by ", options.best_metric);
 }
 
 void Trainer::Run::begin() {
@@ -262,8 +303,24 @@ void Trainer::Run::evaluate() {
   for (const auto& callback : callbacks) callback->on_evaluate(evaluation);
 }
 
+bool Trainer::Run::stops_early() const {
+  if (options.early_stopping_patience == 0 || state.best_step == 0) return false;
+  const auto later =
+      std::count_if(state.evaluations.begin(), state.evaluations.end(),
+                    [&](const Evaluation& evaluation) { return evaluation.step > state.best_step; });
+  return later >= options.early_stopping_patience;
+}
+
+/// By rank 0's clock. Saving gets at most a twentieth of the time.
+bool Trainer::Run::time_to_save() const {
+  if (options.save_minutes == 0 || parts.output_dir.empty() || parts.ranks->rank() > 0) return false;
+  if (!parts.source.cursor || !parts.source.seek) return false;
+  return seconds_since(last_save) >= std::max(60 * options.save_minutes, 20 * last_save_took);
+}
+
 bool Trainer::Run::checkpoint_due() const {
   if (state.step == 0 || last_saved == state.step) return false;
+  if (save_agreed) return true;
   if (options.keep_best && state.best_step == state.step) return true;
   return options.save_every > 0 && (state.step % options.save_every == 0 || state.step >= total);
 }
@@ -271,6 +328,7 @@ bool Trainer::Run::checkpoint_due() const {
 void Trainer::Run::save() {
   finish_save();
   const auto start = Clock::now();
+  save_agreed = false;
   if (parts.source.cursor) state.cursor = parts.source.cursor();
   const Json json = trainer_state_json(state, options, total);
   CheckpointStore::Contents contents;
@@ -295,12 +353,18 @@ void Trainer::Run::save() {
   if (options.save_in_background) {
     saving = std::make_unique<BackgroundSave>(checkpoints, state.step, contents, *parts.ranks,
                                               std::chrono::seconds(parts.parallel.timeout_seconds));
-    save_seconds += seconds_since(start);
+    count_save(start);
     return;
   }
   const std::filesystem::path path = checkpoints.save(state.step, contents, *parts.ranks);
-  save_seconds += seconds_since(start);
+  count_save(start);
   after_save(state.step, path);
+}
+
+void Trainer::Run::count_save(Clock::time_point start) {
+  last_save_took = seconds_since(start);
+  save_seconds += last_save_took;
+  last_save = Clock::now();
 }
 
 /// Waits for the checkpoint that is being written, where there is one.
@@ -368,10 +432,11 @@ StepRecord Trainer::Run::compute(const std::vector<Batch>& micro_batches, StepSu
   context.dropout.seed = static_cast<std::uint64_t>(options.seed);
   context.dropout.step = state.step;
   context.token_ranks = token_ranks.get();
-  const StepTarget target{device, ranks ? *ranks : *local, *parts.ranks};
+  const StepTarget target{device, ranks ? *ranks : *local, *parts.ranks, time_to_save()};
   sums = parts.embedding_loss ? accumulate_gradients(micro_batches, *parts.embedding_loss, context, target)
                               : accumulate_gradients(micro_batches, parts.loss, context, target);
   agreed_signal = sums.signal;
+  save_agreed = sums.save_due;
 
   StepRecord record;
   record.step = state.step + 1;
@@ -435,12 +500,19 @@ TrainResult Trainer::Run::train() {
       break;
     }
     if (evaluation_due()) evaluate();
+    if (!stopped_early && state.step < total && stops_early()) {
+      stopped_early = true;
+      total = state.step;
+      log_info(parts.name, parts.name.empty() ? "" : ": ", "stopped early: no better ", options.best_metric,
+               " in ", options.early_stopping_patience, " evaluations since step ", state.best_step);
+    }
     if (checkpoint_due()) save();
     if (state.step >= total) break;
     if (received_signal() != 0) continue;
     if (!train_step()) total = state.step;
   }
   finish_save();
+  if (signal == 0) take_best();
   finish();
   TrainResult result = summarise_run(state);
   for (const optim::Parameter& parameter : parts.parameters) {
@@ -452,6 +524,8 @@ TrainResult Trainer::Run::train() {
   result.save_seconds = save_seconds;
   result.peak_memory_bytes = peak_memory_bytes(device);
   result.signal = signal;
+  result.kept_step = kept_step;
+  result.stopped_early = stopped_early;
   for (const auto& callback : callbacks) callback->on_end(result);
   return result;
 }

@@ -86,8 +86,11 @@ class Trainer {
   /// Resumes if there is a checkpoint to resume from, trains to the end, and returns the whole curve. A run
   /// that is complete already returns at once.
   ///
-  /// SIGINT and SIGTERM end it after the step in progress: a checkpoint is written and
-  /// TrainResult::signal set (programs exit with 128 + signal). A second signal kills at once.
+  /// A signal (SignalWatch: SIGINT, SIGTERM, SIGHUP, SIGUSR1) ends it after the step in progress: a
+  /// checkpoint is written and TrainResult::signal set (programs exit with 128 + signal).
+  ///
+  /// With keep_best the trained parameters are in the end those of the best evaluation
+  /// (TrainResult::kept_step), whose checkpoint stays in output_dir.
   ///
   /// Throws DataError for a step with nothing supervised, DivergedError for NaN, infinity or too many skipped
   /// steps, StateError for a checkpoint that does not fit, IoError when a checkpoint cannot be written,
