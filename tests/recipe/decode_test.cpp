@@ -98,10 +98,11 @@ TEST(Decode, NoIsNorwegianWhereTextIsWanted) {
 
 TEST(Decode, WholeNumbers) {
   EXPECT_EQ(read("whole: 1_000_000").value.whole, 1'000'000);
+  EXPECT_EQ(read("whole: -12_000").value.whole, -12'000);
   EXPECT_EQ(read("whole: +5").value.whole, 5);
   EXPECT_EQ(read("whole: -9223372036854775808").value.whole, INT64_MIN);
-  for (const char* bad :
-       {"1.5", "1e3", "wide", "9223372036854775808", "0x10", "+-5", "_", "''", "+", "1 2"}) {
+  for (const char* bad : {"1.5", "1e3", "wide", "9223372036854775808", "0x10", "+-5", "_", "1_0", "10_00",
+                          "1_0000", "1__000", "_100", "1_000_", "''", "+", "1 2"}) {
     const Read got = read(std::string("whole: ") + bad);
     EXPECT_THAT(got.problems, ElementsAre(HasSubstr("whole: should be a whole number"))) << bad;
     EXPECT_EQ(got.value.whole, 7) << bad;

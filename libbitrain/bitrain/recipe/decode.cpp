@@ -16,6 +16,19 @@ const char* number_begin(const std::string& text) {
   return text.data() + (text.size() > 1 && text[0] == '+' && text[1] != '-' ? 1 : 0);
 }
 
+/// Without the "_" of "1_000_000"; as it is where they do not part groups of three digits.
+std::string without_separators(const std::string& text) {
+  if (text.find('_') == std::string::npos) return text;
+  std::string digits;
+  std::size_t begin = text[0] == '+' || text[0] == '-' ? 1 : 0;
+  const std::vector<std::string> groups = split(text.substr(begin), '_');
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (i == 0 ? groups[i].empty() || groups[i].size() > 3 : groups[i].size() != 3) return text;
+    digits += groups[i];
+  }
+  return text.substr(0, begin) + digits;
+}
+
 /// The scalar's text, or null after a problem was added.
 const std::string* text_of(const Node& node, const std::string& key, const char* wanted, Problems& problems) {
   if (node.kind == Node::Kind::kScalar) return &node.scalar;
@@ -47,9 +60,7 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, s
                    Problems& problems) {
   const std::string* text = text_of(node, key, "a whole number", problems);
   if (text == nullptr) return;
-  std::string digits;
-  for (const char c : *text)
-    if (c != '_') digits += c;  // 1_000_000
+  const std::string digits = without_separators(*text);
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(number_begin(digits), digits.data() + digits.size(), value);
   if (error != std::errc() || end != digits.data() + digits.size() || digits.empty())

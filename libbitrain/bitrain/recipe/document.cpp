@@ -203,6 +203,25 @@ Mark mark_of(const Node& root, const std::string& key) {
   return mark;
 }
 
+namespace {
+
+/// The value of an override. Only what begins as YAML's lists, maps and quoted texts do is YAML; all else is
+/// a text as it was typed: the shell has removed what the shell understands, and " #2" or "&" in a name mean
+/// nothing more.
+Node override_value(const std::string& typed, const Mark& mark) {
+  const std::string text(trim(typed));
+  if (!text.empty() && std::string_view("[{\"'").find(text.front()) != std::string_view::npos)
+    return parse_yaml(text, mark.file);
+  check_characters(text, mark.file);
+  Node node;
+  if (text.empty() || text == "~" || text == "null") return node;
+  node.kind = Node::Kind::kScalar;
+  node.scalar = text;
+  return node;
+}
+
+}  // namespace
+
 void apply_override(Node& root, const std::string& assignment) {
   const std::size_t equals = assignment.find('=');
   if (equals == std::string::npos || equals == 0)
@@ -222,7 +241,7 @@ void apply_override(Node& root, const std::string& assignment) {
     }
     node = child;
   }
-  *node = parse_yaml(assignment.substr(equals + 1), "on the command line");
+  *node = override_value(assignment.substr(equals + 1), mark);
   node->mark = mark;
 }
 
