@@ -163,6 +163,21 @@ def test_missing_and_empty_files(tmp_path):
     bitrain("eval", tmp_path, "--data", empty, "--language", "es", code=3)
 
 
+@pytest.mark.parametrize("key, value", [("--max-documents", -1), ("--held-out-every", 0), ("--language", "")])
+def test_options_out_of_range_are_named(key, value, tmp_path):
+    (tmp_path / "text.txt").write_text("uno\n")
+    options = {"--data": tmp_path / "text.txt", "--language": "es", key: value}
+    message = bitrain("eval", tmp_path, *(word for pair in options.items() for word in pair), code=2).stderr
+    assert key in message
+
+
+def test_a_run_into_a_link_to_nowhere(tmp_path):
+    """The folder that the link names is made."""
+    (tmp_path / "run").symlink_to(tmp_path / "disk" / "runs")
+    bitrain("run", tiny(tmp_path, pairs(tmp_path / "pairs.tsv", ROWS)))
+    assert (tmp_path / "disk" / "runs" / "summary.json").exists()
+
+
 def test_bad_rows_are_named_or_counted(tmp_path):
     data = pairs(tmp_path / "pairs.tsv", ROWS)
     data.write_bytes(data.read_bytes() + b"300\tbroken \xff\xfe\tx\n301\tonly two\n")

@@ -396,6 +396,9 @@ TEST_F(ValidateTest, WhatDoesNotFitTogether) {
   EXPECT_THAT(problems({"stages.adapt.data.loader.mixture.weights={sauce: 1}"}),
               ElementsAre(HasSubstr("there is no source 'sauce'")));
   EXPECT_THAT(problems({"held_out.every=0"}), ElementsAre(HasSubstr("nothing is kept for evaluation")));
+  EXPECT_THAT(problems({"held_out.every=1"}), ElementsAre(HasSubstr("leaves none to train on")));
+  EXPECT_THAT(problems({"dir=/proc/run"}), ElementsAre(HasSubstr("dir: cannot write the folder /proc/run")));
+  EXPECT_THAT(problems({"dir=/dev/null"}), ElementsAre(HasSubstr("a file of that name is there")));
 }
 
 TEST_F(ValidateTest, ABaseThatIsNone) {

@@ -94,6 +94,13 @@ class ResumeTest : public ::testing::Test {
     return fs::exists(work() / ("checkpoint-" + std::to_string(step)) / "manifest.json");
   }
 
+  /// Changes the recipe's file.
+  void edit(const std::string& what, const std::string& with) const {
+    std::string text = io::read_file(directory_.path() / "recipe.yaml");
+    text.replace(text.find(what), what.size(), with);
+    std::ofstream(directory_.path() / "recipe.yaml") << text;
+  }
+
   std::string refusal_of(const std::vector<std::string>& overrides) {
     try {
       (void)run_with(overrides);
@@ -141,7 +148,7 @@ TEST_F(ResumeTest, UnfinishedWorkOfOtherOptionsIsRefusedAndKept) {
       {{"stages.first.data.loader.rows_per_step=3"}, "data.loader.rows_per_step (was 2, is 3)"},
       {{"seed=7"}, "seed (was 42, is 7)"},
       {{"dtype=bfloat16"}, "dtype"},
-      {{"stages.tok.tokenizer.vocab_size=310"}, "input (was"},
+      {{"stages.tok.tokenizer.vocab_size=310"}, "what stage 'tok' leaves is another now"},
       {{"stages.first.train.max_steps=1"}, "is past the end of this run"},
       {{"stages.first.train.schedule.type=cosine"}, "train.schedule.type (was \"constant\", is \"cosine\")"}};
   for (const auto& [overrides, what] : cases) {
@@ -161,6 +168,54 @@ TEST_F(ResumeTest, UnfinishedWorkOfOtherOptionsIsRefusedAndKept) {
   // On purpose: the folder is put away.
   fs::rename(work(), dir() / "put-away");
   EXPECT_EQ(run_with({"stages.first.train.max_steps=2"}).summary["stages"]["first"]["steps"], 2);
+}
+
+TEST_F(ResumeTest, WorkOfARenamedOrMovedStageGoesOn) {
+  interrupt_after(3);
+  const std::int64_t reached = newest();
+  // Another number, and a source that is made otherwise: refused, and kept.
+  edit("  first:",
+       "  more: {recipe: tokenizer, tokenizer: {vocab_size: 310, exact_vocab_size: false}}\n  first:");
+  EXPECT_THAT(refusal_of({}),
+              AllOf(HasSubstr(work().string()), HasSubstr("what stage 'more' leaves is another now")));
+  EXPECT_TRUE(has_checkpoint(reached));
+  // Another number and another name alone: it goes on.
+  edit("  first:\n", "  anders:\n    from: tok\n");
+  const RunResult done = run_with({"stages.anders.train.max_steps=" + std::to_string(reached + 2)});
+  EXPECT_EQ(done.summary["stages"]["anders"]["steps"], reached + 2);
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("2-first.work"), HasSubstr("3-anders.work now"))));
+  EXPECT_THAT(log_, Contains(HasSubstr("goes on with")));
+  EXPECT_FALSE(fs::exists(work()));
+  EXPECT_FALSE(fs::exists(dir() / "3-anders.work"));
+}
+
+TEST_F(ResumeTest, WorkOfNoStageIsNamedAndKept) {
+  interrupt_after(3);
+  const std::int64_t reached = newest();
+  edit("  first:", "  second:");
+  edit("hidden_size: 32", "hidden_size: 16");
+  edit("max_steps: 100000", "max_steps: 2");
+  EXPECT_EQ(run_with().signal, 0);
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr(work().string()), HasSubstr("is of no stage of this recipe"))));
+  EXPECT_TRUE(has_checkpoint(reached));
+}
+
+TEST_F(ResumeTest, DamagedCheckpointsAreKept) {
+  interrupt_after(3);
+  const std::int64_t reached = newest();
+  for (const auto& entry : fs::directory_iterator(work()))
+    if (entry.is_directory() && entry.path().filename().string().rfind("checkpoint-", 0) == 0)
+      fs::resize_file(entry.path() / "optimizer.safetensors", 100);
+  try {
+    (void)run_with();
+    ADD_FAILURE() << "it ran";
+  } catch (const FormatError& error) {
+    EXPECT_THAT(error.what(),
+                AllOf(HasSubstr("no checkpoint in"), HasSubstr("optimizer.safetensors has 100 bytes"),
+                      HasSubstr("to begin anew, remove or rename")));
+  }
+  EXPECT_TRUE(has_checkpoint(reached));
+  EXPECT_TRUE(has_checkpoint(1));
 }
 
 TEST_F(ResumeTest, TheLengthMattersToScheduleAndMixture) {

@@ -8,7 +8,9 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/io/directory.h>
+#include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
+#include <bitrain/recipe/stage_folders.h>
 
 #include "support/temporary_directory.h"
 #include "support/tiny_recipe.h"
@@ -17,6 +19,7 @@ namespace bitrain::recipe {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -117,17 +120,94 @@ TEST_F(RunTest, AChangeRunsItsStageAndThoseAfter) {
   EXPECT_THAT(stages_run_again(), ElementsAre("1-tok", "2-first", "3-score"));
 }
 
+TEST_F(RunTest, AFinishedStageWithOtherFilesIsRefusedAndKept) {
+  (void)run_with();
+  mark_stages();
+  const auto refusal = [&] {
+    try {
+      (void)run_with();
+    } catch (const StateError& error) {
+      return std::string(error.what());
+    }
+    return std::string("it ran");
+  };
+  const auto content = [](const fs::path& file) { return io::read_file(file); };
+  for (const std::string file :
+       {"1-tok/tokenizer.json", "2-first/model.safetensors", "2-first/config.json"}) {
+    const std::string whole = content(dir() / file);
+    std::string other = whole;
+    other[other.size() / 2] ^= 1;  // Of the same length.
+    std::ofstream(dir() / file) << other;
+    EXPECT_THAT(refusal(),
+                AllOf(HasSubstr(fs::path(file).filename().string() + " is not as the stage wrote it"),
+                      HasSubstr("remove the folder, so that the stage runs again")));
+    EXPECT_EQ(content(dir() / file), other);
+    fs::remove(dir() / file);
+    EXPECT_THAT(refusal(), HasSubstr("is missing"));
+    std::ofstream(dir() / file) << whole;
+  }
+  std::ofstream(dir() / "2-first" / "added_tokens.json") << "{\"<x>\": 3}";
+  EXPECT_THAT(refusal(), HasSubstr("added_tokens.json was added"));
+  fs::remove(dir() / "2-first" / "added_tokens.json");
+  // What nobody reads may change.
+  std::ofstream(dir() / "2-first" / "README.md", std::ios::app) << "My model.";
+  std::ofstream(dir() / "2-first" / "metrics.jsonl", std::ios::app) << "{}\n";
+  (void)run_with();
+  EXPECT_THAT(stages_run_again(), IsEmpty());
+  // As the advice says.
+  fs::remove_all(dir() / "2-first");
+  std::ofstream(dir() / "1-tok" / "mark") << "x";
+  (void)run_with();
+  EXPECT_THAT(stages_run_again(), ElementsAre("2-first"));
+}
+
+TEST_F(RunTest, StagesWithOtherNamesAndNumbersAreFound) {
+  (void)run_with();
+  mark_stages();
+  const auto edit = [&](const std::string& what, const std::string& with) {
+    std::string text = io::read_file(directory_.path() / "recipe.yaml");
+    text.replace(text.find(what), what.size(), with);
+    std::ofstream(directory_.path() / "recipe.yaml") << text;
+  };
+  edit("  first:", "  extra: {recipe: tokenizer, tokenizer: {vocab_size: 300}}\n  erste:");
+  edit("    recipe: pretrain", "    recipe: pretrain\n    from: tok");
+  edit("{recipe: evaluate}", "{recipe: evaluate, from: erste}");
+  const RunResult result = run_with();
+  EXPECT_EQ(result.summary["stages"].size(), 4U);
+  for (const char* there : {"1-tok/mark", "2-extra/stage.json", "3-erste/mark", "4-score/mark"})
+    EXPECT_TRUE(fs::exists(dir() / there)) << there;
+  for (const char* gone : {"2-first", "3-score"}) EXPECT_FALSE(fs::exists(dir() / gone)) << gone;
+  // Two of them change places.
+  edit("  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}\n", "");
+  edit("  erste:", "  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}\n  erste:");
+  (void)run_with();
+  for (const char* there : {"1-extra/stage.json", "2-tok/mark", "3-erste/mark", "4-score/mark"})
+    EXPECT_TRUE(fs::exists(dir() / there)) << there;
+}
+
+TEST_F(RunTest, AFileIsKnownByItsContentUnderAnyName) {
+  (void)run_with();
+  mark_stages();
+  (void)run_with({"source.path=./pairs.tsv"});
+  EXPECT_THAT(stages_run_again(), IsEmpty());
+  fs::copy_file(directory_.path() / "pairs.tsv", directory_.path() / "copy.tsv");
+  (void)run_with({"source.path=" + (directory_.path() / "copy.tsv").string()});
+  EXPECT_THAT(stages_run_again(), IsEmpty());
+}
+
 TEST_F(RunTest, LeftoversOfAHalfRunAreRemoved) {
   // What a killed run leaves: a folder being written by a process that is gone, and work of other options.
-  fs::create_directories(dir() / "1-tok.tmp-999999999-0");
+  fs::create_directories(dir() / "my.tmp-2024" / "notes");
+  fs::create_directories(dir() / "1-tok.tmp-0123456789abcdef");
   fs::create_directories(dir() / "2-first.work" / "checkpoint-2");
   std::ofstream(dir() / "2-first.work" / "made_from.json") << "{\"other\": 1}";
   // A stage without its stage.json is not finished.
   fs::create_directories(dir() / "1-tok");
   std::ofstream(dir() / "1-tok" / "mark") << "x";
   const RunResult result = run_with();
-  EXPECT_FALSE(fs::exists(dir() / "1-tok.tmp-999999999-0"));
+  EXPECT_FALSE(fs::exists(dir() / "1-tok.tmp-0123456789abcdef"));
   EXPECT_FALSE(fs::exists(dir() / "2-first.work"));
+  EXPECT_TRUE(fs::exists(dir() / "my.tmp-2024" / "notes"));  // Somebody's own.
   EXPECT_FALSE(fs::exists(dir() / "1-tok" / "mark"));
   EXPECT_EQ(result.summary["stages"]["first"]["steps"], 4);
 }

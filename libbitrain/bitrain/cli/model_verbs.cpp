@@ -73,10 +73,13 @@ void add_eval(CLI::App& app) {
   add_model_arguments(*verb, *arguments);
   add_text_options(*verb, arguments->data)->required();
   verb->add_option("--language", arguments->data.language, "Code of the text's language, for example es")
-      ->required();
+      ->required()
+      ->check([](const std::string& code) { return code.empty() ? "must not be empty" : ""; });
   verb->add_option("--held-out-every", arguments->data.held_out_every,
-                   "Only every k-th row, as held_out.every keeps them");
+                   "Only every k-th row, as held_out.every keeps them")
+      ->check(CLI::PositiveNumber);
   verb->add_option("--max-documents", arguments->max_documents, "No more than this many; 0: all")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   verb->add_option("--sequence-length", arguments->perplexity.sequence_length, "Longest context")
       ->capture_default_str();

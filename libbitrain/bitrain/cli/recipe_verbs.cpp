@@ -116,7 +116,9 @@ void add_data(CLI::App& app) {
   is_path(inspect->add_option("recipe", arguments->file, "Recipe (YAML)")->required());
   inspect->add_option("stage", arguments->stage, "Name of the stage")->required();
   inspect->add_option("overrides", arguments->overrides, "key=value");
-  inspect->add_option("--segments", arguments->segments, "Segments to show; 0: all")->capture_default_str();
+  inspect->add_option("--segments", arguments->segments, "Segments to show; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   inspect->add_flag("--ids", arguments->ids, "Show ids beside pieces");
   inspect->add_flag("--no-color", arguments->no_color, "No ANSI colours");
   inspect->callback([arguments] {

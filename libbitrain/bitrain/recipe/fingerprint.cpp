@@ -23,20 +23,12 @@ namespace {
 constexpr const char* kMarker = "made_from.json";
 /// Options of `train` that change neither a step nor a weight.
 constexpr const char* kFreeOfTrain[] = {
-    "log_every",          "eval_every",  "eval_at_start", "eval_at_end", "save_every",
-    "save_in_background", "keep_last",   "keep_best",     "best_metric", "resume",
-    "recompute",          "tensorboard", "progress",      "seed"};  // The recipe's seed is used.
+    "log_every", "eval_at_start", "save_every", "save_minutes", "save_in_background", "keep_last", "resume",
+    "recompute", "tensorboard",   "progress",   "seed"};  // The recipe's is used.
+/// Those that change no step, but may choose which step's weights a stage ends with.
+constexpr const char* kChoosing[] = {"keep_best", "early_stopping_patience", "best_metric", "eval_every",
+                                     "eval_at_end"};
 const std::set<std::string> kLength = {"options.train.max_steps", "options.train.max_tokens"};
-
-/// Whether a reader of models looks at a file: weights, configurations, tokenizers.
-bool counts_for_a_model(const fs::path& file) {
-  static const std::set<std::string> kEndings = {".json", ".safetensors", ".model", ".txt", ".jinja"};
-  // What a run writes beside its models says when they were made, not what they are.
-  static const std::set<std::string> kOthers = {"stage.json", "trainer_state.json"};
-  for (const fs::path& part : file)
-    if (part.string().rfind("checkpoint-", 0) == 0) return false;
-  return kEndings.count(file.extension().string()) != 0 && kOthers.count(file.filename().string()) == 0;
-}
 
 /// What a stage names besides the text: the hash of a stage, the content of a file or of all in a folder.
 io::Json content_of(const Recipe& recipe, const Reference& reference, ContentHashes& contents,
@@ -47,20 +39,6 @@ io::Json content_of(const Recipe& recipe, const Reference& reference, ContentHas
   const fs::path path = resolve(recipe, reference.name);
   return reference.kind == Refers::kFile ? contents.of_file(path)
                                          : contents.of_folder(path, [](const fs::path&) { return true; });
-}
-
-/// Files that somebody would miss: checkpoints, lines that were mined. Logs alone are none.
-bool holds_work(const fs::path& work) {
-  static const std::set<std::string> kLogs = {kMarker, "metrics.jsonl", "trainer_state.json", "tensorboard"};
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(work, error)) {
-    const std::string name = entry.path().filename().string();
-    if (kLogs.count(name) != 0 || name.find(".tmp-") != std::string::npos) continue;
-    if (entry.is_regular_file() && entry.file_size() > 0) return true;
-    for (const fs::directory_entry& inside : fs::recursive_directory_iterator(entry.path(), error))
-      if (inside.is_regular_file()) return true;
-  }
-  return false;
 }
 
 /// The steps of a run of the length that `made_from` has, or nothing where it cannot be told.
@@ -86,10 +64,18 @@ std::string cannot_change_length(const StageTraining& training, const io::Json& 
   for (std::int64_t step = 0; step < taken; ++step)
     if (optim::schedule_factor(schedule, step, *before) != optim::schedule_factor(schedule, step, now))
       return to_text("with the schedule ", schedule.type,
-                      " the learning rates of the steps taken depend on it");
+                     " the learning rates of the steps taken depend on it");
   const data::MixtureOptions& mixture = training.loader.mixture;
   if (!mixture.stages.empty() || mixture.kind == "unimax") return "the mixture depends on it";
   return "";
+}
+
+/// options.train, or null.
+io::Json* train_of(io::Json& made_from) {
+  if (!made_from.is_object() || !made_from.contains("options")) return nullptr;
+  io::Json& options = made_from["options"];
+  if (!options.is_object() || !options.contains("train") || !options["train"].is_object()) return nullptr;
+  return &options["train"];
 }
 
 struct Work {
@@ -102,7 +88,7 @@ Work look_at(const fs::path& work, const io::Json& made_from) {
   std::error_code ignored;
   if (!fs::exists(work / kMarker, ignored)) return found;
   found.made_from = io::read_json(work / kMarker);
-  found.differences = io::differences(identity_of(*found.made_from), identity_of(made_from));
+  found.differences = io::differences(identity_of_steps(*found.made_from), identity_of_steps(made_from));
   return found;
 }
 
@@ -111,7 +97,54 @@ bool only_length(const std::vector<io::JsonDifference>& differences) {
                      [](const auto& one) { return kLength.count(one.name) != 0; });
 }
 
+/// Where an option stands in JSON: "/files/0/path" for "files[0].path".
+io::Json::json_pointer pointer_to(std::string key) {
+  key.erase(std::remove(key.begin(), key.end(), ']'), key.end());
+  for (char& c : key)
+    if (c == '.' || c == '[') c = '/';
+  return io::Json::json_pointer("/" + key);
+}
+
+/// Of a name whose content is there, the ending stays: it may tell the format.
+void forget_name(io::Json& parent, const std::string& key) {
+  const io::Json::json_pointer pointer = pointer_to(key);
+  if (!parent.contains(pointer) || !parent.at(pointer).is_string()) return;
+  io::Json& name = parent.at(pointer);
+  name = fs::path(name.get<std::string>()).extension().string();
+}
+
+void forget_names(io::Json& identity) {
+  if (identity.contains("input")) identity.erase("from");
+  for (const char* source : {"source", "target"})
+    if (identity.contains(std::string(source) + "_file") && identity.contains(source))
+      forget_name(identity[source], "path");
+  if (identity.contains("reads") && identity.contains("options"))
+    for (const auto& [key, content] : identity["reads"].items()) forget_name(identity["options"], key);
+}
+
 }  // namespace
+
+bool counts_for_a_model(const fs::path& file) {
+  static const std::set<std::string> kEndings = {".json", ".safetensors", ".model", ".txt", ".jinja"};
+  // What a run writes beside its models says when they were made, not what they are.
+  static const std::set<std::string> kOthers = {"stage.json", "trainer_state.json"};
+  for (const fs::path& part : file)
+    if (part.string().rfind("checkpoint-", 0) == 0) return false;
+  return kEndings.count(file.extension().string()) != 0 && kOthers.count(file.filename().string()) == 0;
+}
+
+bool holds_work(const fs::path& work) {
+  static const std::set<std::string> kLogs = {kMarker, "metrics.jsonl", "trainer_state.json", "tensorboard"};
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(work, error)) {
+    const std::string name = entry.path().filename().string();
+    if (kLogs.count(name) != 0 || name.find(".tmp-") != std::string::npos) continue;
+    if (entry.is_regular_file() && entry.file_size() > 0) return true;
+    for (const fs::directory_entry& inside : fs::recursive_directory_iterator(entry.path(), error))
+      if (inside.is_regular_file()) return true;
+  }
+  return false;
+}
 
 io::Json made_from(const Recipe& recipe, const Stage& stage, ContentHashes& contents,
                    const std::map<std::string, std::string>& before) {
@@ -140,15 +173,55 @@ io::Json made_from(const Recipe& recipe, const Stage& stage, ContentHashes& cont
 
 io::Json identity_of(const io::Json& made_from) {
   io::Json identity = made_from;
-  if (!identity.is_object() || !identity.contains("options")) return identity;
-  io::Json& options = identity["options"];
-  if (options.is_object() && options.contains("train") && options["train"].is_object())
-    for (const char* key : kFreeOfTrain) options["train"].erase(key);
+  if (!identity.is_object()) return identity;
+  forget_names(identity);
+  io::Json* train = train_of(identity);
+  if (train == nullptr) return identity;
+  for (const char* key : kFreeOfTrain) train->erase(key);
+  if (!train->value("keep_best", false) && train->value("early_stopping_patience", 0) == 0)
+    for (const char* key : kChoosing) train->erase(key);
+  return identity;
+}
+
+io::Json identity_of_steps(const io::Json& made_from) {
+  io::Json identity = identity_of(made_from);
+  if (io::Json* train = train_of(identity))
+    for (const char* key : kChoosing) train->erase(key);
   return identity;
 }
 
 std::string hash_of(const io::Json& made_from) {
   return short_hash(identity_of(made_from).dump());
+}
+
+std::string describe_change(const Stage& stage, std::vector<io::JsonDifference> differences) {
+  std::string inputs;
+  const auto is_input = [](const io::JsonDifference& one) { return one.name == "input"; };
+  if (std::any_of(differences.begin(), differences.end(), is_input) && stage.from != "base") {
+    differences.erase(std::remove_if(differences.begin(), differences.end(), is_input), differences.end());
+    inputs = "what stage '" + stage.from + "' leaves is another now";
+  }
+  const std::string others = io::describe(differences);
+  return inputs + (inputs.empty() || others.empty() ? "" : "; ") + others;
+}
+
+namespace {
+
+/// Whether a run may go on with unfinished work; where only its length stands in the way, `why` says how.
+bool can_go_on(const Stage& stage, const Work& there, std::optional<std::int64_t> step, std::string& why) {
+  if (!there.made_from) return false;
+  if (there.differences.empty()) return true;
+  const std::optional<StageTraining> training = training_of(stage.options);
+  if (!training || !only_length(there.differences)) return false;
+  why = cannot_change_length(*training, *there.made_from, step.value_or(0));
+  return why.empty();
+}
+
+}  // namespace
+
+bool is_work_of(const Stage& stage, const fs::path& work, const io::Json& made_from) {
+  std::string why;
+  return can_go_on(stage, look_at(work, made_from), train::CheckpointStore(work).newest(), why);
 }
 
 void check_work(const Stage& stage, const fs::path& work, const io::Json& made_from) {
@@ -157,15 +230,11 @@ void check_work(const Stage& stage, const fs::path& work, const io::Json& made_f
   const Work there = look_at(work, made_from);
   const std::string where = "stage " + stage.name + ": there is unfinished work in " + work.string();
   if (!there.made_from) throw StateError(where, " that does not say what it was made from", remedy);
-  if (there.differences.empty()) return;
   const std::optional<std::int64_t> step = train::CheckpointStore(work).newest();
   std::string why;
-  if (const auto training = training_of(stage.options); training && only_length(there.differences)) {
-    why = cannot_change_length(*training, *there.made_from, step.value_or(0));
-    if (why.empty()) return;
-  }
+  if (can_go_on(stage, there, step, why)) return;
   throw StateError(where, step ? to_text(" (a checkpoint of step ", *step, ")") : std::string(),
-                   ", made otherwise than this run would: ", io::describe(there.differences),
+                   ", made otherwise than this run would: ", describe_change(stage, there.differences),
                    why.empty() ? "" : "; " + why, ". To go on from it, set that back as it was", remedy);
 }
 
@@ -173,12 +242,17 @@ void prepare_work(const Stage& stage, const fs::path& work, const io::Json& made
   const Work there = look_at(work, made_from);
   if (there.made_from && *there.made_from == made_from) return;
   const bool goes_on = there.made_from && (there.differences.empty() || holds_work(work));
-  if (!goes_on) io::remove_tree(work);
+  if (!goes_on) io::discard(work);
   if (goes_on)
     log_info("stage ", stage.name, ": goes on with ",
              io::describe(io::differences(*there.made_from, made_from)));
   io::make_directories(work);
   io::write_json(work / kMarker, made_from);
+}
+
+void clear_work(const fs::path& work, const io::Json& made_from) {
+  const Work there = look_at(work, made_from);
+  if ((there.made_from && there.differences.empty()) || !holds_work(work)) io::discard(work);
 }
 
 }  // namespace bitrain::recipe

@@ -11,8 +11,8 @@
 #include <bitrain/objectives/contrastive.h>
 #include <bitrain/objectives/masked_lm.h>
 #include <bitrain/recipe/encoder_stage.h>
-#include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
+#include <bitrain/recipe/stage_folders.h>
 #include <bitrain/recipe/validate.h>
 
 /// What `bitrain data inspect` shows: the first step of a stage.

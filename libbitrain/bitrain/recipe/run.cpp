@@ -20,9 +20,9 @@
 #include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
-#include <bitrain/io/json_difference.h>
 #include <bitrain/recipe/fingerprint.h>
 #include <bitrain/recipe/stage_context.h>
+#include <bitrain/recipe/stage_folders.h>
 #include <bitrain/train/peak_memory.h>
 #include <bitrain/train/report.h>
 
@@ -32,17 +32,11 @@ namespace {
 
 using Ranks = std::shared_ptr<dist::Communicator>;
 
-constexpr const char* kStageFile = "stage.json";
 constexpr const char* kFinished = "finished";
 
 /// Whether a stage has steps that ranks can share.
 bool trains(const Stage& stage) {
   return training_of(stage.options).has_value();
-}
-
-/// Where a stage keeps what an interruption must not lose.
-fs::path work_directory(const fs::path& stage_directory) {
-  return stage_directory.string() + ".work";
 }
 
 std::string cpu_name() {
@@ -56,46 +50,61 @@ std::string cpu_name() {
 struct Plan {
   io::Json made_from;
   std::optional<io::Json> done;  ///< stage.json of a folder that is right as it is.
+  /// Where the finished folder, or the unfinished work, lies until the run begins.
+  std::optional<fs::path> found;
 };
 
-/// stage.json when the folder is there and made from the same things, else nothing. A stage that runs again,
-/// or was made with other options that do not matter, says so.
-std::optional<io::Json> finished(const Stage& stage, const fs::path& directory, const io::Json& made_from) {
+/// Looks for a stage's result or unfinished work, first in its own place.
+void look_for(const Stage& stage, const fs::path& directory, StrayFolders& strays, ContentHashes& contents,
+              Plan& plan) {
   std::error_code ignored;
-  if (!fs::exists(directory / kStageFile, ignored)) return std::nullopt;
-  io::Json there = io::read_json(directory / kStageFile);
-  if (!there.is_object() || !there.contains("made_from") || !there.contains("result")) return std::nullopt;
-  const io::Json& before = there["made_from"];
-  if (const auto differences = io::differences(identity_of(before), identity_of(made_from));
-      !differences.empty()) {
-    log_info("stage ", stage.name, ": ", directory.string(),
-             " was made otherwise and will be replaced: ", io::describe(differences));
-    return std::nullopt;
+  plan.done = finished(stage, directory, plan.made_from, contents);
+  if (plan.done) {
+    clear_work(work_directory(directory), plan.made_from);
+    return;
   }
-  if (const auto differences = io::differences(before, made_from); !differences.empty())
-    log_info("stage ", stage.name,
-             ": stays as it was made, with other values that change no step: ", io::describe(differences));
-  return there;
+  io::check_output_directory(directory);
+  check_work(stage, work_directory(directory), plan.made_from);
+  if (holds_work(work_directory(directory))) return;
+  if (!fs::exists(directory, ignored)) {
+    plan.found = strays.take_finished(plan.made_from);
+    if (plan.found) plan.done = finished(stage, *plan.found, plan.made_from, contents);
+  }
+  if (!plan.done) plan.found = strays.take_work(stage, plan.made_from);
+}
+
+/// Puts what was found under another name in the place of the stage.
+void move_found(const Recipe& recipe, const std::vector<Plan>& plans) {
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    if (!plans[i].found) continue;
+    const fs::path directory = stage_directory(recipe, recipe.stages[i].name);
+    const fs::path to = plans[i].done ? directory : work_directory(directory);
+    io::discard(to);  // A work folder may be there, without work.
+    std::error_code error;
+    fs::rename(*plans[i].found, to, error);
+    if (error)
+      throw IoError("cannot rename ", plans[i].found->string(), " to ", to.string(), ": ", error.message());
+    log_info("stage ", recipe.stages[i].name, ": ", plans[i].found->string(),
+             " was made from the same things; it is ", to.string(), " now");
+  }
 }
 
 /// Looks at all stages before any runs: what they are made from, which are finished, whether unfinished work
 /// can go on and whether their folders can be written.
 std::vector<Plan> plan_stages(const Recipe& recipe) {
   ContentHashes contents(fs::path(recipe.dir) / ".contents.json");
+  StrayFolders strays(recipe);
   std::map<std::string, std::string> hashes;
   std::vector<Plan> plans;
   for (const Stage& stage : recipe.stages) {
-    const fs::path directory = stage_directory(recipe, stage.name);
     Plan plan;
     plan.made_from = made_from(recipe, stage, contents, hashes);
     hashes[stage.name] = hash_of(plan.made_from);
-    plan.done = finished(stage, directory, plan.made_from);
-    if (!plan.done) {
-      io::check_output_directory(directory);
-      check_work(stage, work_directory(directory), plan.made_from);
-    }
+    look_for(stage, stage_directory(recipe, stage.name), strays, contents, plan);
     plans.push_back(std::move(plan));
   }
+  move_found(recipe, plans);
+  strays.tell();
   contents.remember();
   return plans;
 }
@@ -134,11 +143,9 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
       {"directory", directory.string()}};
   if (trains(stage) && ranks->size() > 1) result["ranks"] = ranks->size();
   result.update(context.result);
-  const io::Json file = {
-      {"name", stage.name}, {"hash", hash_of(made_from)}, {"made_from", made_from}, {"result", result}};
-  io::write_json(out.path() / kStageFile, file);
+  write_stage_file(out.path(), stage, made_from, result);
   out.commit();
-  io::remove_tree(work);
+  io::discard(work);
   return result;
 }
 
@@ -195,12 +202,6 @@ void write_summary(const fs::path& dir, const io::Json& summary) {
 
 }  // namespace
 
-fs::path stage_directory(const Recipe& recipe, const std::string& stage) {
-  for (std::size_t i = 0; i < recipe.stages.size(); ++i)
-    if (recipe.stages[i].name == stage) return fs::path(recipe.dir) / (std::to_string(i + 1) + "-" + stage);
-  throw StateError("there is no stage '", stage, "'");
-}
-
 RunResult run(const Recipe& recipe, const Ranks& ranks) {
   if (!recipe.source.language.empty() && recipe.source.language == recipe.target.language)
     throw ConfigError("source.language and target.language are both '", recipe.source.language, "'");
@@ -235,6 +236,7 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
     }
     log_info("stage ", title, " (", stage.type, ")");
     const std::optional<io::Json> figures = run_one(recipe, stage, plans[i].made_from, ranks, result.signal);
+    lock.check();
     if (!figures) return result;
     log_info("stage ", title, ": done in ", human_seconds(figures->at("seconds").get<double>()));
     add_stage(result.summary, stage.name, *figures);

@@ -31,7 +31,4 @@ struct RunResult {
 RunResult run(const Recipe& recipe,
               const std::shared_ptr<dist::Communicator>& ranks = std::make_shared<dist::Communicator>());
 
-/// The folder of a stage.
-[[nodiscard]] std::filesystem::path stage_directory(const Recipe& recipe, const std::string& stage);
-
 }  // namespace bitrain::recipe

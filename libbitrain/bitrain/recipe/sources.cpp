@@ -6,7 +6,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/data/next_sentence.h>
-#include <bitrain/recipe/run.h>
+#include <bitrain/recipe/stage_folders.h>
 
 namespace bitrain::recipe {
 namespace {

@@ -7,7 +7,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/hub/peft.h>
-#include <bitrain/recipe/run.h>
+#include <bitrain/recipe/stage_folders.h>
 
 namespace bitrain::recipe {
 

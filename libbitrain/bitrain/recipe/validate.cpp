@@ -6,6 +6,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/byte_reader.h>
+#include <bitrain/io/directory.h>
 #include <bitrain/io/json.h>
 #include <bitrain/models/bert/language_adapters.h>
 #include <bitrain/models/llama/config.h>
@@ -46,6 +47,14 @@ void check_file(const Recipe& recipe, const TextOptions& side, const std::string
     problems.add(mark_of(recipe, document, where), where, problem);
   else if (fs::file_size(path, error) == 0)
     problems.add(mark_of(recipe, document, where), where, path.string() + " is empty");
+}
+
+void check_dir(const Recipe& recipe, const Node* document, Problems& problems) {
+  try {
+    io::check_output_directory(recipe.dir);
+  } catch (const Error& problem) {
+    problems.add(mark_of(recipe, document, "dir"), "dir", problem.what());
+  }
 }
 
 void check_base(const Recipe& recipe, const Node* document, Problems& problems) {
@@ -197,6 +206,12 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   if (holds_out && recipe.held_out.every == 0 && recipe.held_out.last == 0)
     problems.add(mark_of(recipe, document, "held_out"), "held_out",
                  "nothing is kept for evaluation: set every or last");
+  if (recipe.held_out.every == 1 &&
+      std::any_of(recipe.stages.begin(), recipe.stages.end(),
+                  [](const Stage& stage) { return training_of(stage.options).has_value(); }))
+    problems.add(mark_of(recipe, document, "held_out.every"), "held_out.every",
+                 "keeps every row for evaluation and leaves none to train on");
+  check_dir(recipe, document, problems);
   if (!recipe.base.empty()) check_base(recipe, document, problems);
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
