@@ -11,10 +11,6 @@
 namespace bitrain::data {
 namespace {
 
-bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 /// Hugging Face's name of a role.
 std::string role_of(const std::string& name) {
   const std::string small = lower_ascii(name);

@@ -15,10 +15,6 @@ namespace {
 
 using Kind = RowLayout::Kind;
 
-bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
-  return std::find(names.begin(), names.end(), name) != names.end();
-}
-
 /// What a leftover would be in the conversation.
 enum class Part { kPrompt, kReply, kReasoning, kConversation, kRejected, kTools, kMedia };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +17,8 @@ namespace bitrain::data {
 /// Whether a value says nothing: null, a blank text or one that writes an empty value ("[]", "{}", "null"),
 /// or a list or object of such values alone.
 [[nodiscard]] bool says_nothing(const io::Json& value);
+
+[[nodiscard]] bool is_one_of(std::string_view text, std::initializer_list<std::string_view> words);
 
 /// A key in a jq filter between single quotes of a shell: .name, or ."other name".
 [[nodiscard]] std::string jq_key(const std::string& key);
