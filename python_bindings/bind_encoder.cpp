@@ -168,14 +168,16 @@ at::Tensor scores_of(hub::OpenedCrossEncoder& model, const Rows& rows, const Row
 
 at::Tensor predictions_of(hub::OpenedCrossEncoder& model,
                           const std::vector<std::pair<std::string, std::string>>& pairs,
-                          std::int64_t max_length) {
+                          std::int64_t max_length, const std::optional<std::string>& prompt,
+                          const std::optional<std::string>& prompt_name) {
   if (model.tokenizer == nullptr)
     throw StateError("this cross-encoder was opened without its tokenizer: open it with tokenizer=True");
   std::vector<eval::TextPair> texts;
   texts.reserve(pairs.size());
   for (const auto& [query, document] : pairs) texts.push_back({query, document});
   eval::RerankOptions options;
-  options.max_length = max_length;
+  options.max_length = max_length > 0 ? max_length : model.settings.max_seq_length;
+  options.prompt = prompt ? *prompt : hub::prompt_of(model.settings, prompt_name);
   py::gil_scoped_release release;
   return eval::score_text_pairs(*model.model, *model.tokenizer, texts, options);
 }
@@ -186,8 +188,12 @@ void bind_cross_encoder(py::module_& module) {
       .def("logits", &scores_of, py::arg("input_ids"), py::arg("token_type_ids") = Rows(),
            py::arg("languages") = std::vector<std::string>(),
            "Scores [rows] of rows of token ids, special tokens included; they can be differentiated.")
-      .def("predict", &predictions_of, py::arg("pairs"), py::arg("max_length") = 512,
-           "Scores [pairs] of (query, document) texts, float32; the longer text is cut first.")
+      .def("predict", &predictions_of, py::arg("pairs"), py::arg("max_length") = 0,
+           py::arg("prompt") = py::none(), py::arg("prompt_name") = py::none(),
+           "Scores [pairs] of (query, document) texts, float32, before any sigmoid. Pairs are cut to "
+           "max_length "
+           "tokens, 0: as the folder says; the longer text is cut first. Before the query stands `prompt`, "
+           "the prompt called `prompt_name`, or the folder's default.")
       .def(
           "tensors", [](hub::OpenedCrossEncoder& model) { return tensors_of(*model.model); },
           "The dense weights by name, not copied.");
@@ -209,7 +215,7 @@ void bind_cross_encoder(py::module_& module) {
         hub::SaveOptions options;
         options.dtype = dtype_named(dtype);
         py::gil_scoped_release release;
-        hub::save_cross_encoder(directory, *model.model, model.tokenizer.get(), options);
+        hub::save_cross_encoder(directory, *model.model, model.tokenizer.get(), options, model.settings);
       },
       py::arg("model"), py::arg("directory"), py::arg("dtype") = py::none(),
       "Writes a folder that AutoModelForSequenceClassification and CrossEncoder open.");
@@ -227,7 +233,7 @@ void bind_class(py::module_& module) {
           "embed",
           [](Encoder& model, const std::vector<std::string>& texts, std::int64_t max_length,
              const std::optional<std::string>& prompt, std::int64_t tokens_per_batch,
-             const std::optional<std::string>& prompt_name, std::int64_t truncate_dim) {
+             const std::optional<std::string>& prompt_name, std::optional<std::int64_t> truncate_dim) {
             if (model.opened.tokenizer == nullptr)
               throw StateError("this encoder was opened without its tokenizer: open it with tokenizer=True");
             eval::EncodeOptions options;
@@ -235,13 +241,15 @@ void bind_class(py::module_& module) {
             options.prompt = prompt ? *prompt : hub::prompt_of(model.opened.settings, prompt_name);
             options.include_prompt = model.opened.settings.include_prompt;
             options.tokens_per_batch = tokens_per_batch;
-            options.truncate_dim = truncate_dim;
+            options.truncate_dim = truncate_dim ? *truncate_dim
+                                                : std::min(model.opened.settings.truncate_dim.value_or(0),
+                                                           model.get().dimension());
             py::gil_scoped_release release;
             return eval::encode_texts(model.get(), *model.opened.tokenizer, texts, options);
           },
           py::arg("texts"), py::arg("max_length") = 0, py::arg("prompt") = py::none(),
           py::arg("tokens_per_batch") = 4096, py::arg("prompt_name") = py::none(),
-          py::arg("truncate_dim") = 0,
+          py::arg("truncate_dim") = py::none(),
           "Embeddings [texts, dimension] of texts, float32, or [texts, truncate_dim] where that is set. "
           "`max_length` in tokens; 0: the folder's "
           "max_seq_length. Before each text stands `prompt`, else the folder's prompt of that name, else its "

@@ -206,7 +206,11 @@ TEST_F(SentenceTransformersTest, WhatIsNotUnderstoodIsWrittenAgain) {
   save();
   edit("config_sentence_transformers.json", "__version__", {{"sentence_transformers", "5.1.0"}});
   edit("config_sentence_transformers.json", "prompts", {{"query", "q: "}});
-  write("sentence_bert_config.json", {{"max_seq_length", nullptr}, {"modality_config", {{"text", "t"}}}});
+  const io::Json modalities = {{"text", {{"method", "forward"}, {"method_output_name", "last_hidden_state"}}},
+                               {"image", "i"}};
+  write("sentence_bert_config.json", {{"max_seq_length", nullptr},
+                                      {"modality_config", modalities},
+                                      {"processor_kwargs", {{"model_max_length", 9}, {"use_fast", true}}}});
   write("1_Pooling/config.json",
         {{"pooling_mode", {"cls", "mean"}}, {"embedding_dimension", 16}, {"odd", 1}});
   edit("config.json", "odd", "key");
@@ -215,6 +219,7 @@ TEST_F(SentenceTransformersTest, WhatIsNotUnderstoodIsWrittenAgain) {
   std::vector<io::Json> before;
   for (const char* file : files) before.push_back(read(file));
   OpenedSentenceEncoder opened = open();
+  EXPECT_EQ(opened.settings.max_seq_length, 9);
   save_sentence_encoder(path(), *opened.model, nullptr, opened.settings);
   for (std::size_t i = 0; i < before.size(); ++i) EXPECT_EQ(read(files[i]), before[i]) << files[i];
 
@@ -222,7 +227,9 @@ TEST_F(SentenceTransformersTest, WhatIsNotUnderstoodIsWrittenAgain) {
   opened.settings.prompts["passage"] = "p: ";
   save_sentence_encoder(path(), *opened.model, nullptr, opened.settings);
   EXPECT_EQ(read("sentence_bert_config.json")["max_seq_length"], 77);
-  EXPECT_EQ(read("sentence_bert_config.json")["modality_config"]["text"], "t");
+  EXPECT_EQ(read("sentence_bert_config.json")["processor_kwargs"], io::Json({{"use_fast", true}}))
+      << "a length there would go before the new one";
+  EXPECT_EQ(read("sentence_bert_config.json")["modality_config"], modalities);
   EXPECT_EQ(read("config_sentence_transformers.json")["prompts"]["passage"], "p: ");
   EXPECT_TRUE(read("config_sentence_transformers.json").contains("__version__"));
 }

@@ -301,6 +301,9 @@ TEST(BertConfig, BadKeysAreNamed) {
               ThrowsMessage<UnsupportedError>(HasSubstr("relative_key")));
   EXPECT_THAT([] { (void)bert_config_from_json(valid("is_decoder", true)); },
               ThrowsMessage<UnsupportedError>(HasSubstr("is_decoder")));
+  EXPECT_THAT([] { (void)bert_config_from_json(valid("is_causal", true)); },
+              ThrowsMessage<UnsupportedError>(HasSubstr("is_causal")));
+  EXPECT_NO_THROW((void)bert_config_from_json(valid("is_causal", false)));
 }
 
 TEST(BertConfig, ImpossibleShapesAreConfigErrors) {
@@ -343,6 +346,11 @@ TEST(BertConfig, DistilBertHasKeysOfItsOwn) {
   const io::Json written = config_to_json(config);
   EXPECT_EQ(written.at("dim"), 16);
   EXPECT_FALSE(written.contains("hidden_size"));
+  json["hidden_size"] = 16;
+  EXPECT_NO_THROW((void)bert_config_from_json(json));
+  json["hidden_size"] = 32;
+  EXPECT_THAT([&] { (void)bert_config_from_json(json, "c.json"); },
+              ThrowsMessage<FormatError>(HasSubstr("c.json: dim is 16, but hidden_size is 32")));
   json.erase("dim");
   EXPECT_THAT([&] { (void)bert_config_from_json(json); }, ThrowsMessage<FormatError>(HasSubstr("'dim'")));
 }

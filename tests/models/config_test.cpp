@@ -87,6 +87,60 @@ TEST(LlamaConfig, WhatThisFamilyDoesNotDoIsUnsupported) {
       ThrowsMessage<UnsupportedError>(HasSubstr("partial_rotary_factor")));
 }
 
+TEST(LlamaConfig, OfTwoRotaryScalingsTheOldKeyCountsAsInTransformers) {
+  const io::Json linear = {{"rope_type", "linear"}, {"factor", 2.0}};
+  io::Json json = with("rope_parameters", io::Json{{"rope_type", "default"}, {"rope_theta", 500.0}});
+  json["rope_scaling"] = linear;
+  json.erase("rope_theta");
+  EXPECT_EQ(config_from_json(json).rope_parameters.rope_type, "linear");
+  EXPECT_EQ(config_from_json(json).rope_parameters.rope_theta, 10000.0);
+  EXPECT_EQ(config_to_json(config_from_json(json)), json);
+  for (const io::Json& none : {io::Json(nullptr), io::Json::object()}) {
+    json["rope_scaling"] = none;
+    EXPECT_EQ(config_from_json(json).rope_parameters.rope_theta, 500.0);
+  }
+  LlamaConfig changed = config_from_json(json);
+  changed.rope_parameters.rope_type = "linear";
+  changed.rope_parameters.factor = 4.0;
+  const LlamaConfig again = config_from_json(config_to_json(changed));
+  EXPECT_EQ(again.rope_parameters.factor, 4.0);
+  EXPECT_EQ(again.rope_parameters.rope_theta, 500.0);
+}
+
+TEST(LlamaConfig, TheOriginalLengthMayStandOutsideAndTheFactorFollowsFromIt) {
+  io::Json json =
+      with("rope_parameters",
+           io::Json{{"rope_type", "yarn"}, {"factor", nullptr}, {"original_max_position_embeddings", 64}});
+  json["max_position_embeddings"] = 128;
+  EXPECT_EQ(config_from_json(json).rope_parameters.factor, 2.0);
+  json["original_max_position_embeddings"] = 32;  // Goes before the one inside.
+  EXPECT_EQ(config_from_json(json).rope_parameters.original_max_position_embeddings, 32);
+  EXPECT_EQ(config_from_json(json).rope_parameters.factor, 4.0);
+}
+
+TEST(LlamaConfig, RotaryScalingNeedsTheKeysThatTransformersNeeds) {
+  const auto scaled = [](const char* type) { return io::Json{{"rope_type", type}, {"factor", 2.0}}; };
+  EXPECT_THAT(
+      [] {
+        (void)config_from_json(with("rope_parameters", io::Json{{"rope_type", "linear"}}));
+      },
+      ThrowsMessage<FormatError>(HasSubstr("the key 'factor' is missing")));
+  EXPECT_THAT([&] { (void)config_from_json(with("rope_parameters", scaled("llama3"))); },
+              ThrowsMessage<FormatError>(HasSubstr("the key 'low_freq_factor' is missing")));
+  EXPECT_NO_THROW((void)config_from_json(with("rope_parameters", scaled("yarn"))));
+}
+
+/// gte-Qwen2, LLM2Vec; null is false to transformers.
+TEST(LlamaConfig, ModelsThatSeeBothWaysAreUnsupported) {
+  EXPECT_NO_THROW((void)config_from_json(with("is_causal", true)));
+  for (const io::Json& value : {io::Json(false), io::Json(nullptr)}) {
+    io::Json json = valid();
+    json["is_causal"] = value;
+    EXPECT_THAT([&] { (void)config_from_json(json, "c.json"); },
+                ThrowsMessage<UnsupportedError>(HasSubstr("c.json: is_causal: " + value.dump())));
+  }
+}
+
 TEST(LlamaConfig, ListsOfEndTokensAndNullsAreRead) {
   const LlamaConfig config = config_from_json(with("eos_token_id", io::Json::array({3, 5})));
   EXPECT_EQ(config.eos_token_id, (std::vector<std::int64_t>{3, 5}));
@@ -143,7 +197,11 @@ TEST(LlamaConfig, DefaultsOfTheFamiliesAreThoseOfTransformers) {
   mistral.erase("num_key_value_heads");
   mistral["num_attention_heads"] = 8;
   EXPECT_EQ(config_from_json(mistral).key_value_heads(), 8);
+  EXPECT_EQ(config_from_json(mistral).sliding_window, 4096);
+  mistral["sliding_window"] = nullptr;
+  EXPECT_FALSE(config_from_json(mistral).sliding_window.has_value());
   mistral["sliding_window"] = 6;
+  mistral["use_sliding_window"] = false;  // A key of Qwen 2 alone.
   EXPECT_EQ(config_from_json(mistral).sliding_window, 6);
   mistral["model_type"] = "qwen2";
   mistral["use_sliding_window"] = false;

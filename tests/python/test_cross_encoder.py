@@ -1,6 +1,9 @@
 """Cross-encoders, with transformers and sentence-transformers as oracles: folders both ways, scores, cut texts and
 gradients."""
 
+import json
+import shutil
+
 import pytest
 import sentence_transformers
 import torch
@@ -120,6 +123,15 @@ def lettered(tmp_path_factory):
     return folder
 
 
+def copied(source, target):
+    shutil.copytree(source, target)
+    return target
+
+
+def edit(path, **keys):
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
 PAIRS = [("cat", "a dog saw"), ("bird", "it sings in the tree"), ("a", "b c d e f g h i j k l m n o p q r s t u v"),
          ("a b c d e f g h i j k l m n o p", "x y z"), ("a b c d e f g h i j k l", "m n o p q r s t u v w x y")]
 
@@ -129,7 +141,8 @@ def test_texts_are_framed_and_cut_as_sentence_transformers_does(lettered, tmp_pa
     ours = bitrain.open_cross_encoder(lettered, dtype="float32", tokenizer=True)
     bitrain.save_cross_encoder(ours, tmp_path / "ours")
     model = sentence_transformers.CrossEncoder(str(tmp_path / "ours"), max_length=max_length)
-    expected = torch.tensor(model.predict(PAIRS, show_progress_bar=False))  # Logits: the folder names no sigmoid.
+    logits = {"activation_fn": torch.nn.Identity(), "show_progress_bar": False}  # The folder names no activation.
+    expected = torch.tensor(model.predict(PAIRS, **logits))
     assert expected.std() > 0.02
     torch.testing.assert_close(ours.predict(PAIRS, max_length=max_length), expected, atol=1e-5, rtol=0)
     ranked = model.rank("cat", [document for _, document in PAIRS], show_progress_bar=False)
@@ -143,6 +156,44 @@ def test_a_cross_encoder_of_sentence_transformers_opens(lettered, tmp_path):
     ours = bitrain.open_cross_encoder(tmp_path / "theirs", dtype="float32", tokenizer=True)
     expected = torch.tensor(theirs.predict(PAIRS, activation_fn=torch.nn.Identity(), show_progress_bar=False))
     torch.testing.assert_close(ours.predict(PAIRS, max_length=64), expected, atol=1e-5, rtol=0)
+
+
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
+
+
+@pytest.mark.parametrize("use", [None, {"activation_fn": SIGMOID, "version": "5.1.0"},
+                                 {"activation_fn": "torch.nn.modules.linear.Identity"}], ids=str)
+def test_what_is_applied_to_scores_is_kept(use, lettered, tmp_path):
+    """Without a word sentence-transformers takes the sigmoid."""
+    copied(lettered, tmp_path / "theirs")
+    if use is not None:
+        edit(tmp_path / "theirs" / "config.json", sentence_transformers=use)
+    bitrain.save_cross_encoder(bitrain.open_cross_encoder(tmp_path / "theirs", tokenizer=True), tmp_path / "ours")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text()).get("sentence_transformers") == use
+    expected, ours = (torch.tensor(sentence_transformers.CrossEncoder(str(tmp_path / name)).predict(PAIRS))
+                      for name in ("theirs", "ours"))
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=0)
+
+
+def test_prompts_and_lengths_of_the_folder_count(lettered, tmp_path):
+    theirs = sentence_transformers.CrossEncoder(str(lettered), max_length=16, prompts={"query": "q r ", "other": "s "},
+                                                default_prompt_name="query")
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours = bitrain.open_cross_encoder(tmp_path / "theirs", dtype="float32", tokenizer=True)
+    bitrain.save_cross_encoder(ours, tmp_path / "ours")
+    again = sentence_transformers.CrossEncoder(str(tmp_path / "ours"))
+    plain = {"activation_fn": torch.nn.Identity(), "convert_to_tensor": True}
+    for prompt in ({}, {"prompt_name": "other"}, {"prompt": ""}):
+        expected = theirs.predict(PAIRS, **plain, **prompt)
+        torch.testing.assert_close(ours.predict(PAIRS, **prompt), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(again.predict(PAIRS, **plain, **prompt), expected, atol=1e-5, rtol=0)
+    for file in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+        assert json.loads((tmp_path / "ours" / file).read_text()) == json.loads((tmp_path / "theirs" / file).read_text())
+    with pytest.raises(bitrain.ConfigError, match="there is no prompt 'quary'"):
+        ours.predict(PAIRS, prompt_name="quary")
+    edit(tmp_path / "theirs" / "sentence_bert_config.json", config_kwargs={"num_hidden_layers": 1})
+    with pytest.raises(bitrain.UnsupportedError, match="config_kwargs: 'num_hidden_layers' is not supported"):
+        bitrain.open_cross_encoder(tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(("kind", "key"), [("bert", "classifier_dropout"), ("xlm_roberta", "classifier_dropout"),

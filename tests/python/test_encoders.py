@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import pathlib
+import shutil
 
 import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -270,6 +272,95 @@ def test_prompts_stand_before_texts(mode, include_prompt, transformer, tmp_path)
     assert all(not torch.allclose(a, b, atol=1e-3) for a, b in zip(seen, seen[1:], strict=False))
     with pytest.raises(bitrain.ConfigError, match="there is no prompt 'querry'.*there are: .*passage, query"):
         encoder.embed(PROMPTED, prompt_name="querry")
+
+
+def edit(path, **keys):
+    path.write_text(json.dumps(json.loads(path.read_text()) | keys))
+
+
+def refuse(folder, match, error=bitrain.UnsupportedError):
+    with pytest.raises(error, match=match):
+        bitrain.open_encoder(folder)
+
+
+@pytest.fixture
+def folder(transformer, tmp_path):
+    """A sentence-transformers folder of its own."""
+    SentenceTransformer(modules=[Transformer(str(transformer)), Pooling(32)], device="cpu").save(str(tmp_path / "theirs"))
+    return tmp_path / "theirs"
+
+
+@pytest.mark.parametrize("width", [8, 100])
+def test_truncate_dim_of_the_folder_counts(width, folder, tmp_path):
+    edit(folder / "config_sentence_transformers.json", truncate_dim=width)
+    encoder = bitrain.open_encoder(folder, dtype="float32", tokenizer=True)
+    expected = SentenceTransformer(str(folder), device="cpu").encode(PROMPTED, convert_to_tensor=True)
+    close([encoder.embed(PROMPTED)], [expected])
+    assert encoder.embed(PROMPTED, truncate_dim=0).shape[1] == 32
+    bitrain.save_encoder(encoder, tmp_path / "ours")
+    close([SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(PROMPTED, convert_to_tensor=True)], [expected])
+
+
+@pytest.mark.parametrize("key", ["tokenizer_args", "processor_kwargs"])
+def test_the_length_among_the_tokenizers_arguments_counts(key, folder, tmp_path):
+    edit(folder / "sentence_bert_config.json", max_seq_length=30, model_args={"attn_implementation": "eager"},
+         **{key: {"model_max_length": 4}})
+    encoder = bitrain.open_encoder(folder, dtype="float32", tokenizer=True)
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    assert encoder.max_seq_length == theirs.max_seq_length == 4
+    expected = theirs.encode(PROMPTED, convert_to_tensor=True)
+    close([encoder.embed(PROMPTED)], [expected])
+    bitrain.save_encoder(encoder, tmp_path / "ours")
+    close([SentenceTransformer(str(tmp_path / "ours"), device="cpu").encode(PROMPTED, convert_to_tensor=True)], [expected])
+
+
+@pytest.mark.parametrize(("keys", "match"), [
+    ({"processing_kwargs": {"text": {"max_length": 4}}}, "processing_kwargs: text: 'max_length' is not supported"),
+    ({"processing_kwargs": {"common": {"add_special_tokens": False}}}, "processing_kwargs: common: 'add_special_tokens'"),
+    ({"tokenizer_args": {"do_lower_case": False}}, "tokenizer_args: 'do_lower_case' is not supported; set it in tokenizer_config"),
+    ({"config_kwargs": {"num_hidden_layers": 1}}, "config_kwargs: 'num_hidden_layers' is not supported; set it in config.json"),
+    ({"model_args": {"subfolder": "onnx"}}, "model_args: 'subfolder' is not supported"),
+    ({"modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}}, "modality_config"),
+    ({"module_output_name": "sentence_embedding"}, "module_output_name 'sentence_embedding' is not supported"),
+], ids=str)
+def test_arguments_that_change_embeddings_are_refused(keys, match, folder):
+    edit(folder / "sentence_bert_config.json", **keys)
+    refuse(folder, match)
+
+
+def test_a_transformer_that_is_an_adapter_is_refused(transformer, tmp_path):
+    model = SentenceTransformer(modules=[Transformer(str(transformer)), Pooling(32, "cls"), Normalize()], device="cpu",
+                                prompts={"query": "a b "}, default_prompt_name="query")
+    model.add_adapter(peft.LoraConfig(task_type="FEATURE_EXTRACTION", **LORAS["queries"]))
+    stir_adapter(value for name, value in model.named_parameters() if "lora" in name)
+    model.save_pretrained(str(tmp_path / "theirs"))
+    expected = SentenceTransformer(str(tmp_path / "theirs"), device="cpu").encode(PROMPTED, convert_to_tensor=True)
+    with pytest.raises(bitrain.UnsupportedError, match="is an adapter on .* write it merged, in Python: ") as caught:
+        bitrain.open_encoder(tmp_path / "theirs")
+    advice = str(caught.value).split("in Python: ")[1].replace("'merged'", repr(str(tmp_path / "merged")))
+    exec(advice, {"SentenceTransformer": SentenceTransformer, "PeftModel": peft.PeftModel, "AutoModel": transformers.AutoModel})
+    encoder = bitrain.open_encoder(tmp_path / "merged", dtype="float32", tokenizer=True)
+    close([encoder.embed(PROMPTED)], [expected])
+    shutil.copy(transformer / "config.json", tmp_path / "theirs")
+    shutil.copy(transformer / "model.safetensors", tmp_path / "theirs")
+    refuse(tmp_path / "theirs", "adapter_config.json beside config.json")
+
+
+def test_weights_behind_a_foreign_prefix(transformer, tmp_path):
+    shutil.copytree(transformer, tmp_path / "wrapped")
+    file = str(tmp_path / "wrapped" / "model.safetensors")
+    save_file({"_orig_mod." + name: value for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    refuse(tmp_path / "wrapped", "has them all behind '_orig_mod.'", bitrain.FormatError)
+
+
+def test_padding_that_a_text_spells(tmp_path):
+    """RoBERTa gives <pad> the position of padding and does not count it."""
+    model = stir(ENCODERS["roberta"]())
+    model.save_pretrained(tmp_path)
+    rows = [[0, 5, 1, 9, 1, 1, 17, 2], [1, 7, 8], [4, 5, 6], [1]]
+    with torch.no_grad():
+        expected = [model(torch.tensor([row])).last_hidden_state[0] for row in rows]
+    close(bitrain.open_encoder(tmp_path, dtype="float32").hidden(rows), expected)
 
 
 def test_lower_case_where_the_tokenizer_keeps_it(transformer, tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import peft
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -61,6 +62,30 @@ def test_our_folder_opens_in_transformers(family, tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert again.dtype == torch.float32
     close(theirs(again.eval()), theirs(model))
+
+
+LINEAR = {"type": "linear", "factor": 4.0}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize("keys", [
+    {"rope_scaling": LINEAR, "rope_parameters": LLAMA3},
+    {"rope_scaling": {}, "rope_parameters": LLAMA3},
+    {"rope_scaling": LLAMA3, "original_max_position_embeddings": 32},
+    {"rope_scaling": YARN, "original_max_position_embeddings": 16},
+    {"rope_scaling": YARN | {"factor": None}},
+    {"rope_scaling": YARN | {"factor": None}, "original_max_position_embeddings": 16},
+], ids=str)
+def test_rotary_keys_in_two_places(keys, tmp_path):
+    make("llama").save_pretrained(tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
+    config.pop("rope_parameters")
+    (tmp_path / "theirs" / "config.json").write_text(json.dumps(config | keys))
+    expected = theirs(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "theirs").eval())
+    ours = bitrain.open_model(tmp_path / "theirs", dtype="float32")
+    close(ours.logits(ROWS), expected)
+    bitrain.save_model(ours, tmp_path / "ours")
+    close(theirs(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()), expected)
 
 
 def test_sharded_folder_opens(tmp_path):
@@ -131,6 +156,86 @@ def test_our_adapter_loads_in_peft(layout, tmp_path):
     close(theirs(model), ours.logits(ROWS))
     ours.merge()
     close(theirs(model.merge_and_unload()), ours.logits(ROWS))
+
+
+# On a base whose head is the embedding.
+TIED_LORAS = {
+    "saved": dict(modules_to_save=["embed_tokens"], ensure_weight_tying=True),
+    "saved by its path": dict(modules_to_save=["model.embed_tokens"], ensure_weight_tying=True),
+    "rows": dict(trainable_token_indices={"embed_tokens": [3, 9]}),
+    "rows, ensured": dict(trainable_token_indices={"embed_tokens": [3, 9]}, ensure_weight_tying=True),
+    "adapted": dict(target_modules=["q_proj", "embed_tokens"]),
+    "ensured in vain": dict(ensure_weight_tying=True),
+}
+
+
+def tied_adapter(folder, **keys):
+    base = make("tied")
+    base.save_pretrained(folder / "base")
+    model = peft.get_peft_model(base, peft.LoraConfig(
+        task_type="CAUSAL_LM", **{"r": 2, "lora_alpha": 2, "target_modules": ["q_proj"], **keys}))
+    stir(p for p in model.parameters() if p.requires_grad)
+    model.save_pretrained(folder / "adapter")
+    return model.eval()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("layout", TIED_LORAS)
+def test_adapters_of_a_tied_base(layout, tmp_path):
+    """Both ways: a head that is trained with the embedding stays one with it in PEFT too."""
+    expected = theirs(tied_adapter(tmp_path, **TIED_LORAS[layout]))
+    ours = bitrain.open_model(tmp_path / "base", dtype="float32")
+    bitrain.load_adapter(ours, tmp_path / "adapter")
+    close(ours.logits(ROWS), expected)
+    bitrain.save_adapter(ours, tmp_path / "again", base=str(tmp_path / "base"))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    close(theirs(peft.PeftModel.from_pretrained(base, tmp_path / "again").eval()), expected)
+    ours.merge()
+    close(ours.logits(ROWS), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("keys, what", [
+    (dict(modules_to_save=["embed_tokens"]), "ensure_weight_tying is not true"),
+    (dict(modules_to_save=["embed_tokens", "lm_head"]), "ensure_weight_tying is not true"),
+    (dict(modules_to_save=["lm_head"]), "ensure_weight_tying is not true"),
+    (dict(target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True), "ensure_weight_tying with an adapter on"),
+])
+def test_adapters_that_part_a_tied_base_are_refused(keys, what, tmp_path):
+    tied_adapter(tmp_path, **keys)
+    ours = bitrain.open_model(tmp_path / "base", dtype="float32")
+    with pytest.raises(bitrain.UnsupportedError, match=what):
+        bitrain.load_adapter(ours, tmp_path / "adapter")
+
+
+def test_a_tied_head_with_other_numbers_is_refused(tmp_path):
+    tied_adapter(tmp_path, **TIED_LORAS["saved"])
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["base_model.model.lm_head.weight"] = tensors["base_model.model.lm_head.weight"] + 1
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(bitrain.FormatError, match="have other numbers in the file"):
+        bitrain.load_adapter(bitrain.open_model(tmp_path / "base", dtype="float32"), tmp_path / "adapter")
+
+
+def test_an_adapter_inside_a_model_folder_is_refused(tmp_path):
+    tied_adapter(tmp_path)
+    (tmp_path / "base" / "adapter_config.json").write_bytes((tmp_path / "adapter" / "adapter_config.json").read_bytes())
+    with pytest.raises(bitrain.UnsupportedError, match="adapter_config.json beside config.json"):
+        bitrain.open_model(tmp_path / "base")
+
+
+@pytest.mark.parametrize("block, what", [(None, ""), ({}, "load_in_4bit is not true"), (
+    {"quant_method": "bitsandbytes", "load_in_4bit": False, "load_in_8bit": False}, "remove quantization_config")])
+def test_quantization_configs_that_ask_for_nothing(block, what, tmp_path):
+    model = make("llama")
+    model.save_pretrained(tmp_path)
+    edited(tmp_path / "config.json", quantization_config=block)
+    if not what:
+        close(bitrain.open_model(tmp_path, dtype="float32").logits(ROWS), theirs(model))
+        return
+    with pytest.raises(bitrain.UnsupportedError, match=what):
+        bitrain.open_model(tmp_path)
 
 
 @pytest.mark.parametrize("how", [True, False, "gaussian", "orthogonal", "mica", "pissa", "pissa_niter_4", "olora", "OLoRA"])

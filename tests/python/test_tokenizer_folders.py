@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer
 
 import bitrain
 
@@ -320,6 +320,83 @@ def test_added_tokens_that_the_configuration_loses_are_refused(model, tmp_path):
         "1": plain("<s>")}})
     with pytest.raises(bitrain.Error, match=r"(?s)tokenizer.json.*'<\|im_end\|>'.*tokenizer_config.json"):
         bitrain.Tokenizer.open(str(folder))
+
+
+MARKED = {"__type": "AddedToken", **plain("<img>")}
+GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast"}
+
+
+@pytest.mark.parametrize("files", [
+    {"tokenizer_config__json": GENERIC | {"image_token": MARKED}},
+    {"tokenizer_config__json": GENERIC | {"image_token": plain("<img>")}},
+    {"tokenizer_config__json": GENERIC | {"image_token": "<img>"}},
+    {"tokenizer_config__json": GENERIC, "special_tokens_map__json": {"image_token": {"content": "<img>", "lstrip": True}}},
+    {"tokenizer_config__json": GENERIC | {"model_specific_special_tokens": {"image_token": "<img>"}}},
+    {"tokenizer_config__json": GENERIC | {"model_specific_special_tokens": {"image_token": "<img>"}, "a_token": "<a>"}},
+    {"tokenizer_config__json": GENERIC | {"model_specific_special_tokens": {"image_token": "<img>"}, "a_token": MARKED | {"content": "<a>"}}},
+    {"tokenizer_config__json": GENERIC | {"model_specific_special_tokens": {"image_token": "<img>"}, "extra_special_tokens": {"a_token": "<a>"}}},
+    *({"tokenizer_config__json": GENERIC | {"extra_special_tokens": {"a_token": "<a>"}, "additional_special_tokens": ["<b>"]},
+       "special_tokens_map__json": {"additional_special_tokens": extra}} for extra in ([], ["<c>"])),
+], ids=str)
+def test_named_tokens_beside_the_roles(files, tmp_path):
+    folder = write(tmp_path / "in", tokenizer__json=byte_level_json(), **files)
+    check(folder, tmp_path / "out", ["the <img>cat", "<a><b><c> <img>"])
+
+
+@pytest.mark.parametrize("code", [{}, {"AutoProcessor": "x.Y"}, {"AutoTokenizer": None}], ids=str)
+@pytest.mark.parametrize(("name", "model_type"), [("LlamaTokenizer", "llama"), ("GPT2Tokenizer", "mistral")])
+def test_code_of_other_parts_changes_no_class(name, model_type, code, tmp_path):
+    folder = write(tmp_path / "in", tokenizer__json=byte_level_json(), config__json={"model_type": model_type},
+                   tokenizer_config__json={"tokenizer_class": name, "auto_map": code, "add_prefix_space": True})
+    check(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("first", "second", "text"), [
+    (AddedToken("tok", normalized=False), AddedToken("<tok>", normalized=True), "a<tok>b"),
+    (AddedToken("\n\n", normalized=False), AddedToken("  \n", normalized=True), "a  \n\nb"),
+    (AddedToken("<m>", normalized=False, lstrip=True), AddedToken("  ", normalized=True), "a  <m> b"),
+], ids=str)
+def test_normalised_tokens_are_looked_for_last(first, second, text, tmp_path):
+    made = Tokenizer.from_str(json.dumps(byte_level_json()))
+    made.add_tokens([second, first])
+    check(write(tmp_path / "in", tokenizer__json=json.loads(made.to_str()), tokenizer_config__json=GENERIC), tmp_path / "out", [text])
+
+
+def test_single_words_end_where_the_regex_crate_says(tmp_path):
+    made = Tokenizer.from_str(json.dumps(byte_level_json()))
+    made.add_tokens([AddedToken("tok", single_word=True, normalized=False)])
+    folder = write(tmp_path / "in", tokenizer__json=json.loads(made.to_str()), tokenizer_config__json=GENERIC)
+    around = "_ -3éÉ\u0301²½¾ⅷ‿⁀﹏ⒶⓏ🄰🅉🅐🅩🅰🆉🆊℃™\u200b\u200c\u200d\u2060٣१ªº中ー々〇\u0903\u20dd£€+"
+    check(folder, tmp_path / "out", [f"{c}tok tok{c} {c}tok{c}" for c in around])
+
+
+def test_another_tokenizer_json_that_the_configuration_names_is_refused(tmp_path):
+    folder = write(tmp_path / "in", tokenizer__json=byte_level_json(),
+                   tokenizer_config__json=GENERIC | {"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.0.json"]})
+    with pytest.raises(bitrain.UnsupportedError, match="fast_tokenizer_files lists tokenizer.4.0.0.json"):
+        bitrain.Tokenizer.open(str(folder))
+
+
+@pytest.mark.parametrize("options", [{"normalization_rule_name": "nmt_nfkc"}, {"byte_fallback": False}, {"add_dummy_prefix": False}], ids=str)
+def test_the_advice_for_a_model_that_its_class_reads_otherwise(options, tmp_path):
+    folder = write(tmp_path / "in", tokenizer__model=sentencepiece_bytes(**options), tokenizer_config__json={"tokenizer_class": "LlamaTokenizer"})
+    lines = [f"la casa {i} del árbol" for i in range(50)]
+    with pytest.raises(bitrain.UnsupportedError, match="gives other ids: .* take tokenizer_class out of tokenizer_config.json"):
+        bitrain.extend_vocabulary(str(folder), lines, str(tmp_path / "out"), pieces=5)
+    write(folder, tokenizer_config__json={})
+    bitrain.extend_vocabulary(str(folder), lines, str(tmp_path / "out"), pieces=5)
+    same(bitrain.Tokenizer.open(str(tmp_path / "out")), AutoTokenizer.from_pretrained(tmp_path / "out"), [*TEXTS[:8], *lines[:2]])
+
+
+@pytest.mark.parametrize("config", [{}, {"tokenizer_class": "PreTrainedTokenizerFast"}], ids=str)
+def test_the_advice_for_a_lone_vocab_json(config, tmp_path):
+    made = byte_level_json()
+    folder = write(tmp_path / "in", vocab__json=made["model"]["vocab"], tokenizer_config__json=config, config__json={"model_type": "mistral"},
+                   merges__txt="".join(" ".join(pair) + "\n" for pair in made["model"]["merges"]))
+    with pytest.raises(bitrain.UnsupportedError, match=r"GPT2Tokenizer.from_pretrained\(..\).save_pretrained\(..\)"):
+        bitrain.Tokenizer.open(str(folder))
+    GPT2Tokenizer.from_pretrained(folder).save_pretrained(folder)
+    check(folder, tmp_path / "out")
 
 
 # --- tokenizer.model beside tokenizer.json, or in its place ---------------------------------------------------

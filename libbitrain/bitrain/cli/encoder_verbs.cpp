@@ -167,6 +167,7 @@ eval::NegativeFinder dense_finder(const MineArguments& arguments, const eval::Mi
   eval::EncodeOptions texts;
   texts.max_length = opened.settings.max_seq_length;
   texts.include_prompt = opened.settings.include_prompt;
+  texts.truncate_dim = std::min(opened.settings.truncate_dim.value_or(0), opened.model->dimension());
   eval::EncodeOptions queries = texts;
   texts.prompt = arguments.pair_prompt;
   Meter meter("texts embedded", 0, static_cast<std::int64_t>(set.texts.size()));

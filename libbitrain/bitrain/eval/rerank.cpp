@@ -62,7 +62,8 @@ at::Tensor score_text_pairs(models::CrossEncoder& model, const text::Tokenizer& 
   Framed framed;
   framed.reserve(pairs.size());
   for (const TextPair& pair : pairs)
-    framed.push_back(text::encode_pair_framed(tokenizer, pair.query, pair.document, longest));
+    framed.push_back(
+        text::encode_pair_framed(tokenizer, options.prompt + pair.query, pair.document, longest));
   std::vector<std::size_t> order(pairs.size());
   std::iota(order.begin(), order.end(), 0U);
   std::stable_sort(order.begin(), order.end(),

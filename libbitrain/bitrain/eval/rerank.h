@@ -18,6 +18,7 @@ struct RerankOptions {
   std::int64_t depth = 100;              ///< Hits of each query that are read; the rest stay behind them.
   std::int64_t max_length = 512;         ///< Tokens of a pair, special ones included; the longer text is cut.
   std::int64_t tokens_per_batch = 4096;  ///< Changes no result.
+  std::string prompt;                    ///< Put before every query.
   std::int32_t language = -1;            ///< Of the documents: an index into EncoderModel::set_languages.
 };
 

@@ -281,7 +281,10 @@ QuantizationConfig parse_quantization_config(const Json& block, const std::strin
   if (method != "bitsandbytes")
     throw UnsupportedError(place, ": quant_method ", method, "; only bitsandbytes in 4 bits is supported");
   if (!value("load_in_4bit", value("_load_in_4bit", false)))
-    throw UnsupportedError(place, ": 8-bit bitsandbytes weights; only 4-bit ones are supported");
+    throw UnsupportedError(
+        place,
+        ": load_in_4bit is not true, so transformers reads the weights as 8-bit ones of bitsandbytes; "
+        "only 4-bit ones are supported. If the weights are not quantised, remove quantization_config");
   QuantizationConfig config;
   const auto type = value("bnb_4bit_quant_type", std::string("fp4"));
   const auto found =

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <ATen/core/grad_mode.h>
 
@@ -10,6 +11,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/bitsandbytes.h>
+#include <bitrain/hub/sentence_modules.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/safetensors.h>
@@ -63,7 +65,7 @@ struct Folder {
         config(models::bert_config_from_json(json, where)),
         source(io::SafetensorsFolder::open(directory)),
         dtype(options.dtype ? *options.dtype : dtype_in(json, where).value_or(file_dtype(source))) {
-    if (json.contains("quantization_config"))
+    if (json.contains("quantization_config") && !json["quantization_config"].is_null())
       (void)parse_quantization_config(json["quantization_config"], where);
   }
 
@@ -120,6 +122,47 @@ WeightNames names_with_heads(const io::TensorSource& source, bool next_sentence)
     return inner(name) || repeated || (pooler && !next_sentence);
   };
   return names;
+}
+
+/// Where the Transformer of a cross-encoder is: in the folder itself, unless modules.json says otherwise.
+fs::path cross_encoder_root(const fs::path& directory) {
+  if (!fs::exists(directory / "modules.json")) return directory;
+  const io::Json modules = io::read_json(directory / "modules.json");
+  if (!modules.is_array() || modules.empty() || !modules[0].is_object()) return directory;
+  const auto path = modules[0].find("path");
+  if (path == modules[0].end() || !path->is_string() || path->get<std::string>().empty()) return directory;
+  return read_modules(directory, {"Transformer"}).front().directory;
+}
+
+/// What sentence-transformers' CrossEncoder is to know besides the model. Without modules.json it looks at
+/// the tokenizer alone for the length.
+void read_use(const fs::path& directory, const fs::path& root, OpenedCrossEncoder& opened) {
+  SentenceSettings& settings = opened.settings;
+  const std::int64_t longest = opened.model->encoder().max_tokens();
+  settings.max_seq_length = model_max_length(root, longest).value_or(longest);
+  if (fs::exists(directory / "modules.json")) {
+    const std::vector<ModuleEntry> modules = read_modules(directory, {"Transformer"});
+    if (modules.size() != 1)
+      throw UnsupportedError((directory / "modules.json").string(), ": the modules ", names_of(modules),
+                             " are not supported; a cross-encoder is one Transformer");
+    read_transformer(root, longest, kSequenceClassification, settings);
+    if (settings.do_lower_case && opened.tokenizer) opened.tokenizer = lower_cased(*opened.tokenizer, root);
+  }
+  read_settings(directory, settings);
+  settings.settings_file.known = settings_json(settings);
+  settings.transformer_file.known = transformer_json(settings);
+}
+
+/// The files of sentence-transformers that the folder had.
+void write_use(const fs::path& directory, const SentenceSettings& settings) {
+  if (!settings.settings_file.content.is_null())
+    io::write_json(directory / "config_sentence_transformers.json",
+                   settings.settings_file.with(settings_json(settings)));
+  if (settings.transformer_file.content.is_null()) return;
+  io::write_json(directory / "sentence_bert_config.json", transformer_file_json(settings));
+  ModuleWriter modules(directory);
+  modules.add("base.modules.transformer.Transformer");
+  modules.finish();
 }
 
 /// As transformers does, a decoder in the file that differs from the word embedding is one of its own,
@@ -179,7 +222,8 @@ OpenedMaskedLm open_masked_lm(const fs::path& directory, const OpenOptions& opti
 OpenedCrossEncoder open_cross_encoder(const fs::path& directory, const OpenOptions& options) {
   const at::NoGradGuard no_grad;
   if (options.quantize) throw UnsupportedError(directory.string(), ": cross-encoders are not quantised");
-  const Folder folder(directory, options);
+  const fs::path root = cross_encoder_root(directory);
+  const Folder folder(root, options);
   const bool bert = folder.config.model_type == "bert";
   const std::string head =
       bert || folder.config.is_distilbert() ? "classifier.weight" : "classifier.out_proj.weight";
@@ -193,7 +237,8 @@ OpenedCrossEncoder open_cross_encoder(const fs::path& directory, const OpenOptio
   opened.model = std::make_unique<models::CrossEncoder>(
       models::make_bert(folder.config, at::TensorOptions().dtype(folder.dtype), /*pooler=*/bert));
   load_weights(*opened.model, folder.source, folder.dtype, options.device, names_in(folder.source, ""));
-  if (options.tokenizer) opened.tokenizer = tokenizer_of(directory, folder.config);
+  if (options.tokenizer) opened.tokenizer = tokenizer_of(root, folder.config);
+  read_use(directory, root, opened);
   return opened;
 }
 
@@ -224,19 +269,24 @@ void save_masked_lm(const fs::path& directory, models::MaskedLanguageModel& mode
 }
 
 void save_cross_encoder(const fs::path& directory, models::CrossEncoder& model,
-                        const text::Tokenizer* tokenizer, const SaveOptions& options) {
+                        const text::Tokenizer* tokenizer, const SaveOptions& options,
+                        const SentenceSettings& settings) {
   const at::NoGradGuard no_grad;
   const models::BertConfig& shape = model.encoder().config();
   if (tokenizer != nullptr) check_vocabulary(*tokenizer, shape.vocab_size);
   io::Json config = config_with_head(shape, "ForSequenceClassification");
   const bool named = config.contains("id2label") && config["id2label"].size() == 1;  // As it was read.
   if (!named) {
+    // The head is fresh: what it learnt are logits, of which CrossEncoder would take the sigmoid.
     config["id2label"] = {{"0", "LABEL_0"}};
     config["label2id"] = {{"LABEL_0", 0}};
+    io::Json& use = config["sentence_transformers"];
+    if (!use.is_object()) use = io::Json::object();
+    use["activation_fn"] = "torch.nn.modules.linear.Identity";
   }
-  config["sentence_transformers"] = {{"activation_fn", "torch.nn.modules.linear.Identity"}};
   io::AtomicDirectory folder(directory);
   write_files(folder.path(), std::move(config), model, tokenizer, options);
+  write_use(folder.path(), settings);
   folder.commit();
 }
 

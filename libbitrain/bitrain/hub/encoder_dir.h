@@ -4,6 +4,7 @@
 #include <memory>
 
 #include <bitrain/hub/model_dir.h>
+#include <bitrain/hub/sentence_settings.h>
 #include <bitrain/models/cross_encoder.h>
 #include <bitrain/models/encoder.h>
 #include <bitrain/models/masked_language_model.h>
@@ -52,19 +53,22 @@ void save_masked_lm(const std::filesystem::path& directory, models::MaskedLangua
 struct OpenedCrossEncoder {
   std::unique_ptr<models::CrossEncoder> model;
   std::shared_ptr<const text::Tokenizer> tokenizer;  ///< Null when not asked for.
+  SentenceSettings settings;  ///< Prompts stand before the first text of a pair; max_seq_length cuts both.
 };
 
 /// Opens such a folder with a head of one label (BertForSequenceClassification and its kin, as
 /// sentence-transformers' CrossEncoder writes them). Throws as open_encoder; FormatError for a folder without
 /// the head: open_encoder and models::with_fresh_head give it one; UnsupportedError for a head of several
-/// labels, and for options.quantize.
+/// labels, for modules beside the Transformer, for options.quantize, and as read_transformer.
 [[nodiscard]] OpenedCrossEncoder open_cross_encoder(const std::filesystem::path& directory,
                                                     const OpenOptions& options = {});
 
 /// Writes what open_cross_encoder, open_encoder, transformers' AutoModelForSequenceClassification and
-/// sentence-transformers' CrossEncoder read; the latter's scores are the logits, without a sigmoid. The
-/// folder appears whole or not at all. Throws as save_encoder.
+/// sentence-transformers' CrossEncoder read. The latter applies to the scores what the folder that was read
+/// says, a sigmoid where it says nothing; a fresh head gets none. Of `settings` the files are written that
+/// the folder had. The folder appears whole or not at all. Throws as save_encoder.
 void save_cross_encoder(const std::filesystem::path& directory, models::CrossEncoder& model,
-                        const text::Tokenizer* tokenizer, const SaveOptions& options = {});
+                        const text::Tokenizer* tokenizer, const SaveOptions& options = {},
+                        const SentenceSettings& settings = {});
 
 }  // namespace bitrain::hub

@@ -12,6 +12,7 @@
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_modules.h>
+#include <bitrain/hub/sentence_settings.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/json.h>
 #include <bitrain/models/config_reader.h>
@@ -64,6 +65,8 @@ void read_lengths(const fs::path& directory, std::int64_t longest, LateInteracti
   const std::string where = (directory / kLengths).string();
   const Json json = io::read_json(where);
   const ConfigReader reader(json, where);
+  if (const auto made_for = check_transformer(json, where, kFeatureExtraction))
+    longest = std::min(longest, *made_for);
   bool lower_case = false;
   reader.read("do_lower_case", lower_case);
   if (lower_case) throw UnsupportedError(where, ": do_lower_case is not supported for token vectors");

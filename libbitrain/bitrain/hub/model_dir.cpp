@@ -98,12 +98,14 @@ void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows) {
     } catch (const DataError&) {  // A number between those of pieces and of added tokens.
     }
   }
-  throw ConfigError(
-      "the tokenizer has ", ids, " ids, but the model only ", rows, " rows: ", join(without, ", "),
-      ids > rows + kShown ? " and more" : "", ids == rows + 1 ? " has" : " have",
-      " none. If the tokenizer is the model's, take these tokens out of its files, or give the model "
-      "rows for them: resize_token_embeddings(",
-      ids, ") and save_pretrained in transformers");
+  throw ConfigError("the tokenizer has ", ids, " ids, but the model only ", rows,
+                    " rows: ", join(without, ", "), ids > rows + kShown ? " and more" : "",
+                    ids == rows + 1 ? " has" : " have",
+                    " none. If the tokenizer is the model's, take these tokens out of its files (those that "
+                    "no file has are "
+                    "made by the tokenizer_class; PreTrainedTokenizerFast makes none), or give the model "
+                    "rows for them: resize_token_embeddings(",
+                    ids, ") and save_pretrained in transformers");
 }
 
 void check_vocabulary(const text::Tokenizer& tokenizer, const models::LanguageModel& model) {
@@ -119,7 +121,18 @@ io::Json read_config(const fs::path& directory) {
                   fs::exists(directory / "adapter_config.json", ignored)
                       ? " but an adapter; open its base model, then load it"
                       : "");
+  refuse_adapter_beside(directory);
   return io::read_json(path);
+}
+
+void refuse_adapter_beside(const fs::path& directory) {
+  std::error_code ignored;
+  if (!fs::exists(directory / "adapter_config.json", ignored)) return;
+  throw UnsupportedError(
+      directory.string(),
+      ": adapter_config.json beside config.json: transformers loads the adapter from such a folder, "
+      "on the base that adapter_config.json names; here a folder is either a model or an adapter: "
+      "move the files of one of the two to a folder of their own");
 }
 
 OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
@@ -132,7 +145,7 @@ OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
   settle_tie(config, source);
   const at::ScalarType dtype =
       options.dtype ? *options.dtype : dtype_in(json, config_path.string()).value_or(file_dtype(source));
-  if (json.contains("quantization_config"))
+  if (json.contains("quantization_config") && !json["quantization_config"].is_null())
     (void)parse_quantization_config(json["quantization_config"], config_path.string());
 
   OpenedModel opened;

@@ -57,7 +57,10 @@ void save_model(const std::filesystem::path& directory, models::LanguageModel& m
 void check_vocabulary(const text::Tokenizer& tokenizer, const models::LanguageModel& model);
 void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows);
 
-/// config.json of a model folder. Throws IoError saying what is missing.
+/// config.json of a model folder. Throws IoError saying what is missing, and as refuse_adapter_beside does.
 [[nodiscard]] io::Json read_config(const std::filesystem::path& directory);
+
+/// Throws UnsupportedError for a model folder with an adapter in it, which other programs would load.
+void refuse_adapter_beside(const std::filesystem::path& directory);
 
 }  // namespace bitrain::hub

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/stack.h>
 
 #include <bitrain/adapters/attach.h>
@@ -97,6 +98,7 @@ constexpr std::string_view kRead[] = {"peft_type",
                                       "alpha_pattern",
                                       "layers_to_transform",
                                       "trainable_token_indices",
+                                      "ensure_weight_tying",
                                       "init_lora_weights"};
 /// They say where the adapter is from, how it began (init_lora_weights says whether that moved the base), or
 /// are settings of what another key would have to switch on. Other modules than layers_pattern means would be
@@ -108,9 +110,9 @@ constexpr std::string_view kWithoutEffect[] = {
     "layers_pattern", "qalora_group_size"};
 /// They compute otherwise than LoRA does.
 constexpr std::string_view kOtherwise[] = {
-    "use_dora",     "lora_bias",         "use_qalora",      "fan_in_fan_out",     "target_parameters",
-    "arrow_config", "layer_replication", "velora_config",   "monteclora_config",  "alora_invocation_tokens",
-    "use_bdlora",   "kasa_config",       "megatron_config", "ensure_weight_tying"};
+    "use_dora",     "lora_bias",         "use_qalora",     "fan_in_fan_out",    "target_parameters",
+    "arrow_config", "layer_replication", "velora_config",  "monteclora_config", "alora_invocation_tokens",
+    "use_bdlora",   "kasa_config",       "megatron_config"};
 
 template <std::size_t kSize>
 bool is_among(const std::string_view (&keys)[kSize], std::string_view key) {
@@ -210,6 +212,66 @@ at::Tensor by_id(const at::Tensor& rows, const std::string& path, const LoraOpti
   return rows;
 }
 
+/// A head whose weight is the embedding's.
+struct TiedHead {
+  std::string path;
+  nn::Linear* head = nullptr;  ///< Null: there is none.
+  std::string embedding_path;
+  nn::Embedding* embedding = nullptr;
+
+  /// Whether the two are trained in full, as one.
+  [[nodiscard]] bool trained() const {
+    return head != nullptr && embedding != nullptr && embedding->weight.defined() &&
+           embedding->weight.requires_grad();
+  }
+};
+
+TiedHead tied_head(nn::Module& model) {
+  TiedHead found;
+  model.visit_modules([&](const std::string& path, nn::Module& module) {
+    if (auto* linear = dynamic_cast<nn::Linear*>(&module); linear != nullptr && linear->shares_weight) {
+      found.path = path;
+      found.head = linear;
+    }
+    if (auto* embedding = dynamic_cast<nn::Embedding*>(&module); embedding != nullptr && !found.embedding) {
+      found.embedding_path = path;
+      found.embedding = embedding;
+    }
+  });
+  return found;
+}
+
+/// What PEFT's ensure_weight_tying means on a base whose head is the embedding: with it modules_to_save
+/// trains the two as one, as is done here, without it the head stays that of the base. Leaves the head out of
+/// `options`, where it is named beside the embedding.
+void settle_tying(const Json& json, const std::string& where, nn::Module& model, LoraOptions& options) {
+  const TiedHead tied = tied_head(model);
+  const bool as_one = flag_at(json, "ensure_weight_tying", where);
+  if (tied.head == nullptr) return;  // PEFT only warns.
+  const auto names = [](const std::vector<std::string>& entries, const std::string& path) {
+    return std::any_of(entries.begin(), entries.end(), [&](const std::string& entry) {
+      return path == entry || ends_with(path, "." + entry);
+    });
+  };
+  const bool saved =
+      names(options.modules_to_save, tied.embedding_path) || names(options.modules_to_save, tied.path);
+  if (saved && !as_one)
+    throw UnsupportedError(
+        where, ": modules_to_save trains ", tied.embedding_path, " or ", tied.path,
+        ", which are one on this base, and ensure_weight_tying is not true: PEFT then trains them apart, "
+        "which is not "
+        "supported. If they were trained as one (bitrain does so), add \"ensure_weight_tying\": true");
+  if (!saved && as_one &&
+      (names(options.target_modules, tied.embedding_path) || names(options.target_modules, tied.path)))
+    throw UnsupportedError(where, ": ensure_weight_tying with an adapter on ", tied.embedding_path,
+                           " is not supported; with modules_to_save or trainable_token_indices it is");
+  auto& entries = options.modules_to_save;
+  if (names(entries, tied.embedding_path))
+    entries.erase(std::remove_if(entries.begin(), entries.end(),
+                                 [&](const std::string& entry) { return names({entry}, tied.path); }),
+                  entries.end());
+}
+
 /// Brings the stored tensors into the fresh adapter of `model`; checks all before it copies the first, since
 /// some of them replace weights of the base.
 class Filler {
@@ -263,9 +325,21 @@ class Filler {
       }
       if (weight.defined())
         plan(name, file_.tensor(name), weight);
-      else
+      else if (!is_tied_copy(name))
         unexpected_.push_back(name);
     }
+  }
+
+  /// PEFT saves a head that was trained as one with the embedding a second time.
+  [[nodiscard]] bool is_tied_copy(const std::string& name) const {
+    const TiedHead tied = tied_head(model_);
+    const std::string embedding = kPrefix + tied.embedding_path + ".weight";
+    if (!tied.trained() || name != kPrefix + tied.path + ".weight" || !file_.contains(embedding))
+      return false;
+    if (!at::equal(file_.tensor(name), file_.tensor(embedding)))
+      throw FormatError(file_.where(), ": ", name, " and ", embedding,
+                        " are one on this base, but have other numbers in the file");
+    return true;
   }
 
   void plan(const std::string& key, const at::Tensor& stored, const at::Tensor& target) {
@@ -404,11 +478,14 @@ void save_adapter(const fs::path& directory, nn::Module& model, const LoraOption
   for (const optim::Parameter& parameter : adapters::trainable_parameters(model))
     lazy.add(tensors, kPrefix + parameter.name, parameter.tensor);
   if (tensors.empty()) throw StateError("there is no adapter to save: nothing in the model is trained");
+  const TiedHead tied = tied_head(model);
+  if (tied.trained()) lazy.add(tensors, kPrefix + tied.path + ".weight", tied.embedding->weight);
   io::AtomicDirectory folder(directory);
   const bool generates = dynamic_cast<models::LanguageModel*>(&model) != nullptr;
-  io::write_json(
-      folder.path() / "adapter_config.json",
-      adapter_config(for_peft(options, model), base_name, generates ? "CAUSAL_LM" : "FEATURE_EXTRACTION"));
+  Json config =
+      adapter_config(for_peft(options, model), base_name, generates ? "CAUSAL_LM" : "FEATURE_EXTRACTION");
+  config["ensure_weight_tying"] = tied.trained();
+  io::write_json(folder.path() / "adapter_config.json", config);
   io::write_safetensors(folder.path() / "adapter_model.safetensors", tensors, {{"format", "pt"}},
                         lazy.loader());
   folder.commit();
@@ -454,6 +531,7 @@ LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
   const Json json = io::read_json(config_path);
   LoraOptions options = parse_adapter_config(json, config_path.string());
   const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
+  settle_tying(json, config_path.string(), model, options);
   try {
     adapters::attach(model, options, 0);
   } catch (ConfigError& error) {

@@ -13,10 +13,10 @@
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/encoder_dir.h>
 #include <bitrain/hub/sentence_modules.h>
+#include <bitrain/hub/sentence_settings.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/models/bert/config.h>
 #include <bitrain/models/config_reader.h>
-#include <bitrain/text/hf_tokenizer.h>
 
 namespace bitrain::hub {
 namespace fs = std::filesystem;
@@ -146,74 +146,6 @@ void check_normalize(const fs::path& directory) {
   }
 }
 
-/// sentence_bert_config.json, or under the names that other families once had; null where there is none.
-Json read_transformer_settings(const fs::path& directory, std::string& where) {
-  for (const char* family :
-       {"bert", "roberta", "distilbert", "camembert", "xlm-roberta", "xlnet", "albert"}) {
-    const fs::path path = directory / to_text("sentence_", family, "_config.json");
-    if (!fs::exists(path)) continue;
-    where = path.string();
-    return io::read_json(path);
-  }
-  return nullptr;
-}
-
-/// What the tokenizer was made for; nothing where it does not say. "No limit" is a huge number there.
-std::optional<double> model_max_length(const fs::path& directory) {
-  const fs::path path = directory / "tokenizer_config.json";
-  if (!fs::exists(path)) return std::nullopt;
-  const Json json = io::read_json(path);
-  std::optional<double> length;
-  ConfigReader(json, path.string()).read("model_max_length", length);
-  return length;
-}
-
-void read_transformer(const fs::path& directory, std::int64_t longest, SentenceSettings& settings) {
-  std::string where = directory.string();
-  settings.transformer_file.content = read_transformer_settings(directory, where);
-  const Json& found = settings.transformer_file.content;
-  const Json json = found.is_null() ? Json::object() : found;
-  const ConfigReader reader(json, where);
-  std::optional<std::int64_t> length;
-  reader.read("max_seq_length", length);
-  if (length && *length < 1) throw FormatError(where, ": max_seq_length must be at least 1, not ", *length);
-  settings.max_seq_length = longest;
-  if (length) {
-    settings.max_seq_length = std::min(*length, longest);
-  } else if (const auto made_for = model_max_length(directory); made_for && *made_for >= 1) {
-    if (*made_for < static_cast<double>(longest))
-      settings.max_seq_length = static_cast<std::int64_t>(*made_for);
-  }
-  reader.read("do_lower_case", settings.do_lower_case);
-  std::string task = "feature-extraction";
-  reader.read("transformer_task", task);
-  if (task != "feature-extraction") {
-    throw UnsupportedError(where, ": transformer_task '", task,
-                           "' is not supported; there is feature-extraction");
-  }
-}
-
-std::shared_ptr<const text::Tokenizer> lower_cased(const text::Tokenizer& tokenizer,
-                                                   const fs::path& directory) {
-  if (const auto* known = dynamic_cast<const text::HfTokenizer*>(&tokenizer)) return known->lower_cased();
-  throw UnsupportedError(directory.string(),
-                         ": do_lower_case is not supported for a tokenizer.model; write a tokenizer.json "
-                         "that lower-cases, or lower-case the texts");
-}
-
-void read_settings(const fs::path& directory, SentenceSettings& settings) {
-  const fs::path path = directory / "config_sentence_transformers.json";
-  if (!fs::exists(path)) return;
-  const Json& json = settings.settings_file.content = io::read_json(path);
-  const ConfigReader reader(json, path.string());
-  reader.read("default_prompt_name", settings.default_prompt_name);
-  reader.read("similarity_fn_name", settings.similarity_fn_name);
-  const Json* prompts = reader.find("prompts");
-  if (prompts == nullptr) return;
-  const ConfigReader texts(*prompts, path.string() + ": prompts");
-  for (const auto& [name, text] : prompts->items()) texts.read(name.c_str(), settings.prompts[name]);
-}
-
 // ---- Writing
 
 Json pooling_json(const models::SentenceEncoder& model, const SentenceSettings& settings) {
@@ -234,32 +166,21 @@ Json pooling_json(const models::SentenceEncoder& model, const SentenceSettings& 
   return json;
 }
 
-Json settings_json(const SentenceSettings& settings) {
-  Json json = {{"model_type", "SentenceTransformer"},
-               {"prompts", Json::object()},
-               {"default_prompt_name",
-                settings.default_prompt_name ? Json(*settings.default_prompt_name) : Json(nullptr)},
-               {"similarity_fn_name", settings.similarity_fn_name}};
-  for (const auto& [name, text] : settings.prompts) json["prompts"][name] = text;
-  return json;
-}
-
-Json transformer_json(const SentenceSettings& settings) {
-  return {{"max_seq_length", settings.max_seq_length}, {"do_lower_case", settings.do_lower_case}};
+/// The folder's own pooling, Normalize and prompts go with the adapter; on its bare base they would be lost.
+void refuse_adapter(const fs::path& directory, const fs::path& root) {
+  const fs::path path = root / "adapter_config.json";
+  if (fs::exists(root / "config.json") || !fs::exists(path)) return;
+  const Json json = io::read_json(path);
+  std::string base;
+  ConfigReader(json, path.string()).read("base_model_name_or_path", base);
+  throw UnsupportedError(
+      path.string(), ": the transformer of this sentence-transformers folder is an adapter on '", base,
+      "', which is not supported; write it merged, in Python: s = SentenceTransformer('", directory.string(),
+      "'); s[0].model = PeftModel.from_pretrained(AutoModel.from_pretrained('", base, "'), '", root.string(),
+      "').merge_and_unload(); s.save_pretrained('merged')");
 }
 
 }  // namespace
-
-std::string prompt_of(const SentenceSettings& settings, const std::optional<std::string>& name) {
-  const std::optional<std::string>& wanted = name ? name : settings.default_prompt_name;
-  if (!wanted) return "";
-  if (const auto found = settings.prompts.find(*wanted); found != settings.prompts.end())
-    return found->second;
-  std::vector<std::string> names;
-  for (const auto& [known, text] : settings.prompts) names.push_back(known);
-  throw ConfigError("there is no prompt '", *wanted, "'", did_you_mean(*wanted, names),
-                    names.empty() ? "; the model has none" : "; there are: " + join(names, ", "));
-}
 
 OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const OpenOptions& options) {
   const at::NoGradGuard no_grad;
@@ -269,9 +190,10 @@ OpenedSentenceEncoder open_sentence_encoder(const fs::path& directory, const Ope
   const std::vector<ModuleEntry> modules =
       plain ? std::vector<ModuleEntry>{{"Transformer", directory}} : read_sentence_modules(directory);
   const fs::path& root = modules.front().directory;
+  if (!plain) refuse_adapter(directory, root);
   OpenedEncoder opened = open_encoder(root, options);
   result.tokenizer = std::move(opened.tokenizer);
-  read_transformer(root, opened.model->max_tokens(), result.settings);
+  read_transformer(root, opened.model->max_tokens(), kFeatureExtraction, result.settings);
   if (result.settings.do_lower_case && result.tokenizer)
     result.tokenizer = lower_cased(*result.tokenizer, root);
   read_settings(directory, result.settings);
@@ -315,8 +237,7 @@ void write_sentence_encoder(const fs::path& directory, models::SentenceEncoder& 
   if (model.options().normalize)
     io::write_json(modules.add("models.Normalize") / "config.json", Json::object());
   modules.finish();
-  io::write_json(directory / "sentence_bert_config.json",
-                 settings.transformer_file.with(transformer_json(settings)));
+  io::write_json(directory / "sentence_bert_config.json", transformer_file_json(settings));
   io::write_json(directory / "config_sentence_transformers.json",
                  settings.settings_file.with(settings_json(settings)));
 }

@@ -25,6 +25,24 @@ std::string list_some(const std::vector<std::string>& names) {
   return text;
 }
 
+/// What the names of a file have before those that are looked for, or lack, where that holds for all of them.
+std::string prefix_advice(const std::vector<std::string>& missing, const std::set<std::string>& unexpected) {
+  const auto all = [&](const auto& in_file) {
+    return std::all_of(missing.begin(), missing.end(),
+                       [&](const std::string& name) { return unexpected.count(in_file(name)) != 0; });
+  };
+  const std::string& first = missing.front();
+  for (const std::string& name : unexpected) {
+    if (!ends_with(name, "." + first)) continue;
+    const std::string prefix = name.substr(0, name.size() - first.size());
+    if (all([&](const std::string& wanted) { return prefix + wanted; }))
+      return to_text(". The file has them all behind '", prefix,
+                     "': another program wrapped the model when it saved it; write them without it "
+                     "(safetensors.torch.load_file and save_file)");
+  }
+  return "";
+}
+
 /// Fills a model from a source of tensors, and keeps account of what does not fit.
 class Loader {
  public:
@@ -110,7 +128,11 @@ class Loader {
     if (!missing_.empty())
       faults_.push_back("missing: " + list_some(missing_) + did_you_mean(missing_.front(), unexpected) +
                         names_.advice(missing_.front()));
-    if (!unexpected.empty()) faults_.push_back("unexpected: " + list_some(unexpected));
+    if (!unexpected.empty()) {
+      faults_.push_back("unexpected: " + list_some(unexpected));
+      if (!missing_.empty())
+        faults_.back() += prefix_advice(missing_, {unexpected.begin(), unexpected.end()});
+    }
     if (!faults_.empty())
       throw FormatError(source_.where(), ": the weights do not fit config.json: ", join(faults_, "; "));
   }

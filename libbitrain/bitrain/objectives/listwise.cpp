@@ -22,8 +22,11 @@ at::Tensor tensor_of(const std::vector<T>& values, at::ScalarType dtype, at::Dev
 }  // namespace
 
 Listwise::Listwise(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> languages,
-                   ListwiseOptions options)
-    : tokenizer_(std::move(tokenizer)), languages_(std::move(languages)), options_(options) {
+                   ListwiseOptions options, std::string prompt)
+    : tokenizer_(std::move(tokenizer)),
+      languages_(std::move(languages)),
+      options_(options),
+      prompt_(std::move(prompt)) {
   const std::int64_t special = tokenizer_->input_template().special_count(/*two_texts=*/true);
   if (options_.max_length < special + 2)
     throw ConfigError("cross_encoder: max_length ", options_.max_length,
@@ -44,7 +47,7 @@ data::TokenSequence Listwise::encode(const data::Example& example) const {
   data::TokenSequence sequence;
   const auto add = [&](const std::string& candidate) {
     const text::FramedPair pair =
-        text::encode_pair_framed(*tokenizer_, example.text, candidate, options_.max_length);
+        text::encode_pair_framed(*tokenizer_, prompt_ + example.text, candidate, options_.max_length);
     sequence.parts.push_back({static_cast<std::int32_t>(sequence.ids.size() + pair.second), first});
     sequence.ids.insert(sequence.ids.end(), pair.ids.begin(), pair.ids.end());
     sequence.parts.push_back({static_cast<std::int32_t>(sequence.ids.size()), second});

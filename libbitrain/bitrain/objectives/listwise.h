@@ -31,10 +31,10 @@ void visit_fields(Visitor& v, ListwiseOptions& o) {
 /// Xie et al. 2023, arXiv 2304.03679).
 class Listwise {
  public:
-  /// `languages`: what Batch::language_ids mean (data::languages_of). Throws ConfigError when max_length
-  /// leaves no room for two texts.
+  /// `languages`: what Batch::language_ids mean (data::languages_of). `prompt` is put before every query.
+  /// Throws ConfigError when max_length leaves no room for two texts.
   Listwise(std::shared_ptr<const text::Tokenizer> tokenizer, std::vector<std::string> languages,
-           ListwiseOptions options = {});
+           ListwiseOptions options = {}, std::string prompt = "");
 
   /// Query and candidate, framed as a pair, for the positive and each negative that is another text; every
   /// pair as two parts, the query's and the candidate's, for a data::Loader with packing "whole"; X-MOD reads
@@ -60,6 +60,7 @@ class Listwise {
   std::shared_ptr<const text::Tokenizer> tokenizer_;
   std::vector<std::string> languages_;
   ListwiseOptions options_;
+  std::string prompt_;
 };
 
 }  // namespace bitrain::objectives

@@ -202,6 +202,7 @@ eval::RetrievalRun Reranker::rerank(const eval::RetrievalSet& set, const Collect
   eval::RerankOptions rerank;
   rerank.depth = options_.rerank_depth;
   rerank.max_length = options_.max_length;
+  rerank.prompt = hub::prompt_of(opened_.settings);
   rerank.language = languages_.of_documents(collection);
   return eval::rerank(*opened_.model, *opened_.tokenizer, set, run, rerank);
 }

@@ -130,7 +130,8 @@ void run_stage(const CrossEncoderStage& options, StageContext& context) {
   model.encoder().set_languages(languages);
   objectives::ListwiseOptions objective_options = options.objective;
   objective_options.max_length = std::min(objective_options.max_length, model.encoder().max_tokens());
-  const objectives::Listwise objective(opened.tokenizer, languages, objective_options);
+  const objectives::Listwise objective(opened.tokenizer, languages, objective_options,
+                                       hub::prompt_of(opened.settings));
   const std::int64_t tokens_per_step = options.loader.rows_per_step * options.loader.sequence_length;
   data::Loader loader(
       options.loader, sources,
@@ -148,7 +149,7 @@ void run_stage(const CrossEncoderStage& options, StageContext& context) {
   run_training(context, options.train, loader, std::move(parts), "ranking", [&](const fs::path& folder) {
     hub::SaveOptions save;
     save.dtype = at::kFloat;  // So that every reader computes what was trained.
-    hub::save_cross_encoder(folder, model, opened.tokenizer.get(), save);
+    hub::save_cross_encoder(folder, model, opened.tokenizer.get(), save, opened.settings);
   });
 }
 

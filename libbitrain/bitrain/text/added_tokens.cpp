@@ -19,12 +19,6 @@ bool is_space_before(std::string_view text, std::size_t at, std::size_t& begin) 
   return class_of(utf8_at(text, begin).code) == CharacterClass::kSpace;
 }
 
-bool is_word_character(std::uint32_t code) {
-  const CharacterClass kind = class_of(code);
-  return code == '_' || kind == CharacterClass::kLetter || kind == CharacterClass::kDigit ||
-         kind == CharacterClass::kMark;
-}
-
 }  // namespace
 
 AddedToken read_added_token(const Json& json, const std::string& where) {

@@ -28,7 +28,7 @@ struct AddedToken {
 /// An entry of tokenizer.json's "added_tokens". Throws FormatError.
 [[nodiscard]] AddedToken read_added_token(const io::Json& json, const std::string& where);
 
-/// Whether no letter, digit or mark stands before or behind the bytes [begin, end) (single_word).
+/// Whether no is_word_character stands before or behind the bytes [begin, end) (single_word).
 [[nodiscard]] bool stands_alone(std::string_view text, std::size_t begin, std::size_t end);
 
 /// The bytes [begin, end) with the white space that `token` takes (lstrip, rstrip), none before `from`.

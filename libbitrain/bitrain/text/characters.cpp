@@ -37,6 +37,21 @@ CharacterClass class_of(std::uint32_t code) {
   }
 }
 
+bool is_word_character(std::uint32_t code) {
+  switch (class_of(code)) {
+    case CharacterClass::kLetter:
+    case CharacterClass::kMark: return true;
+    case CharacterClass::kDigit:
+      return utf8proc_category(static_cast<utf8proc_int32_t>(code)) != UTF8PROC_CATEGORY_NO;
+    case CharacterClass::kPunctuation:
+      return utf8proc_category(static_cast<utf8proc_int32_t>(code)) == UTF8PROC_CATEGORY_PC;
+    case CharacterClass::kSymbol:  // Other_Alphabetic.
+      return (code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
+             (code >= 0x1F150 && code <= 0x1F169) || (code >= 0x1F170 && code <= 0x1F189);
+    default: return code == 0x200C || code == 0x200D;  // The joiners.
+  }
+}
+
 bool is_small_letter(std::uint32_t code) {
   return code <= 0x10FFFF && utf8proc_category(static_cast<utf8proc_int32_t>(code)) == UTF8PROC_CATEGORY_LL;
 }

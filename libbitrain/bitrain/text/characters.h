@@ -10,6 +10,10 @@ enum class CharacterClass { kLetter, kMark, kDigit, kPunctuation, kSymbol, kSpac
 /// By general category; kDigit is every number (Nd, Nl, No), kSpace what has the property White_Space.
 [[nodiscard]] CharacterClass class_of(std::uint32_t code);
 
+/// Whether `\w` of Rust's regex crate matches it: letters, marks, decimal and letter numbers, connecting
+/// punctuation, the joiners and letters in circles and squares.
+[[nodiscard]] bool is_word_character(std::uint32_t code);
+
 /// Whether it is a small letter (Ll). Letters of scripts without case are not.
 [[nodiscard]] bool is_small_letter(std::uint32_t code);
 

@@ -117,10 +117,10 @@ struct HfTokenizer::State {
       add_piece(token.id, token.content);
       added_ids[token.content] = token.id;
       if (token.special) special_ids.insert(token.id);
-      if (token.normalized && normalizer != nullptr) {
+      if (token.normalized) {  // Looked for behind the others, without a normaliser too.
         AlignedText spelling;
         spelling.text = token.content;
-        normalizer->apply(spelling);
+        if (normalizer != nullptr) normalizer->apply(spelling);
         normalized_tokens.add(token, spelling.text);
       } else {
         raw_tokens.add(token, token.content);
@@ -342,6 +342,10 @@ std::vector<std::string> HfTokenizer::words(std::string_view text) const {
           words.push_back(part.text.text.substr(begin, end - begin));
       });
   return words;
+}
+
+std::string HfTokenizer::model_difference() const {
+  return state_->folder == nullptr ? "" : state_->folder->model_difference;
 }
 
 const WordPieceModel* HfTokenizer::wordpiece() const {

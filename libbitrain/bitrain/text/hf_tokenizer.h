@@ -46,6 +46,8 @@ class HfTokenizer final : public Tokenizer {
   [[nodiscard]] const std::string& json() const;
   /// The words of a text as the model gets them: normalised and pre-tokenised, without added tokens.
   [[nodiscard]] std::vector<std::string> words(std::string_view text) const;
+  /// How the tokenizer.model of its folder differs from it; "" where there is none.
+  [[nodiscard]] std::string model_difference() const;
   /// The WordPiece model, null where the model is of another kind.
   [[nodiscard]] const WordPieceModel* wordpiece() const;
   /// This WordPiece tokenizer with more pieces, whose ids go on from vocab_size(). Throws UnsupportedError

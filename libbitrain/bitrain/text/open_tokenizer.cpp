@@ -52,6 +52,7 @@ std::shared_ptr<const Tokenizer> alike(const Folder& folder, const SpmModel& mod
   const auto json = make_hf(folder, std::move(made));
   std::string difference;
   if (auto tokenizer = sentencepiece_alike(model, json, folder, made_by, difference)) return tokenizer;
+  folder->model_difference = difference;
   if (folder->has_json) {
     log_warn(folder->where("tokenizer.model"),
              " is not the tokenizer of tokenizer.json, which counts: ", difference,
@@ -92,8 +93,14 @@ void need(const TokenizerFolder& folder, const TokenizerClass& made_by, const ch
       made_by.name.empty()
           ? ", and neither tokenizer_config.json nor config.json names the class to read it by"
           : to_text(", and its class, ", made_by.name, ", would be read from ", file, " here"),
-      "; save it with transformers once (AutoTokenizer.from_pretrained(..).save_pretrained(..)) to get a "
-      "tokenizer.json");
+      folder.has("vocab.json") && folder.has("merges.txt")
+          ? "; save it with transformers once, by the class that it is of (GPT2Tokenizer, Qwen2Tokenizer, "
+            "RobertaTokenizer or GPTNeoXTokenizer: GPT2Tokenizer.from_pretrained(..).save_pretrained(..)), "
+            "to "
+            "get a tokenizer.json"
+          : "; save it with transformers once (AutoTokenizer.from_pretrained(..).save_pretrained(..)) to get "
+            "a "
+            "tokenizer.json");
 }
 
 std::shared_ptr<const Tokenizer> open_without_json(const Folder& folder) {

@@ -81,6 +81,28 @@ class Reader {
       named_.emplace_back(role, std::move(token));
   }
 
+  /// Of keys that are no roles: other values are not tokens to transformers.
+  static bool is_token(const Json& value, const char* file) {
+    const bool marked = value.is_object() && value.contains("__type") && value["__type"] == "AddedToken";
+    return value.is_string() || marked || (value.is_object() && file == std::string_view(kMap));
+  }
+
+  /// model_specific_special_tokens of tokenizer_config.json; of keys that say the same in another way the
+  /// text of one, or an object of extra ones, takes its place.
+  void read_specific() {
+    const std::string where = folder_.where(kConfig);
+    const Json& specific = member(folder_.config, "model_specific_special_tokens", where);
+    if (specific.is_null()) return;
+    if (!specific.is_object()) throw FormatError(where, ": 'model_specific_special_tokens' is not an object");
+    const Json& extra = member(folder_.config, "extra_special_tokens", where);
+    bool replaced = extra.is_object() && !extra.empty();
+    for (const auto& [key, value] : folder_.config.items())
+      replaced = replaced || (ends_with(key, "_token") && !is_role(key) && value.is_string());
+    if (replaced) return;
+    for (const auto& [role, token] : specific.items())
+      set(role, read_token(token, kConfig, where + ": 'model_specific_special_tokens'"));
+  }
+
   /// Adds to what there is already.
   static void read_extra(const Json& list, const char* file, const std::string& where,
                          std::optional<std::vector<NamedToken>>& to) {
@@ -105,9 +127,10 @@ class Reader {
     }
     const Json& additional = member(config, "additional_special_tokens", name);
     if (additional.is_null() || (extra_ && !extra_->empty())) return;
-    // Those of the map come last: added_tokens.json does not look at them.
-    read_extra(additional, file, name + ": 'additional_special_tokens'",
-               file == std::string_view(kMap) ? late_extra_ : extra_);
+    // Those of the map come last, and those beside an object: added_tokens.json does not look at them.
+    const bool late = file == std::string_view(kMap) || (extra.is_object() && !extra.empty());
+    if (late) late_extra_.reset();
+    read_extra(additional, file, name + ": 'additional_special_tokens'", late ? late_extra_ : extra_);
   }
 
   /// The keys "..._token" of a configuration.
@@ -115,7 +138,11 @@ class Reader {
     for (const auto& [key, value] : config.items()) {
       const std::string where = folder_.where(file) + ": '" + key + "'";
       if (!is_role(key)) {
-        if (ends_with(key, "_token") && value.is_string()) set(key, read_token(value, file, where));
+        if (ends_with(key, "_token") && is_token(value, file)) {
+          NamedToken token = read_token(value, file, where);
+          token.token.special = token.token.special || file == std::string_view(kMap);
+          set(key, std::move(token));
+        }
         continue;
       }
       if (value.is_null()) {
@@ -131,6 +158,7 @@ class Reader {
   void read_config() {
     read_roles(folder_.config, kConfig);
     read_extras_of(folder_.config, kConfig);
+    read_specific();
   }
 
   void add_to_decoder(std::int64_t id, NamedToken token) {

@@ -201,7 +201,9 @@ const Known* class_of_model(const std::string& model_type) {
 
 TokenizerClass tokenizer_class_of(const TokenizerFolder& folder, bool byte_level) {
   const std::string config_name = folder.where("tokenizer_config.json");
-  const bool has_remote_code = !member(folder.config, "auto_map", config_name).is_null();
+  const io::Json& code = member(folder.config, "auto_map", config_name);
+  const bool has_remote_code =
+      code.is_array() || (code.is_object() && !member(code, "AutoTokenizer", config_name).is_null());
   std::string named = optional_field<std::string>(folder.config, "tokenizer_class", config_name).value_or("");
   std::string named_by = "tokenizer_config.json";
   if (named.empty()) {

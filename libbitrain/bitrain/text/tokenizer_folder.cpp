@@ -1,6 +1,7 @@
 #include <bitrain/text/tokenizer_folder.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
 #include <bitrain/io/file.h>
 #include <bitrain/text/json_fields.h>
 
@@ -18,6 +19,23 @@ Json read_object(TokenizerFolder& folder, const char* file) {
   return json;
 }
 
+/// transformers reads a tokenizer.VERSION.json that the configuration lists in place of tokenizer.json,
+/// unless the version is newer than its own.
+void refuse_other_json(const TokenizerFolder& folder) {
+  const std::string where = folder.where("tokenizer_config.json");
+  const Json& files = member(folder.config, "fast_tokenizer_files", where);
+  if (!files.is_array()) return;
+  for (const Json& file : files) {
+    if (!file.is_string() || file == "tokenizer.json") continue;
+    const std::string name = file.get<std::string>();
+    if (starts_with(name, "tokenizer.") && ends_with(name, ".json"))
+      throw UnsupportedError(
+          where, ": fast_tokenizer_files lists ", name,
+          ", which transformers reads in place of tokenizer.json; rename it to tokenizer.json "
+          "and take the key out");
+  }
+}
+
 }  // namespace
 
 bool TokenizerFolder::has(const std::string& file) const {
@@ -33,6 +51,7 @@ TokenizerFolder read_tokenizer_folder(const std::filesystem::path& dir) {
   folder.has_json = folder.has("tokenizer.json");
   if (Json config = read_object(folder, "tokenizer_config.json"); !config.is_null())
     folder.config = std::move(config);
+  refuse_other_json(folder);
   folder.special_tokens_map = read_object(folder, "special_tokens_map.json");
   folder.added_tokens = read_object(folder, "added_tokens.json");
   if (folder.has("config.json")) {

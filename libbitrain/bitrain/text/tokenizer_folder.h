@@ -17,7 +17,8 @@ struct TokenizerFolder {
   io::Json added_tokens;                 ///< added_tokens.json; null where there is none.
   std::string model_type;                ///< "model_type" and "tokenizer_class" of config.json.
   std::string model_class;
-  bool has_json = false;  ///< There is a tokenizer.json.
+  bool has_json = false;         ///< There is a tokenizer.json.
+  std::string model_difference;  ///< How its tokenizer.model differs from the tokenizer that counts.
   /// Files to write again byte for byte, by their names: the configurations as they were read, and
   /// chat_template.jinja and additional_chat_templates/*.jinja.
   std::map<std::string, std::string> files;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include <bitrain/base/error.h>
+#include <bitrain/text/hf_tokenizer.h>
 #include <bitrain/text/utf8.h>
 #include <bitrain/vocab/piece_learner.h>
 
@@ -20,10 +21,19 @@ using SpmTokenizer = std::shared_ptr<const text::SentencePieceTokenizer>;
 SpmTokenizer sentencepiece_of(const std::shared_ptr<const text::Tokenizer>& tokenizer) {
   if (tokenizer == nullptr) throw StateError("there is no tokenizer to extend");
   auto found = std::dynamic_pointer_cast<const text::SentencePieceTokenizer>(tokenizer);
-  if (found == nullptr)
+  if (found != nullptr) return found;
+  const auto* other = dynamic_cast<const text::HfTokenizer*>(tokenizer.get());
+  const std::string difference = other == nullptr ? "" : other->model_difference();
+  if (difference.empty())
     throw UnsupportedError(
         "only SentencePiece tokenizers (tokenizer.model) can be extended; this one is of another kind");
-  return found;
+  throw UnsupportedError(
+      "only SentencePiece tokenizers (tokenizer.model) can be extended; the tokenizer.model of this folder "
+      "does "
+      "not count, since its tokenizer.json, or the class that tokenizer_config.json names, gives other ids: ",
+      difference,
+      ". If the model was trained with the ids of tokenizer.model, move tokenizer.json away and take "
+      "tokenizer_class out of tokenizer_config.json");
 }
 
 /// The new pieces that the extended tokenizer cuts their own text into something else than themselves.

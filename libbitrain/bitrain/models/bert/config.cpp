@@ -130,6 +130,20 @@ Json all_keys(const BertConfig& config) {
   return json;
 }
 
+/// transformers reads a DistilBERT's shape under the usual names too, and of two numbers passes over one.
+void refuse_two_shapes(const Json& json, const std::string& name) {
+  constexpr Keys kUsual = {};
+  const std::array<std::pair<const char*, const char*>, 3> twins = {
+      {{kDistilKeys.hidden_size, kUsual.hidden_size},
+       {kDistilKeys.layers, kUsual.layers},
+       {kDistilKeys.heads, kUsual.heads}}};
+  for (const auto& [own, usual] : twins) {
+    if (!json.contains(own) || !json.contains(usual) || json[own] == json[usual]) continue;
+    throw FormatError(name, ": ", own, " is ", json[own].dump(), ", but ", usual, " is ", json[usual].dump(),
+                      "; they name the same number: take one of them out");
+  }
+}
+
 }  // namespace
 
 void check(const BertConfig& config) {
@@ -187,6 +201,7 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
     config.bos_token_id = 0;
     config.eos_token_id = 2;
   }
+  if (config.is_distilbert()) refuse_two_shapes(json, name);
   const Keys keys = keys_of(config);
   reader.require("vocab_size", config.vocab_size);
   reader.require(keys.hidden_size, config.hidden_size);
@@ -224,6 +239,13 @@ BertConfig bert_config_from_json(const Json& json, const std::string& name) {
   bool decoder = false;
   reader.read("is_decoder", decoder);
   if (decoder) throw UnsupportedError(name, ": is_decoder: this family is supported as an encoder only");
+  bool causal = false;
+  reader.read("is_causal", causal);
+  if (causal) {
+    throw UnsupportedError(name,
+                           ": is_causal: tokens of this model do not see those after them, which is not "
+                           "supported for this family; if it is an encoder, take the key out");
+  }
   if (!known_activation(config.hidden_act)) {
     throw UnsupportedError(name, ": ", keys.activation, " '", config.hidden_act,
                            "' is not supported; there are: gelu, gelu_new, gelu_pytorch_tanh, relu");

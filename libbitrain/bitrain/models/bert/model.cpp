@@ -66,11 +66,12 @@ class Embeddings : public nn::Module {
   [[nodiscard]] at::Tensor forward(const at::Tensor& embedded, const Batch& batch,
                                    const nn::ForwardContext& context) const {
     const at::TensorOptions ids = batch.position_ids.options();
-    const std::int64_t first = config_.first_position();
-    at::Tensor table = positions_.forward(at::arange(first, first + batch.longest_segment(), ids), context);
+    const std::int64_t first = table_begin();
+    const std::int64_t rows = config_.first_position() - first + batch.longest_segment();
+    at::Tensor table = positions_.forward(at::arange(first, first + rows, ids), context);
     const bool typed = types_ && batch.token_type_ids.defined();
     if (types_ && !typed) table = table + types_->forward(at::zeros({1}, ids), context);
-    at::Tensor places = nn::embedding(table, batch.position_ids);
+    at::Tensor places = nn::embedding(table, rows_of(batch));
     if (typed) places = places + types_->forward(batch.token_type_ids, context);
     return dropout_(norm_.forward(embedded, places).second, context);
   }
@@ -78,6 +79,23 @@ class Embeddings : public nn::Module {
   nn::Embedding words;
 
  private:
+  /// The position of the first row that is looked up: that of padding, or a segment's first.
+  [[nodiscard]] std::int64_t table_begin() const {
+    return config_.first_position() == 0 ? 0 : config_.pad_token_id;
+  }
+
+  /// RoBERTa and its kin give the padding token, where a text spells it, the position of padding and do not
+  /// count it. Of a share of a micro-batch all tokens count: where its first segment began is not known.
+  [[nodiscard]] at::Tensor rows_of(const Batch& batch) const {
+    if (config_.first_position() == 0) return batch.position_ids;
+    if (!batch.input_ids.defined() || !batch.whole_boundaries.empty()) return batch.position_ids + 1;
+    const at::Tensor padding = batch.input_ids == config_.pad_token_id;
+    const at::Tensor before = padding.cumsum(0) - padding.to(at::kLong);
+    const at::Tensor starts = at::arange(batch.input_ids.size(0), batch.position_ids.options());
+    const at::Tensor skipped = before - before.index_select(0, starts - batch.position_ids);
+    return (batch.position_ids + 1 - skipped).masked_fill(padding, 0);
+  }
+
   const BertConfig& config_;
   nn::Embedding positions_;
   std::optional<nn::Embedding> types_;

@@ -8,11 +8,27 @@ namespace {
 
 using io::Json;
 
-void read_rope(const Json& json, const std::string& name, RopeParameters& rope) {
+/// The keys without which transformers computes nothing; `null` is the factor only of yarn.
+void require_rope_keys(const Json& json, const ConfigReader& reader, RopeParameters& rope,
+                       std::int64_t longest, std::int64_t original) {
+  if (rope.rope_type == "default") return;
+  if (rope.rope_type == "yarn" && json.contains("factor") && json["factor"].is_null())
+    rope.factor = static_cast<double>(longest) / static_cast<double>(original > 0 ? original : longest);
+  else
+    reader.require("factor", rope.factor);
+  if (rope.rope_type != "llama3") return;
+  reader.require("low_freq_factor", rope.low_freq_factor);
+  reader.require("high_freq_factor", rope.high_freq_factor);
+}
+
+void read_rope(const Json& json, const std::string& name, LlamaConfig& config) {
+  RopeParameters& rope = config.rope_parameters;
   const ConfigReader top(json, name);
   top.read("rope_theta", rope.rope_theta);
-  // transformers 5 writes rope_parameters; before, the scaling stood apart from rope_theta.
-  const char* key = top.find("rope_parameters") ? "rope_parameters" : "rope_scaling";
+  // transformers 5 writes rope_parameters; before, the scaling stood apart from rope_theta. Of both, as it
+  // reads them, the old key counts, unless it is empty.
+  const Json* old = top.find("rope_scaling");
+  const char* key = old != nullptr && !old->empty() ? "rope_scaling" : "rope_parameters";
   const Json* found = top.find(key);
   if (!found) return;
   const ConfigReader reader(*found, name + ": " + key);
@@ -23,10 +39,8 @@ void read_rope(const Json& json, const std::string& name, RopeParameters& rope) 
   reader.read("partial_rotary_factor", partial);
   if (partial != 1.0)
     throw UnsupportedError(name, ": partial_rotary_factor ", partial, ": only whole heads are rotated");
-  reader.read("factor", rope.factor);
-  reader.read("low_freq_factor", rope.low_freq_factor);
-  reader.read("high_freq_factor", rope.high_freq_factor);
   reader.read("original_max_position_embeddings", rope.original_max_position_embeddings);
+  top.read("original_max_position_embeddings", rope.original_max_position_embeddings);  // Goes before it.
   reader.read("attention_factor", rope.attention_factor);
   reader.read("beta_fast", rope.beta_fast);
   reader.read("beta_slow", rope.beta_slow);
@@ -38,6 +52,28 @@ void read_rope(const Json& json, const std::string& name, RopeParameters& rope) 
     throw UnsupportedError(name, ": rotary scaling '", type,
                            "' is not supported; there are: default, linear, llama3, yarn");
   }
+  require_rope_keys(*found, reader, rope, config.max_position_embeddings,
+                    rope.original_max_position_embeddings);
+}
+
+/// Of Mistral always a window, of Qwen 2 where use_sliding_window says so; 4096 where the file has no number.
+void read_window(const Json& json, const ConfigReader& reader, LlamaConfig& config) {
+  bool used = config.model_type == "mistral";
+  if (config.model_type == "qwen2") reader.read("use_sliding_window", used);
+  if (!used) return;
+  if (json.contains("sliding_window"))
+    reader.read("sliding_window", config.sliding_window);
+  else
+    config.sliding_window = 4096;
+}
+
+/// Embedding models made of decoders (gte-Qwen2, LLM2Vec) say so; null is false in transformers.
+void refuse_both_ways(const Json& json, const std::string& name) {
+  const auto causal = json.find("is_causal");
+  if (causal == json.end() || *causal == true) return;
+  throw UnsupportedError(name, ": is_causal: ", causal->dump(),
+                         ": tokens of this model see those after them, which is not supported; if it is a "
+                         "decoder, take the key out");
 }
 
 /// The keys whose default depends on the family, as in transformers.
@@ -205,9 +241,7 @@ LlamaConfig config_from_json(const Json& json, const std::string& name) {
   reader.read("tie_word_embeddings", config.tie_word_embeddings);
   reader.read("attention_bias", config.attention_bias);
   reader.read("mlp_bias", config.mlp_bias);
-  bool use_window = config.model_type == "mistral";
-  reader.read("use_sliding_window", use_window);
-  if (use_window && config.model_type != "llama") reader.read("sliding_window", config.sliding_window);
+  read_window(json, reader, config);
   reader.read("bos_token_id", config.bos_token_id);
   reader.read("eos_token_id", config.eos_token_id);
   reader.read("pad_token_id", config.pad_token_id);
@@ -215,7 +249,8 @@ LlamaConfig config_from_json(const Json& json, const std::string& name) {
   reader.read("hidden_act", activation);
   if (activation != "silu" && activation != "swish")
     throw UnsupportedError(name, ": hidden_act '", activation, "': this family is supported with silu only");
-  read_rope(json, name, config.rope_parameters);
+  refuse_both_ways(json, name);
+  read_rope(json, name, config);
   try {
     check(config);
   } catch (Error& error) {
@@ -234,7 +269,12 @@ std::vector<std::int64_t> LlamaConfig::stop_token_ids() const {
 
 Json config_to_json(const LlamaConfig& config) {
   if (config.read_config.is_null()) return all_keys(config);
-  return carry_over(config.read_config, all_keys(config_from_json(config.read_config)), all_keys(config));
+  Json json =
+      carry_over(config.read_config, all_keys(config_from_json(config.read_config)), all_keys(config));
+  const auto scaling = [](const Json& of) { return of.value("rope_scaling", Json()); };
+  // It goes before rope_parameters, and has no rope_theta of its own.
+  if (scaling(json) != scaling(config.read_config)) json["rope_theta"] = config.rope_parameters.rope_theta;
+  return json;
 }
 
 }  // namespace bitrain::models
