@@ -266,7 +266,6 @@ TEST_F(PeftDir, RefusesWhatItWouldComputeOtherwise) {
       {"kasa_config", {{"beta", 0.1}}},
       {"use_bdlora", {{"nblocks", 2}}},
       {"megatron_config", {{"x", 1}}},
-      {"ensure_weight_tying", true},
       {"use_something_new", true},
       {"something_new", {{"x", 1}}},
       {"something_new", io::Json::array({1})}};
