@@ -1,5 +1,11 @@
+#include <new>
+
+#include <c10/util/Exception.h>
+
 #include <bitrain/base/cpu_allocator.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
+#include <bitrain/base/printable.h>
 #include <bitrain/base/version.h>
 
 #include "bind.h"
@@ -12,13 +18,13 @@ namespace {
 void bind_errors(py::module_& module) {
   static PyObject* base = PyErr_NewException("bitrain.Error", PyExc_RuntimeError, nullptr);
   module.attr("Error") = py::reinterpret_borrow<py::object>(base);
-  static PyObject* kinds[7];
+  static PyObject* kinds[8];
   const std::pair<const char*, PyObject*> classes[] = {
       {"ConfigError", PyExc_ValueError}, {"DataError", PyExc_ValueError},
       {"FormatError", PyExc_ValueError}, {"IoError", PyExc_OSError},
       {"StateError", nullptr},           {"DivergedError", PyExc_ArithmeticError},
-      {"UnsupportedError", nullptr}};
-  for (int i = 0; i < 7; ++i) {
+      {"UnsupportedError", nullptr},     {"RankError", nullptr}};
+  for (int i = 0; i < 8; ++i) {
     const auto& [name, also] = classes[i];
     // OSError has a layout of its own, so IoError cannot be a RuntimeError at once.
     py::tuple bases = also == nullptr         ? py::make_tuple(py::handle(base))
@@ -33,7 +39,11 @@ void bind_errors(py::module_& module) {
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const Error& error) {
-      PyErr_SetString(kinds[static_cast<int>(error.kind())], error.what());
+      PyErr_SetString(kinds[static_cast<int>(error.kind())], printable(error.what()).c_str());
+    } catch (const std::bad_alloc& error) {
+      PyErr_SetString(PyExc_MemoryError, failure_of(error).message.c_str());
+    } catch (const c10::Error& error) {  // Without its C++ stack.
+      PyErr_SetString(PyExc_RuntimeError, printable(failure_of(error).message).c_str());
     }
   });
 }

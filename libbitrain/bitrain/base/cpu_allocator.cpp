@@ -14,6 +14,11 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/Exception.h>
+
+#include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
+#include <bitrain/base/strings.h>
 
 #if defined(__SANITIZE_ADDRESS__)
 #define BITRAIN_PLAIN_MALLOC 1  // So that AddressSanitizer sees every tensor on its own.
@@ -176,7 +181,7 @@ class ArenaAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(std::size_t bytes) override {
     void* block = bytes >= kLargeBlock ? arena().allocate(bytes) : nullptr;
-    if (block == nullptr) block = c10::alloc_cpu(bytes);  // Throws when there is no memory.
+    if (block == nullptr) block = from_malloc(bytes);
     return {block, block, &free_block, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_block; }
@@ -185,6 +190,15 @@ class ArenaAllocator final : public c10::Allocator {
   }
 
  private:
+  static void* from_malloc(std::size_t bytes) {
+    try {
+      return c10::alloc_cpu(bytes);
+    } catch (const c10::Error&) {
+      const std::uint64_t in_use = arena().stats().in_use;
+      throw IoError(out_of_memory(bytes), " (a tensor",
+                    in_use > 0 ? "; large tensors hold " + human_bytes(in_use) : "", ")");
+    }
+  }
   static void free_block(void* block) {
     if (arena().owns(block))
       arena().free(block);

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include <bitrain/base/printable.h>
+
 namespace bitrain {
 namespace {
 
@@ -36,11 +38,12 @@ LogLevel log_level() {
 }
 
 void log_message(LogLevel level, const std::string& message) {
+  const std::string text = printable(message);  // Names in it are anybody's.
   std::lock_guard<std::mutex> lock(g_mutex);
   if (g_sink) {
-    g_sink(level, message);
+    g_sink(level, text);
   } else {
-    std::fprintf(stderr, "%s%s\n", prefix(level), message.c_str());
+    std::fprintf(stderr, "%s%s\n", prefix(level), text.c_str());
   }
 }
 

@@ -11,11 +11,15 @@ namespace bitrain::cli {
 
 /// Runs the program; returns its exit code:
 ///   0 done · 1 unexpected failure · 2 wrong recipe, option or command line · 3 wrong text or examples
-///   4 damaged or foreign file · 5 the system refused (missing file, full disk) · 6 parts do not fit
-///   together, or the folder is in use · 7 training diverged · 8 not available here · 9 another rank failed,
-///   went silent or does something else · 130, 143 ended by SIGINT, SIGTERM after a checkpoint was written;
-///   run again to go on.
+///   4 damaged or foreign file · 5 the system refused (missing file, full disk, no memory) · 6 parts do not
+///   fit together, or the folder is in use · 7 training diverged · 8 not available here · 9 another rank
+///   failed, went silent or does something else · 129, 130, 138, 143 ended by SIGHUP, SIGINT, SIGUSR1,
+///   SIGTERM after a checkpoint was written; run again to go on.
 int run_program(int argc, char** argv);
+
+/// For std::set_terminate: an exception that nobody catches, such as one of a thread that found no memory,
+/// ends the program with the message and code that run_program has for it, not by an abort.
+[[noreturn]] void end_by_exception() noexcept;
 
 /// The exit code for a kind of error.
 [[nodiscard]] int exit_code(ErrorKind kind);
@@ -24,6 +28,12 @@ int run_program(int argc, char** argv);
 struct Outcome {
   int code = 0;
 };
+
+/// Writes to stdout for people, without what could act on a terminal (printable): behind a pipe there may be
+/// one.
+void print(const std::string& text);
+/// Writes what programs may read to stdout: the bytes of `text`, but on a terminal as print does.
+void print_data(const std::string& text);
 
 /// Lets an option read "~/x" as a shell would, which leaves `--out=~/x` as it is. Returns it.
 CLI::Option* is_path(CLI::Option* option);

@@ -256,10 +256,10 @@ void mine_negatives(MineArguments arguments, Outcome& outcome) {
     return;
   }
   out.commit();
-  std::printf("%s negatives for %s pairs; %s pairs have fewer than %s, of which %s none\n%s\n",
-              with_thousands(tally.negatives).c_str(), with_thousands(out.lines()).c_str(),
-              with_thousands(tally.fewer).c_str(), with_thousands(arguments.mining.negatives).c_str(),
-              with_thousands(tally.none).c_str(), arguments.out.c_str());
+  print(to_text(with_thousands(tally.negatives), " negatives for ", with_thousands(out.lines()), " pairs; ",
+                with_thousands(tally.fewer), " pairs have fewer than ",
+                with_thousands(arguments.mining.negatives), ", of which ", with_thousands(tally.none),
+                " none\n", arguments.out, "\n"));
 }
 
 void add_inputs(CLI::App& verb, MineArguments& arguments) {

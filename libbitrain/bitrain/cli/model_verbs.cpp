@@ -103,13 +103,13 @@ void add_eval(CLI::App& app) {
                                 {"bytes", score.bytes},
                                 {"documents", score.documents},
                                 {"seconds", score.seconds}};
-      std::printf("%s\n", figures.dump(2).c_str());
+      print_data(figures.dump(2) + "\n");
       return;
     }
-    std::printf("%s: %.4f nats per token, %.4f bits per byte (%s tokens, %s bytes, %s documents, %s)\n",
-                language.c_str(), score.loss_per_token, score.bits_per_byte,
-                with_thousands(score.tokens).c_str(), with_thousands(score.bytes).c_str(),
-                with_thousands(score.documents).c_str(), human_seconds(score.seconds).c_str());
+    print(format("%s: %.4f nats per token, %.4f bits per byte (%s tokens, %s bytes, %s documents, %s)\n",
+                 language.c_str(), score.loss_per_token, score.bits_per_byte,
+                 with_thousands(score.tokens).c_str(), with_thousands(score.bytes).c_str(),
+                 with_thousands(score.documents).c_str(), human_seconds(score.seconds).c_str()));
   });
 }
 
@@ -169,9 +169,9 @@ void add_merge(CLI::App& app) {
       const Batch batch = probe(*opened.tokenizer, lines).to(at::Device(arguments->model.device));
       const adapters::LogitDifference difference =
           adapters::merge_and_compare(*opened.model, batch, arguments->merge);
-      std::printf(
-          "logits: largest difference %.4g, mean KL %.3g nats a token, same likeliest token %.2f %%\n",
-          difference.max_absolute, difference.mean_kl, 100 * difference.top1_agreement);
+      print(
+          format("logits: largest difference %.4g, mean KL %.3g nats a token, same likeliest token %.2f %%\n",
+                 difference.max_absolute, difference.mean_kl, 100 * difference.top1_agreement));
       if (!(difference.mean_kl <= arguments->tolerance))
         throw StateError("the merged model differs from the adapted one by more than --tolerance ",
                          arguments->tolerance, "; nothing was written");
@@ -179,7 +179,7 @@ void add_merge(CLI::App& app) {
       adapters::merge(*opened.model, arguments->merge);
     }
     hub::save_model(arguments->out, *opened.model, opened.tokenizer.get());
-    std::printf("%s\n", arguments->out.c_str());
+    print_data(arguments->out + "\n");
   });
 }
 
@@ -211,7 +211,7 @@ void add_generate(CLI::App& app) {
       const auto continuation =
           models::generate(*opened.model, ids, arguments->generation, {}, tokenizer.vocab_size());
       ids.insert(ids.end(), continuation.begin(), continuation.end());
-      std::printf("%s\n", tokenizer.decode(ids).c_str());
+      print_data(tokenizer.decode(ids) + "\n");
       std::fflush(stdout);
     }
   });

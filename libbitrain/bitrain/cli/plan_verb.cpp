@@ -24,7 +24,7 @@ struct PlanArguments {
 
 void run_plan(PlanArguments& arguments) {
   if (arguments.gpus) {
-    std::fputs(recipe::describe(recipe::gpu_specs()).c_str(), stdout);
+    print(recipe::describe(recipe::gpu_specs()));
     return;
   }
   if (arguments.file.empty()) throw ConfigError("name a recipe, or ask for --list-gpus");
@@ -36,9 +36,9 @@ void run_plan(PlanArguments& arguments) {
   const recipe::Recipe loaded = recipe::load_recipe(arguments.file, arguments.overrides);
   const std::vector<recipe::StagePlan> plans = recipe::plan_cluster(loaded, cluster);
   if (arguments.json)
-    std::printf("%s\n", recipe::to_json(plans, cluster).dump(2).c_str());
+    print_data(recipe::to_json(plans, cluster).dump(2) + "\n");
   else
-    std::fputs(recipe::describe(plans, cluster).c_str(), stdout);
+    print(recipe::describe(plans, cluster));
 }
 
 }  // namespace

@@ -65,8 +65,8 @@ void add_run(CLI::App& app, Outcome& outcome) {
       std::fprintf(stderr, "bitrain: interrupted; a checkpoint was written, run the same command to go on\n");
       return;
     }
-    std::printf("%s\nreport:  %s\nsummary: %s\n", train::summarise(result.summary).c_str(),
-                (result.dir / "report.html").c_str(), (result.dir / "summary.json").c_str());
+    print(to_text(train::summarise(result.summary), "\nreport:  ", (result.dir / "report.html").string(),
+                  "\nsummary: ", (result.dir / "summary.json").string(), "\n"));
   });
 }
 
@@ -78,8 +78,9 @@ void add_validate(CLI::App& app) {
   verb->callback([arguments] {
     const recipe::Validation validation = recipe::validate(arguments->file, arguments->overrides);
     validation.problems.raise();
-    std::printf("%s: %zu stages, no problems\n\nmemory, worked out from shapes:\n%s", arguments->file.c_str(),
-                validation.recipe.stages.size(), recipe::describe(validation.plans).c_str());
+    print(to_text(arguments->file, ": ", validation.recipe.stages.size(),
+                  " stages, no problems\n\nmemory, worked out from shapes:\n",
+                  recipe::describe(validation.plans)));
   });
 }
 
@@ -94,10 +95,9 @@ void add_config(CLI::App& app) {
   CLI::App* explain = group->add_subcommand("explain", "Every key with type, default and meaning");
   explain->add_option("type", arguments->type, "Only this stage type (tokenizer, pretrain, cpt, ...)");
   explain->add_flag("--markdown", arguments->markdown, "As the reference page, docs/recipe.md");
-  explain->callback(
-      [arguments] { std::fputs(recipe::explain(arguments->type, arguments->markdown).c_str(), stdout); });
+  explain->callback([arguments] { print(recipe::explain(arguments->type, arguments->markdown)); });
   CLI::App* schema = group->add_subcommand("schema", "JSON schema of recipes, for editors");
-  schema->callback([] { std::printf("%s\n", recipe::schema().dump(2).c_str()); });
+  schema->callback([] { print_data(recipe::schema().dump(2) + "\n"); });
 }
 
 void add_data(CLI::App& app) {
@@ -157,8 +157,8 @@ void add_recipes(CLI::App& app) {
       // The first comment line says what a recipe is for.
       const std::string text = io::read_file(root / name);
       const std::string first = text.substr(0, text.find('\n'));
-      std::printf("%-32s %s\n", name.c_str(),
-                  starts_with(first, "#") ? std::string(trim(first.substr(1))).c_str() : "");
+      print(format("%-32s %s\n", name.c_str(),
+                   starts_with(first, "#") ? std::string(trim(first.substr(1))).c_str() : ""));
     }
   });
   struct Arguments {
@@ -178,7 +178,7 @@ void add_recipes(CLI::App& app) {
     if (fs::is_directory(to, ignored)) to /= from.filename();
     if (fs::exists(to, ignored)) throw ConfigError(to.string(), " exists already");
     io::write_file_atomic(to, io::read_file(from));
-    std::printf("%s\n", to.c_str());
+    print_data(to.string() + "\n");
   });
 }
 
@@ -190,7 +190,7 @@ void add_report(CLI::App& app) {
     const fs::path dir = *directory;
     const io::Json summary = io::read_json(dir / "summary.json");
     io::write_file_atomic(dir / "report.html", train::render_report(summary));
-    std::printf("%s\nreport:  %s\n", train::summarise(summary).c_str(), (dir / "report.html").c_str());
+    print(to_text(train::summarise(summary), "\nreport:  ", (dir / "report.html").string(), "\n"));
   });
 }
 

@@ -55,12 +55,12 @@ void add_extend(CLI::App& group) {
         vocab::apply_extension(*opened.model, plan, arguments->initialiser,
                                static_cast<std::uint64_t>(arguments->seed), arguments->multiple);
     hub::save_model(arguments->out, *opened.model, plan.tokenizer.get());
-    std::printf("%s pieces added: %s -> %s ids, %s rows", with_thousands(report.added).c_str(),
-                with_thousands(plan.old_vocab_size()).c_str(), with_thousands(plan.vocab_size()).c_str(),
-                with_thousands(report.rows).c_str());
+    std::string added =
+        to_text(with_thousands(report.added), " pieces added: ", with_thousands(plan.old_vocab_size()),
+                " -> ", with_thousands(plan.vocab_size()), " ids, ", with_thousands(report.rows), " rows");
     for (const auto& [reason, count] : plan.dropped_counts())
-      std::printf("; %s dropped: %s", with_thousands(count).c_str(), reason.c_str());
-    std::printf("\n%s\n", arguments->out.c_str());
+      added += to_text("; ", with_thousands(count), " dropped: ", reason);
+    print(to_text(added, "\n", arguments->out, "\n"));
   });
 }
 
@@ -95,18 +95,18 @@ void add_report(CLI::App& group) {
                      {"changed_lines", change.line_share()}});
     }
     if (arguments->json) {
-      std::printf("%s\n", all.dump(2).c_str());
+      print_data(all.dump(2) + "\n");
       return;
     }
-    std::printf("%10s %12s %12s %12s %14s %14s  %s\n", "ids", "tokens", "tokens/word", "bytes/token",
-                "words split", "lines changed", "tokenizer");
+    print(format("%10s %12s %12s %12s %14s %14s  %s\n", "ids", "tokens", "tokens/word", "bytes/token",
+                 "words split", "lines changed", "tokenizer"));
     for (const io::Json& one : all)
-      std::printf("%10s %12s %12.3f %12.3f %12.1f %% %12.1f %%  %s\n",
-                  with_thousands(one["vocab_size"].get<std::int64_t>()).c_str(),
-                  with_thousands(one["tokens"].get<std::int64_t>()).c_str(),
-                  one["tokens_per_word"].get<double>(), one["bytes_per_token"].get<double>(),
-                  100 * one["continued_words"].get<double>(), 100 * one["changed_lines"].get<double>(),
-                  one["tokenizer"].get<std::string>().c_str());
+      print(format("%10s %12s %12.3f %12.3f %12.1f %% %12.1f %%  %s\n",
+                   with_thousands(one["vocab_size"].get<std::int64_t>()).c_str(),
+                   with_thousands(one["tokens"].get<std::int64_t>()).c_str(),
+                   one["tokens_per_word"].get<double>(), one["bytes_per_token"].get<double>(),
+                   100 * one["continued_words"].get<double>(), 100 * one["changed_lines"].get<double>(),
+                   one["tokenizer"].get<std::string>().c_str()));
   });
 }
 

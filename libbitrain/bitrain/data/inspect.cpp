@@ -1,9 +1,9 @@
 #include <bitrain/data/inspect.h>
 
 #include <algorithm>
-#include <cstdio>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/printable.h>
 
 namespace bitrain::data {
 namespace {
@@ -13,21 +13,16 @@ constexpr const char* kGrey = "\x1b[90m";
 constexpr const char* kBold = "\x1b[1m";
 constexpr const char* kReset = "\x1b[0m";
 
-/// Control bytes would move the cursor of a terminal.
-std::string printable(const std::string& piece) {
+/// A piece in one line.
+std::string shown(const std::string& piece) {
   std::string result;
-  for (char c : piece) {
-    if (c == '\n') {
+  for (const char c : printable(piece)) {
+    if (c == '\n')
       result += "\\n";
-    } else if (c == '\t') {
+    else if (c == '\t')
       result += "\\t";
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      char hex[8];
-      std::snprintf(hex, sizeof hex, "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(c)));
-      result += hex;
-    } else {
+    else
       result += c;
-    }
   }
   return result;
 }
@@ -103,13 +98,13 @@ class Renderer {
   std::string language_of(std::int64_t segment) const {
     if (batch_.language_ids.empty()) return "unknown language";
     const auto id = static_cast<std::size_t>(batch_.language_ids[static_cast<std::size_t>(segment)]);
-    return id < languages_.size() && !languages_[id].empty() ? languages_[id] : "unknown language";
+    return id < languages_.size() && !languages_[id].empty() ? shown(languages_[id]) : "unknown language";
   }
 
   std::string piece_of(std::int64_t id) const {
     // Ids of cloned languages and of padded rows are no pieces.
     std::string piece = id >= 0 && id < tokenizer_.vocab_size()
-                            ? printable(tokenizer_.id_to_piece(static_cast<text::TokenId>(id)))
+                            ? shown(tokenizer_.id_to_piece(static_cast<text::TokenId>(id)))
                             : to_text("<id ", id, ">");
     return options_.ids ? to_text(piece, "(", id, ")") : piece;
   }

@@ -18,6 +18,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/dist/backend_ranks.h>
 #include <bitrain/dist/ordered_sum.h>
 #include <bitrain/dist/peer_memory.h>
@@ -204,7 +205,7 @@ class GlooRank : public Communicator {
       } catch (const Error&) {
         throw;
       } catch (const std::exception& error) {
-        const std::string reason(error.what());
+        const std::string reason = failure_of(error).message;
         throw RankError(watch->explain(name, reason.substr(0, reason.find('\n'))));
       }
       if (target.defined()) target.copy_(staged);
@@ -351,7 +352,7 @@ std::unique_ptr<Communicator> make_gloo_ranks(const BackendContext& context, con
                                   static_cast<int>(group.rank), static_cast<int>(group.size), options);
     return std::make_unique<GlooRank>(context, group, std::move(backend));
   } catch (const std::exception& error) {
-    const std::string reason(error.what());
+    const std::string reason = failure_of(error).message;
     throw RankError(context.watch->explain(what, reason.substr(0, reason.find('\n'))));
   }
 }

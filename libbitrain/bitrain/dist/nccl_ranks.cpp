@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <list>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/backend_ranks.h>
 #include <bitrain/dist/nccl_backend.h>
@@ -55,7 +57,9 @@ Backend open_backend(const BackendContext& context, const Group& group) {
   c10d::Backend* backend =
       make(store.get(), static_cast<int>(group.rank), static_cast<int>(group.size), timeout_ms,
            context.device.index(), group.name.c_str(), error.data(), error.size());
-  if (backend == nullptr) throw RankError(context.watch->explain("connecting " + group.name, error.data()));
+  if (backend == nullptr)
+    throw RankError(context.watch->explain("connecting " + group.name,
+                                           failure_of(std::runtime_error(error.data())).message));
   return Backend::reclaim(backend);
 }
 
@@ -102,7 +106,7 @@ class Overdue {
           }
           if (const std::exception_ptr failure = first.work->exception()) std::rethrow_exception(failure);
         } catch (const std::exception& error) {
-          reason = error.what();
+          reason = failure_of(error).message;
         }
         if (reason.empty() && std::chrono::steady_clock::now() - first.since > timeout_)
           reason = to_text("no end after ", timeout_.count() / 1000, " s");
@@ -196,7 +200,7 @@ class NcclRank : public Communicator {
       try {
         work->wait();
       } catch (const std::exception& error) {
-        const std::string reason(error.what());
+        const std::string reason = failure_of(error).message;
         throw RankError(watch->explain(name, reason.substr(0, reason.find('\n'))));
       }
       if (target.defined()) target.copy_(staged);

@@ -17,6 +17,7 @@
 
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/dist/backend_ranks.h>
@@ -172,7 +173,7 @@ Session::~Session() {
            std::chrono::steady_clock::now() < until)
       usleep(2000);
   } catch (const std::exception& error) {
-    if (orderly) log_warn("parting from the other ranks: ", error.what());
+    if (orderly) log_warn("parting from the other ranks: ", failure_of(error).message);
   }
   parts.watch.reset();
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/printable.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/data/inspect.h>
 #include <bitrain/io/json.h>
@@ -36,7 +37,7 @@ std::string first_step(const Recipe& recipe, data::LoaderOptions options, const 
                       {static_cast<std::uint64_t>(recipe.seed), train::total_steps(train, tokens)});
   std::string text;
   for (const Batch& batch : loader.next_step()) text += render(batch);
-  return text + data::describe(loader.shares(), options.mixture.unit) + "\n";
+  return text + printable(data::describe(loader.shares(), options.mixture.unit)) + "\n";
 }
 
 std::int64_t longest_text(const fs::path& folder) {

@@ -14,6 +14,7 @@
 #include <bitrain/base/cpu_count.h>
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/base/version.h>
@@ -116,6 +117,10 @@ void run_function(const Stage& stage, StageContext& context) {
   } catch (Error& error) {
     error.add_context("stage " + stage.name);
     throw;
+  } catch (const std::exception& error) {  // Such as of memory, which says nothing of what it was for.
+    const Failure failure = failure_of(error);
+    if (!failure.kind) throw;
+    throw Error(*failure.kind, "stage " + stage.name + ": " + failure.message);
   }
 }
 

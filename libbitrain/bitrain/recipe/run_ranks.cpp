@@ -4,7 +4,9 @@
 #include <exception>
 
 #include <bitrain/base/cpu_count.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/log.h>
+#include <bitrain/base/printable.h>
 #include <bitrain/dist/session.h>
 #include <bitrain/recipe/validate.h>
 
@@ -30,11 +32,11 @@ RunResult run_as_rank(const std::filesystem::path& file, const std::vector<std::
     try {
       return run(recipe, session.world());
     } catch (const std::exception& error) {
-      session.fail(error.what());
+      session.fail(failure_of(error).message);
       throw;
     }
   } catch (const std::exception& error) {
-    dist::write_error_file(environment.error_file, error.what());
+    dist::write_error_file(environment.error_file, printable(failure_of(error).message));
     throw;
   }
 }

@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/dist/gather_text.h>
@@ -153,7 +154,7 @@ void write_slices(const std::string& aside, const CheckpointStore::Contents& con
   try {
     write_slice(folder, contents, ranks.rank(), ranks.size());
   } catch (const std::exception& error) {
-    problem = error.what();
+    problem = failure_of(error).message;
   }
   const std::vector<std::string> problems = dist::gather_text(problem, ranks, "slices of a checkpoint");
   for (std::size_t r = 0; r < problems.size(); ++r)

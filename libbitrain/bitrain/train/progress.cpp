@@ -13,6 +13,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
+#include <bitrain/base/printable.h>
 #include <bitrain/base/strings.h>
 
 namespace bitrain::train {
@@ -62,6 +63,9 @@ struct Progress::Screen {
   LogSink previous_sink;
   bool has_sink = false;
   std::mutex mutex;
+
+  /// Names of stages, languages and folders are the recipe's.
+  void say(const std::string& text) const { write(printable(text)); }
 
   void clear() {
     if (!bar.empty()) write(kClearLine);
@@ -115,9 +119,9 @@ Progress::~Progress() {
 void Progress::on_begin(const RunInfo& info) {
   screen_->info = info;
   if (screen_->style == ProgressStyle::kNone) return;
-  screen_->write(to_text(screen_->name, ": ", info.total_steps, " steps, ",
-                         with_thousands(info.trainable_parameters), " trainable parameters",
-                         info.first_step > 0 ? to_text(", resumed at step ", info.first_step) : "", "\n"));
+  screen_->say(to_text(screen_->name, ": ", info.total_steps, " steps, ",
+                       with_thousands(info.trainable_parameters), " trainable parameters",
+                       info.first_step > 0 ? to_text(", resumed at step ", info.first_step) : "", "\n"));
   if (screen_->style != ProgressStyle::kBar || screen_->has_sink) return;
   // Messages must not be written into the bar: they go above it, and the bar is drawn again with the next
   // step.
@@ -128,7 +132,7 @@ void Progress::on_begin(const RunInfo& info) {
     if (screen->previous_sink) {
       screen->previous_sink(level, message);
     } else {
-      screen->write(to_text(prefix(level), message, "\n"));
+      screen->say(to_text(prefix(level), message, "\n"));
     }
   });
 }
@@ -144,14 +148,14 @@ void Progress::on_step(const StepRecord& record) {
   const bool last = record.step == screen.info.total_steps;
   if (screen.style == ProgressStyle::kLines) {
     if (is_logged(record.step, screen.info.log_every, screen.info.total_steps)) {
-      screen.write(to_text(screen.name, ": ", screen.describe(record), "\n"));
+      screen.say(to_text(screen.name, ": ", screen.describe(record), "\n"));
     }
     return;
   }
   const auto now = Clock::now();
   if (!first && !last && now - screen.drawn < kRedraw) return;
   screen.drawn = now;
-  screen.bar = to_text(screen.name, " ", screen.draw_bar(record), " ", screen.describe(record));
+  screen.bar = printable(to_text(screen.name, " ", screen.draw_bar(record), " ", screen.describe(record)));
   screen.write(kClearLine + screen.bar);
 }
 
@@ -169,23 +173,23 @@ void Progress::on_evaluate(const Evaluation& evaluation) {
   }
   const std::lock_guard<std::mutex> lock(screen.mutex);
   screen.clear();
-  screen.write(text + "\n");
+  screen.say(text + "\n");
 }
 
 void Progress::on_save(std::int64_t /*step*/, const std::string& directory) {
   if (screen_->style == ProgressStyle::kNone) return;
   const std::lock_guard<std::mutex> lock(screen_->mutex);
   screen_->clear();
-  screen_->write(to_text(screen_->name, ": saved ", directory, "\n"));
+  screen_->say(to_text(screen_->name, ": saved ", directory, "\n"));
 }
 
 void Progress::on_end(const TrainResult& result) {
   if (screen_->style == ProgressStyle::kNone) return;
   const std::lock_guard<std::mutex> lock(screen_->mutex);
   screen_->clear();
-  screen_->write(to_text(screen_->name, result.interrupted() ? ": interrupted at step " : ": done, step ",
-                         result.steps, "  loss ", format("%.4f", result.train_loss), "  ",
-                         per_second(result.tokens_per_second), "  ", human_seconds(result.seconds), "\n"));
+  screen_->say(to_text(screen_->name, result.interrupted() ? ": interrupted at step " : ": done, step ",
+                       result.steps, "  loss ", format("%.4f", result.train_loss), "  ",
+                       per_second(result.tokens_per_second), "  ", human_seconds(result.seconds), "\n"));
 }
 
 }  // namespace bitrain::train

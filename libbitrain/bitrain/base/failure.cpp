@@ -1,0 +1,114 @@
+#include <bitrain/base/failure.h>
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <new>
+#include <stdexcept>
+#include <string_view>
+#include <system_error>
+
+#include <c10/util/Exception.h>
+
+#include <bitrain/base/strings.h>
+
+namespace bitrain {
+namespace {
+
+constexpr const char* kWhatToLower =
+    "lower micro_batch_rows or sequence_length (loader), or set train.recompute=true; without training, "
+    "lower the batch or max_length, or take a smaller model";
+
+/// Bytes of addresses and of memory that this process has; zeros where the system does not say.
+struct Held {
+  std::uint64_t addresses = 0;
+  std::uint64_t resident = 0;
+};
+
+// Without streams, which want memory themselves.
+Held held_now() {
+  char text[128] = {};
+  const int file = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+  if (file < 0) return {};
+  const ssize_t got = read(file, text, sizeof text - 1);
+  close(file);
+  unsigned long long addresses = 0;
+  unsigned long long resident = 0;
+  if (got <= 0 || std::sscanf(text, "%llu %llu", &addresses, &resident) != 2) return {};
+  const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+  return {addresses * page, resident * page};
+}
+
+void cut_from(std::string& text, std::string_view mark) {
+  if (const std::size_t at = text.find(mark); at != std::string::npos) text.resize(at);
+}
+
+/// Of "<condition> INTERNAL ASSERT FAILED at <file>:<line>, please report a bug to PyTorch. <more>" the
+/// condition and what more there is.
+std::string without_request(const std::string& text) {
+  constexpr std::string_view kAssert = "INTERNAL ASSERT FAILED at ";
+  constexpr std::string_view kRequest = "please report a bug to PyTorch.";
+  const std::size_t assert = text.find(kAssert);
+  if (assert == std::string::npos) return text;
+  const std::string_view condition = trim(std::string_view(text).substr(0, assert));
+  const std::size_t request = text.find(kRequest, assert);
+  const std::string_view more =
+      request == std::string::npos ? "" : trim(std::string_view(text).substr(request + kRequest.size()));
+  return to_text("a check inside LibTorch failed", condition.empty() ? "" : ": ", condition,
+                 more.empty() ? "" : ": ", more);
+}
+
+std::string words_of_libtorch(std::string text) {
+  cut_from(text, "\nException raised from ");  // The C++ stack.
+  cut_from(text, "\nC++ CapturedTraceback:");
+  if (starts_with(text, "[enforce fail at "))
+    if (const std::size_t end = text.find("] "); end != std::string::npos) text.erase(0, end + 2);
+  return without_request(std::string(trim(text)));
+}
+
+bool tells_of_memory(const std::string& text) {
+  for (const char* words :
+       {"DefaultCPUAllocator", "not enough memory", "out of memory", "annot allocate memory"})
+    if (text.find(words) != std::string::npos) return true;
+  return false;
+}
+
+}  // namespace
+
+std::string out_of_memory(std::optional<std::uint64_t> bytes) {
+  const Held held = held_now();
+  std::string text =
+      "out of memory: the system refused " + (bytes ? human_bytes(*bytes) : std::string("more"));
+  if (held.resident > 0) text += "; this process holds " + human_bytes(held.resident);
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    text += " and has " + human_bytes(held.addresses) + " of at most " + human_bytes(limit.rlim_cur) +
+            " of addresses (ulimit -v)";
+  return text + "; " + kWhatToLower;
+}
+
+Failure failure_of(const std::exception& error) {
+  if (const auto* own = dynamic_cast<const Error*>(&error)) return {own->kind(), own->what()};
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+      dynamic_cast<const std::length_error*>(&error) != nullptr)
+    return {ErrorKind::kIo, out_of_memory()};
+  const auto* torch = dynamic_cast<const c10::Error*>(&error);
+  const std::string message =
+      words_of_libtorch(torch != nullptr ? torch->what_without_backtrace() : error.what());
+  if (torch != nullptr && tells_of_memory(message)) {
+    if (message.find("CUDA") != std::string::npos)  // It says itself how much there is and who has it.
+      return {ErrorKind::kIo,
+              "out of memory on the GPU; " + std::string(kWhatToLower) + " (" + message + ")"};
+    return {ErrorKind::kIo, out_of_memory() + " (" + message + ")"};
+  }
+  const auto* system = dynamic_cast<const std::system_error*>(&error);
+  if (system != nullptr && system->code() == std::errc::resource_unavailable_try_again)  // std::thread's.
+    return {ErrorKind::kIo, "the system refused another thread: " + message +
+                                "; lower threads or loader.prefetch_threads, or raise the limit (ulimit -u)"};
+  if (system != nullptr) return {ErrorKind::kIo, "the system refused: " + message};
+  return {std::nullopt, message};
+}
+
+}  // namespace bitrain
