@@ -1,8 +1,7 @@
-#include <filesystem>
-
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/merge.h>
 #include <bitrain/hub/model_dir.h>
+#include <bitrain/io/temporary_directory.h>
 #include <bitrain/models/quantize.h>
 
 #include "case.h"
@@ -20,15 +19,14 @@ void bench_merge() {
   lora.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
   lora.init_lora_weights = "false";
   adapters::attach(*model, lora, 0);
-  const auto folder = std::filesystem::temp_directory_path() / "bitrain-bench-merge";
+  const io::TemporaryDirectory folder("bitrain-bench");
   const double begin = seconds_since_start();
   adapters::MergeOptions options;
   options.requantize = true;
   adapters::merge(*model, options);
   const double merged = seconds_since_start();
-  hub::save_model(folder, *model, nullptr);
+  hub::save_model(folder.path() / "merged", *model, nullptr);
   const double saved = seconds_since_start();
-  std::filesystem::remove_all(folder);
   report("merge", {{"merge_seconds", merged - begin}, {"seconds", saved - begin}});
 }
 

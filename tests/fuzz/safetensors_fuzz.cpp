@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <cstring>
 #include <fstream>
 
@@ -8,13 +6,15 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/io/safetensors.h>
+#include <bitrain/io/temporary_directory.h>
 
 #include "driver.h"
 
 namespace bitrain::fuzz {
 
 void fuzz_one(const std::uint8_t* data, std::size_t size) {
-  static const std::string path = "/tmp/bitrain-fuzz-" + std::to_string(::getpid()) + ".safetensors";
+  static const io::TemporaryDirectory folder("bitrain-fuzz");
+  static const std::string path = folder.path() / "input.safetensors";
   {
     std::ofstream file(path, std::ios::binary | std::ios::trunc);
     file.write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
@@ -30,7 +30,6 @@ void fuzz_one(const std::uint8_t* data, std::size_t size) {
     }
   } catch (const Error&) {
   }
-  ::unlink(path.c_str());
 }
 
 std::vector<std::string> seeds() {

@@ -143,3 +143,26 @@ def test_threads_follow_the_affinity_unless_they_are_given():
     assert sorted(done.stdout.splitlines()) == ["[0] 1", "[1] 1"]
     done = subprocess.run(command, capture_output=True, text=True, env={**environment, "OMP_NUM_THREADS": "3"}, timeout=120)
     assert sorted(done.stdout.splitlines()) == ["[0] 3", "[1] 3"]
+
+
+def test_killed_launches_leave_nothing_for_long(tmp_path):
+    """The error folder of a launch that SIGKILL ended is removed by the next one."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [PROGRAM, "launch", "--nproc", "2", "--", "sh", "-c", "echo ready; sleep 600"]
+    killed = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    killed.stdout.readline()
+    folders = list(tmp_path.iterdir())
+    assert len(folders) == 1 and folders[0].stat().st_mode & 0o777 == 0o700
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    running.stdout.readline()
+    assert folders[0].exists(), "a launch took the folder of another that runs"
+    killed.kill()
+    killed.wait()
+    killed.stdout.close()
+    running.send_signal(signal.SIGTERM)
+    running.wait()
+    running.stdout.close()
+    subprocess.run(
+        [PROGRAM, "launch", "--nproc", "1", "--", "true"], env=environment, check=True, timeout=60
+    )
+    assert not list(tmp_path.iterdir())

@@ -11,7 +11,6 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
@@ -19,12 +18,15 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/rank_group.h>
+#include <bitrain/io/temporary_directory.h>
 
 namespace bitrain::dist {
 namespace fs = std::filesystem;
 namespace {
 
 constexpr std::int64_t kLastPort = 65535;
+constexpr std::int64_t kMostProcesses = 4096;
+constexpr std::int64_t kLongestGrace = 1'000'000'000;
 constexpr int kWrongRecipe = 2;
 constexpr int kKilled = 128 + SIGKILL;
 constexpr std::size_t kLongestMessage = 4000;
@@ -32,15 +34,17 @@ constexpr std::size_t kLongestMessage = 4000;
 void check(const LaunchOptions& options) {
   if (options.program.empty())
     throw ConfigError("launch: no program to run: bitrain launch --nproc 2 run recipe.yaml");
-  if (options.processes < 1)
-    throw ConfigError("launch: nproc is the number of processes: at least 1, not ", options.processes);
+  if (options.processes < 1 || options.processes > kMostProcesses)
+    throw ConfigError("launch: nproc is the number of processes: at least 1 and at most ", kMostProcesses,
+                      ", not ", options.processes);
   if (options.master_port < 0 || options.master_port > kLastPort)
     throw ConfigError("launch: master-port is ", options.master_port, "; ports go from 1 to ", kLastPort,
                       ", and 0 takes a free one");
   if (options.max_restarts < 0)
     throw ConfigError("launch: max-restarts must be at least 0, not ", options.max_restarts);
-  if (options.grace_seconds < 0)
-    throw ConfigError("launch: grace-seconds must be at least 0, not ", options.grace_seconds);
+  if (options.grace_seconds < 0 || options.grace_seconds > kLongestGrace)
+    throw ConfigError("launch: grace-seconds must be at least 0 and at most ", kLongestGrace, ", not ",
+                      options.grace_seconds);
 }
 
 /// A port that can be listened to now: `wanted`, or any for 0. Somebody may take it before rank 0 does; with
@@ -60,28 +64,6 @@ std::int64_t free_port(std::int64_t wanted) {
                   wanted == 0 ? "" : "; give another --master-port, or none for a free one");
   return ntohs(address.sin_port);
 }
-
-/// A folder that is removed at the end of scope.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::error_code error;
-    path_ = (fs::temp_directory_path(error) / "bitrain-launch-XXXXXX").string();
-    if (error || mkdtemp(path_.data()) == nullptr)
-      throw IoError("launch: no temporary folder can be made in TMPDIR or /tmp: ",
-                    error ? error.message() : std::strerror(errno));
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  [[nodiscard]] const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 /// While it lives, orphans among the descendants become children of this process.
 class Subreaper {
@@ -149,12 +131,12 @@ int launch(const LaunchOptions& options) {
   const Variables variables = environment_variables();
   const std::string file = find_program(options.program.front(), variables);
   const std::vector<FileDescriptor> logs = open_logs(options);
-  const TemporaryFolder errors;
+  const io::TemporaryDirectory errors("bitrain-launch");
   const Subreaper subreaper;
   LaunchContext context{file,
                         options.program,
                         variables,
-                        errors.path(),
+                        errors.path().string(),
                         std::chrono::seconds(options.grace_seconds),
                         LineSink(STDOUT_FILENO, "standard output"),
                         LineSink(STDERR_FILENO, "standard error"),
@@ -173,7 +155,13 @@ int launch(const LaunchOptions& options) {
     group.master_port = free_port(options.master_port);
     bool again = false;
     const int code = attempt(context, options, group, again);
-    if (!again || group.restart_count == options.max_restarts) return code;
+    if (!again || group.restart_count == options.max_restarts) {
+      if (code == 0 && context.output.failed())
+        throw IoError(
+            "launch: all processes ended well, but not all that they wrote to standard output could be "
+            "written");
+      return code;
+    }
     if (const std::vector<int> signals = context.signals.take(); !signals.empty())
       return 128 + signals.front();
     log_info("launch: starting all ", options.processes, " processes again (restart ",

@@ -23,6 +23,8 @@ class LineSink {
   void end_line();
   /// Writes what was added.
   void flush();
+  /// Whether something could not be written.
+  [[nodiscard]] bool failed() const { return failed_; }
 
  private:
   int descriptor_;

@@ -31,12 +31,12 @@ void visit_fields(Visitor& v, ParallelOptions& o) {
   v.field("context", o.context, at_least(1),
           "Ranks that share the tokens of the same rows, for rows that are too long for one; must divide the "
           "number of ranks and not exceed the attention heads.");
-  v.field("bucket_mib", o.bucket_mib, at_least(1),
+  v.field("bucket_mib", o.bucket_mib, in_range(1, 65536),
           "Gradients travel in pieces of about this size, while backward goes on.");
   v.field("reduce_dtype", o.reduce_dtype, one_of({"float32", "bfloat16"}),
           "What 16-bit gradients are summed in over ranks; bfloat16 halves the traffic and rounds.");
   v.field(
-      "timeout_seconds", o.timeout_seconds, at_least(1),
+      "timeout_seconds", o.timeout_seconds, in_range(1, 1e9),
       "How long a rank waits for the others before the run ends with an error that names who is missing.");
 }
 

@@ -21,6 +21,7 @@
 #include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
+#include <bitrain/io/temporary_directory.h>
 #include <bitrain/recipe/fingerprint.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/stage_folders.h>
@@ -160,7 +161,7 @@ int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
   const fs::path directory = stage_directory(recipe, stage.name);
   ranks->await(0, "preparing stage " + stage.name);
   // What a stage writes besides its training is rank 0's; it must go somewhere.
-  const io::AtomicDirectory scratch(fs::temp_directory_path() / ("bitrain-" + stage.name));
+  const io::TemporaryDirectory scratch("bitrain-rank");
   StageContext context{recipe, stage, scratch.path(), work_directory(directory)};
   context.ranks = ranks;
   run_function(stage, context);
