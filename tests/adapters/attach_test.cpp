@@ -1,6 +1,7 @@
 #include <bitrain/adapters/attach.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include <gmock/gmock.h>
@@ -265,6 +266,81 @@ TEST(Attach, PatternsThatMatchNothingListWhatThereIs) {
   options = targets({"q_proj"});
   options.alpha_pattern = {{"c_attn", 3}};
   expect_refused(options, {"alpha_pattern: 'c_attn'"});
+}
+
+TEST(Attach, PatternsAreThoseOfPython) {
+  EXPECT_TRUE(matches("(?P<part>q|v)_proj|.*\\.(?P=part)?[qv]_proj", "model.layers.0.self_attn.q_proj"));
+  EXPECT_TRUE(matches(R"(.*layers\.[0-3]\.mlp\..*)", "model.layers.3.mlp.up_proj"));
+  EXPECT_FALSE(matches(R"(layers\.[0-3]\.mlp\..*)", "model.layers.3.mlp.up_proj"));  // fullmatch, not search.
+  EXPECT_TRUE(matches(R"((?i:.*Q_PROJ)(?<!k_proj))", "model.layers.0.self_attn.q_proj"));
+  EXPECT_TRUE(matches("model.*(q_proj|k_proj)$", "model.layers.0.self_attn.k_proj"));
+  EXPECT_FALSE(
+      matches("(q_proj|model.layers.0)", "model.layers.0.self_attn.q_proj"));  // The longest way is tried.
+  EXPECT_TRUE(matches_end("[qk]_proj", "model.layers.0.self_attn.q_proj"));
+  EXPECT_FALSE(matches_end("[qk]_proj", "model.layers.0.self_attn.xq_proj"));
+}
+
+TEST(Attach, RunawayPatternsEndInAMessage) {
+  // Each has taken a backtracking engine hours, or its stack.
+  for (const char* entry : {"((((.*)*)*)*)*!", "(.*a.*)*(.*b.*)*(.*c.*)*!",
+                            "(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)!", "(?:(?:[a-z._0-9]+)+)+!", "(?:.|.)*!"}) {
+    SCOPED_TRACE(entry);
+    try {
+      EXPECT_FALSE(matches(entry, std::string(60, 'a') + ".layers.0.self_attn.q_proj"));
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("takes too many steps"));
+    }
+  }
+  expect_refused(targets({"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)!"}), {"takes too many steps on"});
+  LoraOptions options = targets({"q_proj"});
+  options.rank_pattern = {{"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)!", 3}};
+  expect_refused(options, {"takes too many steps on"});
+  expect_refused(targets({std::string(300, '(') + std::string(300, ')')}), {"is not a regular expression"});
+  expect_refused(targets({std::string(5000, '*')}), {"5000 bytes; the most is 4096"});
+}
+
+TEST(Attach, HundredsOfExpressionsAreUsual) {
+  // PEFT's way to name one module alone; a large model has hundreds.
+  LoraOptions options = targets({"q_proj"});
+  for (int i = 0; i < 1000; ++i)
+    options.rank_pattern["^model.layers." + std::to_string(i % 2) + "(?:|x" + std::to_string(i) +
+                         ").self_attn.q_proj$"] = 3;
+  EXPECT_NO_THROW((void)attach(*tiny_llama(), options, 0));
+}
+
+TEST(Attach, ManySlowExpressionsEndInAMessage) {
+  // Each is just within the limit of steps on each module, which nobody would wait for.
+  const std::string path = std::string(60, 'a') + ".layers.0.self_attn.q_proj";
+  const auto match_all = [&] {
+    for (int i = 0; i < 1'000'000; ++i) (void)matches("(.*)(.*)(.*)!|x" + std::to_string(i % 1000), path);
+  };
+  begin_matching();
+  EXPECT_THAT(match_all, ThrowsMessage<ConfigError>(HasSubstr("take more than 2 s: write fewer or simpler")));
+  // The next adapter begins anew.
+  LoraOptions options = targets({".*q_proj|v_proj"});
+  EXPECT_NO_THROW((void)attach(*tiny_llama(), options, 0));
+}
+
+TEST(Attach, ALongPathIsNoStackOverflow) {
+  // std::regex needed a frame a character.
+  EXPECT_TRUE(matches("(?:.|x)*q_proj", std::string(20'000, 'a') + "q_proj"));
+}
+
+TEST(Attach, ListsHaveAnEnd) {
+  std::vector<std::string> names(10'001, "q_proj");
+  expect_refused(targets(names), {"target_modules has 10001 entries; the most is 10000"});
+  LoraOptions options = targets({"q_proj"});
+  for (int i = 0; i < 10'001; ++i) options.alpha_pattern["^x" + std::to_string(i)] = 2;
+  expect_refused(options, {"alpha_pattern has 10001 entries; the most is 10000"});
+}
+
+TEST(Attach, RanksHaveAnEnd) {
+  LoraOptions options = targets({"q_proj"});
+  options.r = std::numeric_limits<std::int64_t>::max();
+  expect_refused(options, {"r must be at least 1 and at most 65536, not 9223372036854775807"});
+  options = targets({"q_proj"});
+  options.rank_pattern = {{"q_proj", std::int64_t{1} << 40}};
+  expect_refused(options, {"rank_pattern: q_proj: the rank must be at least 1 and at most 65536"});
 }
 
 TEST(Attach, ImpossibleOptionsAreRefused) {

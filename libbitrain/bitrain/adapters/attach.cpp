@@ -4,7 +4,6 @@
 #include <cctype>
 #include <cmath>
 #include <optional>
-#include <regex>
 #include <set>
 #include <utility>
 
@@ -31,12 +30,6 @@ double lora_scale(double lora_alpha, std::int64_t r, bool use_rslora) {
 namespace {
 
 constexpr char kAllLinear[] = "all-linear";
-
-bool is_plain(const std::string& entry) {
-  return std::all_of(entry.begin(), entry.end(), [](unsigned char c) {
-    return (c < 0x80 && std::isalnum(c) != 0) || c == '_' || c == '-' || c == '.';
-  });
-}
 
 /// A module that can be adapted: one of the two is set.
 struct Candidate {
@@ -101,6 +94,13 @@ T from_pattern(const std::map<std::string, T>& patterns, const std::string& path
   return otherwise;
 }
 
+template <class T>
+std::vector<std::string> keys_of(const std::map<std::string, T>& patterns) {
+  std::vector<std::string> keys;
+  for (const auto& [entry, value] : patterns) keys.push_back(entry);
+  return keys;
+}
+
 /// Whether the name in modules_to_save is `path` or a part of it (PEFT's rule).
 bool saved_in_full(const std::vector<std::string>& names, const std::string& path) {
   const std::string padded = "." + path + ".";
@@ -119,6 +119,7 @@ class Attacher {
         modules_(candidates(model)) {}
 
   AttachReport run() {
+    begin_matching();
     check_options();
     const std::vector<Candidate> targets = choose_targets();
     const std::vector<Candidate> saved = choose_saved();
@@ -146,9 +147,12 @@ class Attacher {
       if (adapted)
         throw StateError(module.path, " has an adapter already: merge or detach it before attaching another");
     }
-    if (options_.r < 1) throw ConfigError("r must be at least 1, not ", options_.r);
+    if (options_.r < 1 || options_.r > kHighestRank)
+      throw ConfigError("r must be at least 1 and at most ", kHighestRank, ", not ", options_.r);
     for (const auto& [entry, rank] : options_.rank_pattern)
-      if (rank < 1) throw ConfigError("rank_pattern: ", entry, ": the rank must be at least 1, not ", rank);
+      if (rank < 1 || rank > kHighestRank)
+        throw ConfigError("rank_pattern: ", entry, ": the rank must be at least 1 and at most ", kHighestRank,
+                          ", not ", rank);
     if (!(options_.lora_alpha > 0)) throw ConfigError("lora_alpha must be above 0");
     if (!(options_.lora_dropout >= 0 && options_.lora_dropout <= kHighestLoraDropout))
       throw ConfigError("lora_dropout must be at least 0 and at most ", kHighestLoraDropout, ", not ",
@@ -156,6 +160,7 @@ class Attacher {
     const std::string& how = options_.init_lora_weights;
     if (how != "true" && how != "gaussian" && how != "false")
       throw ConfigError("init_lora_weights: '", how, "' is not supported; there are: true, gaussian, false");
+    check_sizes();
     for (const std::string& entry : options_.exclude_modules)
       check_pattern("exclude_modules", entry, matches);
     for (const auto& [entry, rank] : options_.rank_pattern) check_pattern("rank_pattern", entry, matches_end);
@@ -167,6 +172,15 @@ class Attacher {
     for (const std::int64_t layer : options_.layers_to_transform)
       if (layer < 0 || layer >= layers)
         throw ConfigError("layers_to_transform: there is no layer ", layer, "; the model has ", layers);
+  }
+
+  void check_sizes() const {
+    check_patterns("target_modules", options_.target_modules);
+    check_patterns("exclude_modules", options_.exclude_modules);
+    check_patterns("modules_to_save", options_.modules_to_save);
+    check_patterns("rank_pattern", keys_of(options_.rank_pattern));
+    check_patterns("alpha_pattern", keys_of(options_.alpha_pattern));
+    check_patterns("trainable_token_indices", keys_of(options_.trainable_token_indices));
   }
 
   using Rule = bool (*)(const std::string& entry, const std::string& path);
@@ -396,20 +410,6 @@ class Attacher {
 };
 
 }  // namespace
-
-bool matches(const std::string& entry, const std::string& path) {
-  if (entry.empty()) return false;
-  if (is_plain(entry)) return path == entry || ends_with(path, "." + entry);
-  try {
-    return std::regex_match(path, std::regex(entry));
-  } catch (const std::regex_error& error) {
-    throw ConfigError("'", entry, "' is not a regular expression: ", error.what());
-  }
-}
-
-bool matches_end(const std::string& entry, const std::string& path) {
-  return matches(is_plain(entry) ? entry : "(?:.*\\.)?(?:" + entry + ")", path);
-}
 
 AttachReport attach(nn::Module& model, const LoraOptions& options, std::uint64_t seed) {
   return Attacher(model, options, seed).run();

@@ -40,11 +40,21 @@ void enable_adapters(nn::Module& model, bool enabled);
 
 /// Whether `entry` of target_modules, exclude_modules or a pattern map names `path`. Plain names (letters,
 /// digits, `_`, `-`, `.`) match a path or the end of one after a dot; anything else is a regular expression
-/// (ECMAScript) for the whole path. Throws ConfigError for a broken expression.
+/// for the whole path (text::WholePattern). Throws ConfigError for a broken expression, and when all of this
+/// thread together have taken two seconds since begin_matching; those of real adapters take milliseconds.
 [[nodiscard]] bool matches(const std::string& entry, const std::string& path);
 
 /// Whether `entry` of rank_pattern or alpha_pattern names `path`, as PEFT has it: a regular expression for
 /// the whole path or the end of one after a dot.
 [[nodiscard]] bool matches_end(const std::string& entry, const std::string& path);
+
+/// Before the expressions of other options: lets them take their time anew, and forgets those before.
+void begin_matching();
+
+/// Entries that a list of patterns may have: every one is held against every module.
+inline constexpr std::size_t kMostPatterns = 10'000;
+
+/// Throws ConfigError, naming the option, for a list of more.
+void check_patterns(const char* option, const std::vector<std::string>& entries);
 
 }  // namespace bitrain::adapters

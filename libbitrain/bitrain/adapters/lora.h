@@ -12,6 +12,8 @@ namespace bitrain::adapters {
 
 /// More would drop all of nearly every input; 1 leaves nothing to learn from.
 inline constexpr double kHighestLoraDropout = 0.999;
+/// More than the width of any model.
+inline constexpr std::int64_t kHighestRank = 65536;
 
 /// LoRA (Hu et al. 2021), with PEFT's names and meanings.
 struct LoraOptions {
@@ -30,11 +32,13 @@ struct LoraOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, LoraOptions& o) {
-  v.field("r", o.r, at_least(1), "Rank of the update matrices.");
+  v.field("r", o.r, in_range(1, kHighestRank), "Rank of the update matrices.");
   v.field("lora_alpha", o.lora_alpha, above(0), "Numerator of the scale lora_alpha / r.");
-  v.field("lora_dropout", o.lora_dropout, in_range(0, kHighestLoraDropout), "Dropout on the input of adapted linear maps.");
+  v.field("lora_dropout", o.lora_dropout, in_range(0, kHighestLoraDropout),
+          "Dropout on the input of adapted linear maps.");
   v.field("target_modules", o.target_modules, any(),
-          "Modules to adapt: ends of their paths (q_proj), patterns that match whole paths "
+          "Modules to adapt: ends of their paths (q_proj), regular expressions for whole paths, in Python's "
+          "language "
           "(.*layers.[0-3].mlp.*), or all-linear for every linear map but the head.");
   v.field("exclude_modules", o.exclude_modules, any(), "Modules to leave out, written likewise.");
   v.field("use_rslora", o.use_rslora, any(), "Scale by lora_alpha / sqrt(r) instead.");

@@ -102,6 +102,8 @@ void freeze(nn::Module& model) {
 }
 
 void freeze(nn::Module& model, const std::vector<std::string>& patterns) {
+  begin_matching();
+  check_patterns("freeze", patterns);
   std::vector<std::string> weights;
   model.visit_tensors([&](const std::string& name, at::Tensor&) { weights.push_back(name); });
   for (const std::string& entry : patterns) {

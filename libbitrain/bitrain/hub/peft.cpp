@@ -142,6 +142,8 @@ void check_initialisation(const Json& json, const std::string& where) {
         join(kept, ", "), ", and pissa, olora, corda, loftq, lora_ga, which have");
 }
 
+constexpr std::size_t kMostWarnings = 10;
+
 /// Refuses what would change the result silently if it were ignored.
 void refuse_unsupported(const Json& json, const std::string& where) {
   if (json.value("peft_type", Json()) != "LORA")
@@ -152,17 +154,20 @@ void refuse_unsupported(const Json& json, const std::string& where) {
   check_initialisation(json, where);
   if (const Json bias = json.value("bias", Json("none")); bias != "none")
     throw UnsupportedError(where, ": bias ", bias.dump(), " is not supported");
+  std::size_t ignored = 0;
   for (const auto& [key, value] : json.items()) {
     if (is_among(kRead, key) || is_among(kWithoutEffect, key) || !asks(value)) continue;
     if (is_among(kOtherwise, key)) throw UnsupportedError(where, ": ", key, " is not supported");
     if (value.is_number() || value.is_string()) {  // Settings of what another key would switch on.
-      log_warn(where, ": unknown key '", key, "' is ignored, as PEFT does");
+      if (++ignored <= kMostWarnings) log_warn(where, ": unknown key '", key, "' is ignored, as PEFT does");
       continue;
     }
     throw UnsupportedError(
         where, ": the key '", key, "' (", value.dump(),
         ") is not known here, so it is not supported: was the adapter made by a newer PEFT?");
   }
+  if (ignored > kMostWarnings)
+    log_warn(where, ": ", ignored - kMostWarnings, " more unknown keys are ignored");
 }
 
 void read_maps(const Json& json, const std::string& where, LoraOptions& options) {
@@ -451,10 +456,10 @@ LoraOptions parse_adapter_config(const Json& json, const std::string& where) {
   for (const char* key : {"r", "lora_alpha"})
     if (!json.contains(key) || !json[key].is_number())
       throw FormatError(where, ": '", key, "' is missing or no number");
-  options.r = json["r"].get<std::int64_t>();
+  if (json["r"].is_number_integer()) options.r = json["r"].get<std::int64_t>();
   options.lora_alpha = json["lora_alpha"].get<double>();
-  if (!json["r"].is_number_integer() || options.r < 1 || options.r > 1'000'000)
-    wrong(where, "r", "a whole number of at least 1", json["r"]);
+  if (!json["r"].is_number_integer() || options.r < 1 || options.r > adapters::kHighestRank)
+    wrong(where, "r", to_text("a whole number from 1 to ", adapters::kHighestRank).c_str(), json["r"]);
   if (const auto dropout = json.find("lora_dropout"); dropout != json.end() && !dropout->is_null()) {
     if (!dropout->is_number()) wrong(where, "lora_dropout", "a number", *dropout);
     options.lora_dropout = dropout->get<double>();
