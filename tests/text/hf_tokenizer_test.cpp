@@ -388,5 +388,82 @@ TEST(HfTokenizer, CountsHolesInTheVocabulary) {
   EXPECT_THROW(static_cast<void>(tokenizer->id_to_piece(500)), DataError);
 }
 
+TEST(HfTokenizer, NormalisersThatGrowATextWithoutEndAreAnError) {
+  const Json doubles = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  Json steps = Json::array();
+  for (int i = 0; i < 30; ++i) steps.push_back(doubles);
+  const auto chain = make(with("/normalizer", {{"type", "Sequence"}, {"normalizers", steps}}));
+  const auto message = [](const auto& act) {
+    try {
+      act();
+    } catch (const DataError& error) {
+      return std::string(error.what());
+    }
+    return std::string("nothing was thrown");
+  };
+  const char* const kRefused = "the tokenizer's rules make more than 65600 bytes of a text of 1 bytes";
+  EXPECT_THAT(message([&] { (void)chain->encode("a"); }), HasSubstr(kRefused));
+  EXPECT_THAT(message([&] { (void)chain->encode_with_offsets("a"); }), HasSubstr(kRefused));
+  // In one step, and by an expression that matches nothing between all characters.
+  const std::string long_text(std::size_t{1} << 20, 'b');
+  const auto one = make(
+      with("/normalizer", {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", long_text}}));
+  EXPECT_THAT(message([&] { (void)one->encode("a"); }), HasSubstr(kRefused));
+  const auto empty = make(
+      with("/normalizer",
+           {{"type", "Replace"}, {"pattern", {{"Regex", "(?=a)"}}}, {"content", std::string(1000, 'b')}}));
+  EXPECT_THAT(message([&] { (void)empty->encode(std::string(10'000, 'a')); }),
+              HasSubstr("make more than 705536 bytes of a text of 10000 bytes"));
+}
+
+TEST(HfTokenizer, OtherNormalisersInAChainDoNotBeginTheCountAnew) {
+  for (const Json& between :
+       {Json{{"type", "BertNormalizer"},
+             {"clean_text", true},
+             {"handle_chinese_chars", true},
+             {"strip_accents", nullptr},
+             {"lowercase", true}},
+        Json{{"type", "NFKC"}}, Json{{"type", "Lowercase"}},
+        Json{{"type", "Strip"}, {"strip_left", true}, {"strip_right", true}}, Json{{"type", "ByteLevel"}}}) {
+    Json steps = Json::array();
+    for (int i = 0; i < 30; ++i) {
+      steps.push_back({{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}});
+      steps.push_back(between);
+    }
+    const auto chain = make(with("/normalizer", {{"type", "Sequence"}, {"normalizers", steps}}));
+    try {
+      (void)chain->encode("a");
+      ADD_FAILURE() << "nothing was thrown: " << between;
+    } catch (const DataError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("bytes of a text of 1 bytes"));
+    }
+  }
+}
+
+TEST(HfTokenizer, WhatUnicodeMakesOfATextIsNotTooLong) {
+  std::string texts;
+  for (int i = 0; i < 50'000; ++i) texts += "\uFDFA";  // 18 characters each.
+  const auto tokenizer = make(with("/normalizer", {{"type", "NFKD"}}));
+  EXPECT_NO_THROW((void)tokenizer->encode_with_offsets(texts));
+}
+
+TEST(HfTokenizer, DecodersThatGrowATextWithoutEndAreAnError) {
+  Json steps = Json::array();
+  for (int i = 0; i < 30; ++i)
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", "."}}}, {"content", "aa"}});
+  const Json one = {{"type", "Replace"},
+                    {"pattern", {{"Regex", "."}}},
+                    {"content", std::string(std::size_t{1} << 20, 'a')}};
+  for (const Json& decoder : {Json{{"type", "Sequence"}, {"decoders", steps}}, one}) {
+    const auto tokenizer = make(with("/decoder", decoder));
+    try {
+      (void)tokenizer->decode({0});
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const DataError& error) {
+      EXPECT_THAT(error.what(), HasSubstr("the tokenizer's decoder makes more than"));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace bitrain::text

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <bitrain/base/error.h>
 #include <bitrain/text/tokenizer.h>
 
 namespace bitrain::text {
@@ -16,8 +17,10 @@ struct AlignedText {
   std::string text;
   std::vector<Offset> origin;  ///< As long as `text`; empty when not `tracked`.
   bool tracked = false;
+  std::size_t first_bytes = 0;  ///< Of the first text; 0: this is it.
 
   [[nodiscard]] std::string_view view() const { return text; }
+  [[nodiscard]] std::size_t bytes_at_first() const { return first_bytes > 0 ? first_bytes : text.size(); }
   /// The bytes of the first text behind the bytes [begin, end), end > begin.
   [[nodiscard]] Offset origin_of(std::size_t begin, std::size_t end) const {
     Offset all = origin[begin];
@@ -29,11 +32,13 @@ struct AlignedText {
   }
 };
 
-/// Builds a new text from parts of an old one.
+/// Builds a new text from parts of an old one. Steps that make a text far longer than it was are refused:
+/// thirty that double it would make a gigabyte of a letter. Unicode's own rules make at most 11 bytes of one.
 class Rewriter {
  public:
   explicit Rewriter(const AlignedText& from) : from_(from) {
     to_.tracked = from.tracked;
+    to_.first_bytes = from.bytes_at_first();
     to_.text.reserve(from.text.size() + 8);
   }
   /// The bytes [begin, end) as they are.
@@ -45,6 +50,7 @@ class Rewriter {
   }
   /// `content` in place of the bytes [begin, end); none of them makes it an insertion.
   void put(std::string_view content, std::size_t begin, std::size_t end) {
+    if (to_.text.size() + content.size() > most_bytes()) refuse_length();
     to_.text += content;
     if (!to_.tracked) return;
     Offset offset;
@@ -61,6 +67,13 @@ class Rewriter {
   [[nodiscard]] AlignedText take() { return std::move(to_); }
 
  private:
+  [[noreturn]] void refuse_length() const {
+    throw DataError("the tokenizer's rules make more than ", most_bytes(), " bytes of a text of ",
+                    to_.first_bytes, " bytes: its normalizer or pre-tokenizer is damaged");
+  }
+
+  [[nodiscard]] std::size_t most_bytes() const { return 64 * to_.first_bytes + (std::size_t{64} << 10); }
+
   const AlignedText& from_;
   AlignedText to_;
 };

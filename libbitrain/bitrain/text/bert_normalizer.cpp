@@ -77,6 +77,7 @@ class BertNormalizer : public Normalizer {
   void apply(AlignedText& text) const override {
     AlignedText result;
     result.tracked = text.tracked;
+    result.first_bytes = text.bytes_at_first();
     result.text.reserve(text.text.size() + 8);
     if (text.tracked) result.origin.reserve(text.text.size() + 8);
     thread_local Run run;

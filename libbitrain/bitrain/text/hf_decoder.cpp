@@ -98,16 +98,41 @@ class StripDecoder : public Decoder {
   std::int64_t start_, stop_;
 };
 
+std::size_t bytes_of(const std::vector<std::string>& tokens) {
+  std::size_t bytes = 0;
+  for (const std::string& token : tokens) bytes += token.size();
+  return bytes;
+}
+
+/// What may become of tokens, as Rewriter has it for texts.
+class Limit {
+ public:
+  explicit Limit(const std::vector<std::string>& tokens)
+      : most_(64 * bytes_of(tokens) + (std::size_t{64} << 10)) {}
+  void check(std::size_t bytes) const {
+    if (bytes > most_)
+      throw DataError("the tokenizer's decoder makes more than ", most_,
+                      " bytes of its tokens: it is damaged");
+  }
+
+ private:
+  std::size_t most_;
+};
+
 class ReplaceDecoder : public Decoder {
  public:
   ReplaceDecoder(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
   void apply(std::vector<std::string>& tokens) const override {
+    const Limit limit(tokens);
+    std::size_t added = 0;
     std::vector<Pattern::Range> matches;
     for (std::string& token : tokens) {
       matches.clear();
       pattern_.find_all(token, matches);
       if (matches.empty()) continue;
+      added += matches.size() * content_.size();
+      limit.check(added);
       std::string text;
       std::size_t at = 0;
       for (const auto& [begin, end] : matches) {
@@ -208,7 +233,11 @@ class SequenceDecoder : public Decoder {
  public:
   explicit SequenceDecoder(std::vector<std::unique_ptr<const Decoder>> steps) : steps_(std::move(steps)) {}
   void apply(std::vector<std::string>& tokens) const override {
-    for (const auto& step : steps_) step->apply(tokens);
+    const Limit limit(tokens);
+    for (const auto& step : steps_) {
+      step->apply(tokens);
+      limit.check(bytes_of(tokens));
+    }
   }
 
  private:
