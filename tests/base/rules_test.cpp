@@ -1,6 +1,7 @@
 #include <bitrain/base/rules.h>
 
 #include <cmath>
+#include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -35,6 +36,14 @@ void visit_fields(Visitor& v, Outer& o) {
   v.field("type", o.type, one_of({"bpe", "unigram"}), "Type.");
   v.field("path", o.path, not_empty(), "Path.");
   v.field("inner", o.inner, any(), "Inner.");
+}
+
+TEST(Rules, WholeNumbersBeyondAllCountingAreRefusedByTheNearestBound) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(broken_bounds(in_range(1, 10), kMost), "must be at least 1 and at most 10");
+  EXPECT_EQ(broken_bounds(at_least(1), kMost), "must be at most 9007199254740992");
+  EXPECT_EQ(broken_bounds(any(), -kMost), "must be at least -9007199254740992");
+  EXPECT_EQ(broken_bounds(any(), std::int64_t{1} << 53), "");
 }
 
 TEST(Rules, WhatKeepsThemPasses) {

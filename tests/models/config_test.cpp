@@ -1,5 +1,7 @@
 #include <bitrain/models/llama/config.h>
 
+#include <limits>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -207,6 +209,24 @@ TEST(LlamaConfig, DefaultsOfTheFamiliesAreThoseOfTransformers) {
   mistral["use_sliding_window"] = false;
   EXPECT_FALSE(config_from_json(mistral).sliding_window.has_value());
   EXPECT_TRUE(config_from_json(mistral).qkv_bias());
+}
+
+TEST(LlamaConfig, SizesThatNobodyHasAreRefusedBeforeTheyAreMultiplied) {
+  constexpr auto kMost = std::numeric_limits<std::int64_t>::max();
+  for (const char* key :
+       {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings", "head_dim"})
+    EXPECT_THAT([&] { (void)config_from_json(with(key, kMost), "some/config.json"); },
+                ThrowsMessage<ConfigError>(
+                    ::testing::AllOf(HasSubstr("some/config.json"), HasSubstr(key), HasSubstr("at most"))))
+        << key;
+  for (const char* number :
+       {"1e308", "9223372036854775808", "123456789012345678901234567890", "1e400", "-1e999", "2.5"})
+    EXPECT_THROW(
+        (void)config_from_json(
+            with("hidden_size", io::parse_json("[" + std::string(number) + "]", "number")[0]), "config.json"),
+        FormatError)
+        << number;
 }
 
 }  // namespace

@@ -219,5 +219,31 @@ TEST(Document, DamagedTextEndsInAnError) {
     EXPECT_THROW((void)parse_yaml(text, "x.yaml"), ConfigError) << text;
 }
 
+TEST(Document, SizeHasAnEndBeforeItIsBuilt) {
+  std::string list = "a: [";
+  for (int i = 0; i < 500'000; ++i) list += "1,";
+  EXPECT_THAT(parse_error(list + "1]"), HasSubstr("more than 200000 values"));
+  EXPECT_THAT(parse_error("a: " + std::string(std::size_t{5} << 20, '9')),
+              HasSubstr("r.yaml: a recipe of 5.0 MiB; the most is 4.0 MiB"));
+}
+
+TEST(Document, ManyKeysAreReadInOneGo) {
+  std::string text;
+  for (int i = 0; i < 60'000; ++i) text += "key" + std::to_string(i) + ": 1\n";
+  EXPECT_EQ(parse_yaml(text, "r.yaml").members.size(), 60'000U);
+  EXPECT_THAT(parse_error(text + "key17: 2\n"),
+              HasSubstr("r.yaml:60001:1: key17: this key is there already"));
+}
+
+TEST(ProblemsTest, ThousandsAreNotAllShown) {
+  Problems problems;
+  for (int i = 0; i < 60'000; ++i) problems.add({"r.yaml", i + 1, 1}, "key", "there is no such key");
+  const std::string message = message_of([&] { problems.raise(); });
+  EXPECT_THAT(message, StartsWith("60000 problems:"));
+  EXPECT_THAT(message, HasSubstr("r.yaml:50:1"));
+  EXPECT_THAT(message, HasSubstr("and 59950 more"));
+  EXPECT_LT(message.size(), 4000U);
+}
+
 }  // namespace
 }  // namespace bitrain::recipe

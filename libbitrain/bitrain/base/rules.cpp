@@ -19,8 +19,16 @@ std::string broken_bounds(const Rule& rule, double value) {
   return "must be " + bounds;
 }
 
+std::string broken_bounds(const Rule& rule, std::int64_t value) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 53;
+  if (std::string broken = broken_bounds(rule, static_cast<double>(value)); !broken.empty()) return broken;
+  if (value > kMost) return to_text("must be at most ", kMost);
+  if (value < -kMost) return to_text("must be at least ", -kMost);
+  return "";
+}
+
 void check_rule(const std::string& name, std::int64_t value, const Rule& rule) {
-  if (const std::string broken = broken_bounds(rule, static_cast<double>(value)); !broken.empty())
+  if (const std::string broken = broken_bounds(rule, value); !broken.empty())
     throw ConfigError(name, " ", broken, ", not ", value);
 }
 

@@ -10,6 +10,9 @@ namespace bitrain {
 
 /// "must be at least 0.98 and at most 1" for a value outside the rule's bounds, else "".
 [[nodiscard]] std::string broken_bounds(const Rule& rule, double value);
+/// The same for whole numbers, of which those beyond +-2^53 are refused where the rule says nothing: sums of
+/// options can then be counted, and every reader of JSON reads them back.
+[[nodiscard]] std::string broken_bounds(const Rule& rule, std::int64_t value);
 
 /// Throws ConfigError, naming the option, for a number outside the rule's bounds or a text that is none of
 /// its choices.

@@ -79,6 +79,8 @@ std::string closest_name(std::string_view name, const std::vector<std::string>& 
 }
 
 std::string did_you_mean(std::string_view name, const std::vector<std::string>& candidates) {
+  constexpr std::size_t kLongestName = 100;  // Longer ones are no slips, and would take long.
+  if (name.size() > kLongestName) return "";
   const std::string best = closest_name(name, candidates);
   return best.empty() ? "" : " (did you mean '" + best + "'?)";
 }

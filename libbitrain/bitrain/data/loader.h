@@ -15,6 +15,9 @@
 
 namespace bitrain::data {
 
+/// Rows of a step and tokens of a row: far beyond use, and few enough that their products can be counted.
+inline constexpr double kMostOfRows = 1 << 24;
+
 struct LoaderOptions {
   std::int64_t sequence_length = 512;
   std::int64_t rows_per_step = 8;
@@ -31,11 +34,11 @@ struct LoaderOptions {
 
 template <class Visitor>
 void visit_fields(Visitor& v, LoaderOptions& o) {
-  v.field("sequence_length", o.sequence_length, at_least(2),
+  v.field("sequence_length", o.sequence_length, in_range(2, kMostOfRows),
           "Tokens of a row: the longest context. With packing whole only a guess, for the step's tokens.");
-  v.field("rows_per_step", o.rows_per_step, at_least(1),
+  v.field("rows_per_step", o.rows_per_step, in_range(1, kMostOfRows),
           "Rows of an optimizer step, on all ranks together; times sequence_length it is the step's tokens.");
-  v.field("micro_batch_rows", o.micro_batch_rows, at_least(0),
+  v.field("micro_batch_rows", o.micro_batch_rows, in_range(0, kMostOfRows),
           "Rows in memory at a time, on each rank; changes no result. 0: all rows of a step.");
   v.field(
       "packing", o.packing, one_of({"best_fit", "cut", "whole"}),
@@ -51,7 +54,7 @@ void visit_fields(Visitor& v, LoaderOptions& o) {
   v.field("shuffle", o.shuffle, any(), "Read each source in a new random order every epoch.");
   v.field("prefetch_threads", o.prefetch_threads, in_range(0, 256),
           "Threads that prepare steps in the background; changes no result. 0: none.");
-  v.field("prefetch_steps", o.prefetch_steps, at_least(1), "Steps prepared ahead.");
+  v.field("prefetch_steps", o.prefetch_steps, in_range(1, 1024), "Steps prepared ahead.");
   v.field("mixture", o.mixture, any(), "How sources are mixed.");
 }
 

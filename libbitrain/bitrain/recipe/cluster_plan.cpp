@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include <bitrain/base/checked.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 
@@ -106,7 +107,8 @@ class StagePlanner {
     const std::int64_t groups = ranks_ / context_;
     plan_.groups = groups;
     plan_.rows_per_step = loader.rows_per_step;
-    plan_.tokens_per_row = loader.sequence_length * stage_.texts;
+    plan_.tokens_per_row =
+        checked_product({loader.sequence_length, stage_.texts}, "sequence_length * texts of a row");
     plan_.rows_per_rank = ceil_div(loader.rows_per_step, groups);
     plan_.micro_batch_rows = loader.micro_batch_rows > 0
                                  ? std::min(loader.micro_batch_rows, plan_.rows_per_rank)
@@ -341,7 +343,8 @@ class StagePlanner {
     plan_.tokens_per_second_gpu = plan_.tokens_per_second / ranks;
     plan_.mfu = plan_.tokens_per_second_gpu * flops.model / (options_.gpu.bf16_tflops * 1e12);
     plan_.steps = train::total_steps(stage_.train, plan_.rows_per_step * stage_.loader.sequence_length);
-    plan_.tokens = plan_.steps * plan_.rows_per_step * plan_.tokens_per_row;
+    plan_.tokens = checked_product({plan_.steps, plan_.rows_per_step, plan_.tokens_per_row},
+                                   "steps * rows_per_step * tokens of a row");
     plan_.seconds = static_cast<double>(plan_.steps) * plan_.time.total();
   }
 

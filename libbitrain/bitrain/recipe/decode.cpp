@@ -36,7 +36,8 @@ const std::string* text_of(const Node& node, const std::string& key, const char*
   return nullptr;
 }
 
-void check_range(const Node& node, const std::string& key, const Rule& rule, double value,
+template <class Number>
+void check_range(const Node& node, const std::string& key, const Rule& rule, Number value,
                  Problems& problems) {
   if (const std::string broken = broken_bounds(rule, value); !broken.empty())
     problems.add(node.mark, key, broken + ", not " + node.scalar);
@@ -65,7 +66,7 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, s
   const auto [end, error] = std::from_chars(number_begin(digits), digits.data() + digits.size(), value);
   if (error != std::errc() || end != digits.data() + digits.size() || digits.empty())
     return problems.add(node.mark, key, "should be a whole number, not " + node.describe());
-  check_range(node, key, rule, static_cast<double>(value), problems);
+  check_range(node, key, rule, value, problems);
   to = value;
 }
 

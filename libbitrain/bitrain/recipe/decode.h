@@ -50,7 +50,11 @@ class Decoder {
     for (const auto& [name, value] : node_.members) {
       bool found = false;
       for (const std::string& candidate : known) found = found || candidate == name;
-      if (!found) problems_.add(value.mark, key_of(name), "there is no such key" + did_you_mean(name, known));
+      // A file that is something else has thousands: guesses for them would take long, and are not shown.
+      const bool guess = problems_.list().size() < Problems::kMostShown;
+      if (!found)
+        problems_.add(value.mark, key_of(name),
+                      "there is no such key" + (guess ? did_you_mean(name, known) : ""));
     }
   }
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <sstream>
+#include <unordered_set>
 
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/printable.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/file.h>
 
@@ -15,6 +17,11 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 constexpr std::int64_t kMaxNodes = 200'000;  ///< Aliases of aliases would grow without end.
+constexpr std::size_t kMaxBytes = std::size_t{4} << 20;
+
+[[noreturn]] void refuse_size(const Mark& mark) {
+  throw ConfigError(mark.text(), ": more than ", kMaxNodes, " values (do aliases repeat one another?)");
+}
 
 class Converter {
  public:
@@ -24,9 +31,7 @@ class Converter {
     Node node;
     node.mark = mark_of(yaml);
     if (depth > kMaxDepth) throw ConfigError(node.mark.text(), ": nested deeper than ", kMaxDepth);
-    if (++nodes_ > kMaxNodes)
-      throw ConfigError(node.mark.text(), ": more than ", kMaxNodes,
-                        " values (do aliases repeat one another?)");
+    if (++nodes_ > kMaxNodes) refuse_size(node.mark);
     switch (yaml.Type()) {
       case YAML::NodeType::Scalar: scalar(yaml, node); break;
       case YAML::NodeType::Sequence:
@@ -56,11 +61,12 @@ class Converter {
 
   void map(const YAML::Node& yaml, Node& node, int depth) {
     node.kind = Node::Kind::kMap;
+    std::unordered_set<std::string> keys;
     for (const auto& pair : yaml) {
       if (!pair.first.IsScalar())
         throw ConfigError(mark_of(pair.first).text(), ": a key must be a plain word");
       const std::string& key = pair.first.Scalar();
-      if (node.find(key) != nullptr)
+      if (!keys.insert(key).second)
         throw ConfigError(mark_of(pair.first).text(), ": ", key, ": this key is there already");
       Node value = convert(pair.second, depth + 1);
       // An error about a value is best shown where its key is.
@@ -110,21 +116,37 @@ void check_characters(const std::string& text, const std::string& name) {
   }
 }
 
-/// Takes no notice of what is in a document.
-class Ignore : public YAML::EventHandler {
+/// Counts the values of a document before it is built, which takes long and much memory.
+class Count : public YAML::EventHandler {
  public:
+  explicit Count(const std::string& name) : name_(name) {}
   void OnDocumentStart(const YAML::Mark& /*mark*/) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {}
-  void OnAlias(const YAML::Mark& /*mark*/, YAML::anchor_t /*anchor*/) override {}
-  void OnScalar(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
-                const std::string& /*value*/) override {}
-  void OnSequenceStart(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
-                       YAML::EmitterStyle::value /*style*/) override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t /*anchor*/) override { add(mark); }
+  void OnAlias(const YAML::Mark& mark, YAML::anchor_t /*anchor*/) override { add(mark); }
+  void OnScalar(const YAML::Mark& mark, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                const std::string& /*value*/) override {
+    add(mark);
+  }
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                       YAML::EmitterStyle::value /*style*/) override {
+    add(mark);
+  }
   void OnSequenceEnd() override {}
-  void OnMapStart(const YAML::Mark& /*mark*/, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
-                  YAML::EmitterStyle::value /*style*/) override {}
+  void OnMapStart(const YAML::Mark& mark, const std::string& /*tag*/, YAML::anchor_t /*anchor*/,
+                  YAML::EmitterStyle::value /*style*/) override {
+    add(mark);
+  }
   void OnMapEnd() override {}
+
+ private:
+  // Keys are events too.
+  void add(const YAML::Mark& mark) {
+    if (++events_ > 2 * kMaxNodes) refuse_size({name_, mark.line + 1, mark.column + 1});
+  }
+
+  const std::string& name_;
+  std::int64_t events_ = 0;
 };
 
 }  // namespace
@@ -156,24 +178,32 @@ std::string Node::describe() const {
 }
 
 std::string Problem::text() const {
-  return mark.text() + ": " + (key.empty() ? "" : key + ": ") + what;
+  constexpr std::size_t kLongestKey = 200;
+  constexpr std::size_t kLongestText = 1000;
+  return mark.text() + ": " + (key.empty() ? "" : shortened(key, kLongestKey) + ": ") +
+         shortened(what, kLongestText);
 }
 
 void Problems::raise() const {
   if (list_.empty()) return;
   std::string message = list_.size() == 1 ? "" : std::to_string(list_.size()) + " problems:";
-  for (const Problem& problem : list_) message += (list_.size() == 1 ? "" : "\n  ") + problem.text();
+  for (std::size_t i = 0; i < std::min(list_.size(), kMostShown); ++i)
+    message += (list_.size() == 1 ? "" : "\n  ") + list_[i].text();
+  if (list_.size() > kMostShown) message += to_text("\n  and ", list_.size() - kMostShown, " more");
   throw ConfigError(message);
 }
 
 Node parse_yaml(const std::string& text, const std::string& name) {
+  if (text.size() > kMaxBytes)
+    throw ConfigError(name, ": a recipe of ", human_bytes(text.size()), "; the most is ",
+                      human_bytes(kMaxBytes));
   check_characters(text, name);
   check_nesting(text, name);
   try {
     // Not LoadAll: it never comes back from some damaged documents.
     std::istringstream stream(text);
     YAML::Parser parser(stream);
-    Ignore events;
+    Count events(name);
     if (!parser.HandleNextDocument(events)) return {};
     if (parser) throw ConfigError(name, ": more than one YAML document, or text after its end");
     return Converter(name).convert(YAML::Load(text), 0);

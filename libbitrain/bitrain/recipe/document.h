@@ -52,12 +52,14 @@ struct Problem {
 /// Everything that is wrong, so that a user mends it in one go.
 class Problems {
  public:
+  static constexpr std::size_t kMostShown = 50;
+
   void add(const Mark& mark, std::string key, std::string what) {
     list_.push_back({mark, std::move(key), std::move(what)});
   }
   [[nodiscard]] const std::vector<Problem>& list() const { return list_; }
   [[nodiscard]] bool empty() const { return list_.empty(); }
-  /// Throws ConfigError with all of them, one a line, if there are any.
+  /// Throws ConfigError with the first kMostShown of them, one a line, if there are any.
   void raise() const;
 
  private:

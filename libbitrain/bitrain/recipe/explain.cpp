@@ -12,7 +12,7 @@ namespace bitrain::recipe {
 namespace {
 
 std::string number_text(double value) {
-  return format("%g", value);
+  return format("%.12g", value);
 }
 
 template <class T>

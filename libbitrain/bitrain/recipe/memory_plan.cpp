@@ -2,6 +2,7 @@
 
 #include <cstdio>
 
+#include <bitrain/base/checked.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/recipe/stage_shapes.h>
 
@@ -24,7 +25,10 @@ std::vector<MemoryPlan> memory_plan(const Recipe& recipe) {
       const data::LoaderOptions& loader = shape.loader;
       const std::int64_t rows = loader.micro_batch_rows > 0 ? loader.micro_batch_rows : loader.rows_per_step;
       plan.activations =
-          activation_bytes(shape.model, rows * shape.texts * loader.sequence_length, shape.train.recompute);
+          activation_bytes(shape.model,
+                           checked_product({rows, shape.texts, loader.sequence_length},
+                                           "rows in memory * texts of a row * sequence_length"),
+                           shape.train.recompute);
     }
     plans.push_back(plan);
   }

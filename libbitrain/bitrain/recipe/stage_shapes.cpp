@@ -8,6 +8,7 @@
 
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/parameters.h>
+#include <bitrain/base/checked.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/json.h>
@@ -340,7 +341,9 @@ ModelShape shape_of(models::LanguageModel& model) {
 std::uint64_t activation_bytes(const ModelShape& shape, std::int64_t tokens, bool recompute) {
   const auto layers = static_cast<std::uint64_t>(shape.layers);
   const std::uint64_t body = recompute ? layers * shape.inputs + shape.kept : layers * shape.kept;
-  return static_cast<std::uint64_t>(tokens) * body + shape.logits;
+  constexpr const char* kFactors = "rows in memory * sequence_length * layers";
+  return checked_sum({checked_product({static_cast<std::uint64_t>(tokens), body}, kFactors), shape.logits},
+                     kFactors);
 }
 
 std::vector<StageShape> stage_shapes(const Recipe& recipe) {

@@ -12,7 +12,7 @@ std::int64_t total_steps(const TrainOptions& options, std::int64_t tokens_per_st
     throw ConfigError(
         "train.max_tokens needs data that knows its tokens per step; set train.max_steps instead");
   }
-  return (options.max_tokens + tokens_per_step - 1) / tokens_per_step;
+  return (options.max_tokens - 1) / tokens_per_step + 1;
 }
 
 }  // namespace bitrain::train

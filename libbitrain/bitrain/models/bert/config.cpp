@@ -7,6 +7,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/models/config_reader.h>
+#include <bitrain/models/sizes.h>
 
 namespace bitrain::models {
 namespace {
@@ -153,15 +154,12 @@ void check(const BertConfig& config) {
     throw ConfigError("unknown hidden_act '", config.hidden_act,
                       "'; there are: gelu, gelu_new, gelu_pytorch_tanh, relu");
   }
-  const auto positive = [](const char* key, std::int64_t value) {
-    if (value < 1) throw ConfigError(key, " must be at least 1, not ", value);
-  };
-  positive("vocab_size", config.vocab_size);
-  positive("hidden_size", config.hidden_size);
-  positive("num_hidden_layers", config.num_hidden_layers);
-  positive("num_attention_heads", config.num_attention_heads);
-  positive("intermediate_size", config.intermediate_size);
-  positive("type_vocab_size", config.type_vocab_size);
+  check_size("vocab_size", config.vocab_size, kMostRows);
+  check_size("hidden_size", config.hidden_size, kMostWidth);
+  check_size("num_hidden_layers", config.num_hidden_layers, kMostLayers);
+  check_size("num_attention_heads", config.num_attention_heads, kMostLayers);
+  check_size("intermediate_size", config.intermediate_size, kMostWidth);
+  check_size("type_vocab_size", config.type_vocab_size, kMostRows);
   if (config.hidden_size % config.num_attention_heads != 0) {
     throw ConfigError("hidden_size (", config.hidden_size, ") must be a multiple of num_attention_heads (",
                       config.num_attention_heads, ")");
@@ -170,6 +168,7 @@ void check(const BertConfig& config) {
     throw ConfigError("pad_token_id (", config.pad_token_id, ") lies outside the vocabulary of ",
                       config.vocab_size);
   }
+  check_size("max_position_embeddings", config.max_position_embeddings, kMostPositions);
   if (config.max_position_embeddings <= config.first_position()) {
     throw ConfigError("max_position_embeddings (", config.max_position_embeddings,
                       ") leaves no position: the first is ", config.first_position());

@@ -2,6 +2,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/models/config_reader.h>
+#include <bitrain/models/sizes.h>
 
 namespace bitrain::models {
 namespace {
@@ -187,17 +188,14 @@ void check(const LlamaConfig& config) {
   const std::string& type = config.model_type;
   if (type != "llama" && type != "mistral" && type != "qwen2")
     throw ConfigError("unknown model_type '", type, "'; there are: llama, mistral, qwen2");
-  const auto positive = [](const char* key, std::int64_t value) {
-    if (value < 1) throw ConfigError(key, " must be at least 1, not ", value);
-  };
-  positive("vocab_size", config.vocab_size);
-  positive("hidden_size", config.hidden_size);
-  positive("intermediate_size", config.intermediate_size);
-  positive("num_hidden_layers", config.num_hidden_layers);
-  positive("num_attention_heads", config.num_attention_heads);
-  positive("num_key_value_heads", config.key_value_heads());
-  positive("max_position_embeddings", config.max_position_embeddings);
-  if (config.sliding_window) positive("sliding_window", *config.sliding_window);
+  check_size("vocab_size", config.vocab_size, kMostRows);
+  check_size("hidden_size", config.hidden_size, kMostWidth);
+  check_size("intermediate_size", config.intermediate_size, kMostWidth);
+  check_size("num_hidden_layers", config.num_hidden_layers, kMostLayers);
+  check_size("num_attention_heads", config.num_attention_heads, kMostLayers);
+  check_size("num_key_value_heads", config.key_value_heads(), kMostLayers);
+  check_size("max_position_embeddings", config.max_position_embeddings, kMostPositions);
+  if (config.sliding_window) check_size("sliding_window", *config.sliding_window, kMostPositions);
   if (config.num_attention_heads % config.key_value_heads() != 0) {
     throw ConfigError("num_attention_heads (", config.num_attention_heads,
                       ") must be a multiple of num_key_value_heads (", config.key_value_heads(), ")");
@@ -206,6 +204,7 @@ void check(const LlamaConfig& config) {
     throw ConfigError("hidden_size (", config.hidden_size, ") must be a multiple of num_attention_heads (",
                       config.num_attention_heads, "), unless head_dim is given");
   }
+  check_size("head_dim", config.head_width(), kMostHeadWidth);
   if (config.head_width() < 2 || config.head_width() % 2 != 0)
     throw ConfigError("the width of a head must be even for rotary positions, not ", config.head_width());
   if (!(config.rms_norm_eps > 0)) throw ConfigError("rms_norm_eps must be above 0");
