@@ -228,6 +228,7 @@ class Filler {
                         unexpected_.front());
     const at::NoGradGuard no_grad;
     for (auto& [target, stored] : copies_) target.copy_(stored);
+    file_.check_not_written();
   }
 
  private:

@@ -39,6 +39,7 @@ class Loader {
 
   void load() {
     load("", model_);
+    source_.check_not_written();
     report();
   }
 

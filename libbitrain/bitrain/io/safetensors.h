@@ -35,6 +35,9 @@ class TensorSource {
   [[nodiscard]] virtual std::vector<std::int64_t> shape(const std::string& name) const = 0;
   /// For messages: the file, or the folder.
   [[nodiscard]] virtual std::string where() const = 0;
+  /// After tensors were read: throws IoError when somebody has written to a file since it was opened, so that
+  /// they may be halves of old and new ones.
+  virtual void check_not_written() const = 0;
 };
 
 /// One .safetensors file (https://github.com/huggingface/safetensors#format), every bound checked on opening:
@@ -50,6 +53,7 @@ class SafetensorsFile : public TensorSource {
   [[nodiscard]] at::Tensor tensor(const std::string& name) const override;
   [[nodiscard]] std::vector<std::int64_t> shape(const std::string& name) const override;
   [[nodiscard]] std::string where() const override { return mapping_->path().string(); }
+  void check_not_written() const override { mapping_->identity().check_not_written(); }
   [[nodiscard]] const Metadata& metadata() const { return metadata_; }
 
  private:
@@ -84,6 +88,9 @@ class SafetensorsFolder : public TensorSource {
   [[nodiscard]] at::Tensor tensor(const std::string& name) const override;
   [[nodiscard]] std::vector<std::int64_t> shape(const std::string& name) const override;
   [[nodiscard]] std::string where() const override { return directory_.string(); }
+  void check_not_written() const override {
+    for (const SafetensorsFile& file : shards_) file.check_not_written();
+  }
 
  private:
   [[nodiscard]] const SafetensorsFile& shard(const std::string& name) const;
