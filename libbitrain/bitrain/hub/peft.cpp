@@ -17,6 +17,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/hub/finite_weights.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/safetensors.h>
@@ -275,6 +276,7 @@ class Filler {
                         target.sizes(),
                         ": the adapter belongs to a base of another shape or vocabulary (this one has ",
                         vocabulary_rows(), " rows)");
+    check_finite(stored, file_.where(), key);
     copies_.emplace_back(target, stored);
   }
 
