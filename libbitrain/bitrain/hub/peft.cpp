@@ -442,6 +442,18 @@ void check_pattern_order(const Json& json, nn::Module& model, const std::string&
   }
 }
 
+/// Before adapters of such ranks are made.
+void check_ranks(const io::SafetensorsFile& file, const LoraOptions& options, const std::string& where) {
+  std::int64_t largest = 0;
+  for (const std::string& name : file.names())
+    for (const std::int64_t extent : file.shape(name)) largest = std::max(largest, extent);
+  std::int64_t rank = options.r;
+  for (const auto& [pattern, own] : options.rank_pattern) rank = std::max(rank, own);
+  if (rank > largest && largest > 0)
+    throw FormatError(where, ": there is a rank of ", rank, ", but ", file.where(),
+                      " has no tensor of more than ", largest, " rows or columns");
+}
+
 }  // namespace
 
 LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
@@ -457,6 +469,7 @@ LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
   const Json json = io::read_json(config_path);
   LoraOptions options = parse_adapter_config(json, config_path.string());
   const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
+  check_ranks(file, options, config_path.string());
   try {
     adapters::attach(model, options, 0);
   } catch (ConfigError& error) {
