@@ -15,7 +15,7 @@ enum class ErrorKind {
   kFormat,       ///< A file is damaged or is not what its name says.
   kIo,           ///< The system refused: missing file, full disk, no permission.
   kState,        ///< The parts do not fit together now: shapes, locks, checkpoints.
-  kDiverged,     ///< Training produced NaN, infinity or a loss spike.
+  kDiverged,     ///< A model holds or computes NaN or infinity, or its loss spikes.
   kUnsupported,  ///< Known, but not available in this build or on this machine.
   kRank,         ///< Another rank of the run failed, went silent or does something else.
 };

@@ -18,7 +18,8 @@ RowStore::RowStore(const std::filesystem::path& path, bool pipes) : path_(path) 
         ": is a pipe, which can be read only once, and this reads it several times; write it to a "
         "file and name that");
   if (kind == io::PathKind::kFile || kind == io::PathKind::kMissing) file_ = io::MappedFile::open(path);
-  // Files that say they are empty may have text all the same, as those of /proc do.
+  // Files that say they are empty may have text all the same, as those of /proc do; they change all the time.
+  if (file_.size() > 0) identity_ = file_.identity();
   if (file_.size() == 0 || io::is_packed(path, file_.view())) {
     file_ = io::MappedFile();
     is_unpacked_ = true;
@@ -52,11 +53,23 @@ void RowStore::add(std::uint64_t offset, std::string_view row, std::int64_t numb
 }
 
 void RowStore::read_lines(std::int64_t max_rows, const Accept& accept) {
-  if (is_unpacked_)
-    read_stream(max_rows, accept);
-  else
-    read_mapped(max_rows, accept);
+  read_unchanged([&] { is_unpacked_ ? read_stream(max_rows, accept) : read_mapped(max_rows, accept); });
+}
+
+void RowStore::read_unchanged(const std::function<void()>& read) {
+  try {
+    read();
+  } catch (const Error&) {  // A row that somebody is writing may look broken: the change comes first.
+    check_unchanged();
+    throw;
+  }
+  check_unchanged();
+  if (is_unpacked_) identity_ = {};
   rows_.shrink_to_fit();
+}
+
+void RowStore::check_unchanged() const {
+  identity_.check_not_written();
 }
 
 void RowStore::read_mapped(std::int64_t max_rows, const Accept& accept) {
@@ -87,6 +100,10 @@ void RowStore::read_stream(std::int64_t max_rows, const Accept& accept) {
 }
 
 void RowStore::read_json(std::int64_t max_rows, const Accept& accept) {
+  read_unchanged([&] { read_values(max_rows, accept); });
+}
+
+void RowStore::read_values(std::int64_t max_rows, const Accept& accept) {
   if (is_unpacked_) {
     unpacked_ = stream_->read_rest();
     stream_.reset();
@@ -97,7 +114,6 @@ void RowStore::read_json(std::int64_t max_rows, const Accept& accept) {
   for (std::int64_t number = 1; (max_rows == 0 || number <= max_rows) && values.next(value); ++number)
     if (accept(value, number, values.line()))
       add(static_cast<std::uint64_t>(value.data() - all.data()), value, number);
-  rows_.shrink_to_fit();
 }
 
 }  // namespace bitrain::data

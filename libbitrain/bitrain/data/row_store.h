@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <bitrain/io/file.h>
+#include <bitrain/io/file_identity.h>
 #include <bitrain/io/line_reader.h>
 
 namespace bitrain::data {
@@ -28,13 +29,17 @@ class RowStore {
   /// The first bytes, unpacked: io::ByteReader::head.
   [[nodiscard]] std::string_view head() const;
 
-  /// Reads at most `max_rows` lines (0: all). Once, and not beside read_json. Throws as io::LineReader.
+  /// Reads at most `max_rows` lines (0: all). Once, and not beside read_json. Throws as io::LineReader, and
+  /// IoError where the file changes meanwhile.
   void read_lines(std::int64_t max_rows, const Accept& accept);
   /// Reads at most `max_rows` JSON values, as JsonValues tells them apart.
   void read_json(std::int64_t max_rows, const Accept& accept);
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(rows_.size()); }
   [[nodiscard]] std::string_view text(std::int64_t row) const;
+  /// Before rows are looked at: throws IoError when somebody has written to the file since it was opened. One
+  /// that was deleted or replaced stays what it was, and so does what came through a pipe or was unpacked.
+  void check_unchanged() const;
   /// Among all rows of the file, from 1; of lines the line number.
   [[nodiscard]] std::int64_t number(std::int64_t row) const;
 
@@ -47,8 +52,13 @@ class RowStore {
   void add(std::uint64_t offset, std::string_view row, std::int64_t number);
   void read_mapped(std::int64_t max_rows, const Accept& accept);
   void read_stream(std::int64_t max_rows, const Accept& accept);
+  void read_values(std::int64_t max_rows, const Accept& accept);
+
+  /// Calls `read` with a file that must not change meanwhile.
+  void read_unchanged(const std::function<void()>& read);
 
   std::filesystem::path path_;
+  io::FileIdentity identity_;  ///< While the file's own bytes are read.
   io::MappedFile file_;
   std::optional<io::LineReader> stream_;
   std::string unpacked_;

@@ -142,6 +142,7 @@ class FileSource : public Source {
     if (index < 0 || index >= size()) {
       throw StateError("source '", name_, "' has ", size(), " documents; asked for number ", index);
     }
+    rows_.check_unchanged();
     const Document document = documents_[static_cast<std::size_t>(index)];
     Example example;
     example.source = name_;

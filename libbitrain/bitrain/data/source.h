@@ -118,10 +118,10 @@ struct SourceCounts {
 /// Reads the index of a file: every row is checked now, so that a bad one stops a run before it starts and
 /// not after hours. Plain files are mapped, compressed ones are kept in memory unpacked; a row costs 16 bytes
 /// more. `counts` receives what was found.
-/// Throws IoError for a missing file; DataError, naming file and line, for a row that is not UTF-8, lacks a
-/// column or cannot be read in the layout of the rows before it; DataError for a file that is no text (a
-/// Parquet file, UTF-16, ...) or a pipe, and for a source or split without documents; ConfigError for options
-/// that contradict each other.
+/// Throws IoError for a missing file, and, here and in Source::at, for one that somebody has written to;
+/// DataError, naming file and line, for a row that is not UTF-8, lacks a column or cannot be read in the
+/// layout of the rows before it; DataError for a file that is no text (a Parquet file, UTF-16, ...) or a
+/// pipe, and for a source or split without documents; ConfigError for options that contradict each other.
 [[nodiscard]] SourcePtr open_source(const SourceOptions& options, Split split = Split::kAll,
                                     SourceCounts* counts = nullptr);
 

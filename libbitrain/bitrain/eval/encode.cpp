@@ -7,6 +7,7 @@
 #include <ATen/ops/empty.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/eval/finite_scores.h>
 #include <bitrain/eval/length_batches.h>
 
 namespace bitrain::eval {
@@ -65,6 +66,7 @@ at::Tensor encode_texts(models::SentenceEncoder& model, const text::Tokenizer& t
                       (left_out > 0 ? embed_rest(model, moved, left_out) : model.forward(moved, {}))
                           .narrow(1, 0, width)
                           .cpu();
+                  check_finite(rows, "embeddings of texts");
                   for (std::size_t i = 0; i < chosen.size(); ++i)
                     embeddings.select(0, chosen[i]).copy_(rows.select(0, static_cast<std::int64_t>(i)));
                   done += static_cast<std::int64_t>(chosen.size());

@@ -10,6 +10,7 @@
 #include <ATen/ops/stack.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/eval/finite_scores.h>
 #include <bitrain/nn/unit_rows.h>
 
 namespace bitrain::eval {
@@ -48,6 +49,7 @@ at::Tensor encode_documents(models::DocumentEncoder& model, const text::Tokenize
     std::vector<std::int32_t> ends;
     for (std::size_t d = first; d < last; ++d) ends.push_back(flat.ends[d] - begin);
     vectors.push_back(model.embed(sentences.narrow(0, begin, ends.back()), ends, {}).cpu());
+    check_finite(vectors.back(), "embeddings of documents");
   }
   if (vectors.empty()) return at::empty({0, model.dimension()}, at::TensorOptions().dtype(at::kFloat));
   return at::cat(vectors);

@@ -9,6 +9,7 @@
 #include <ATen/ops/nonzero.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/eval/finite_scores.h>
 
 namespace bitrain::eval {
 namespace {
@@ -69,7 +70,10 @@ std::map<std::string, MaskedScore> score_masked(models::MaskedLanguageModel& mod
   std::map<std::string, MaskedScore> scores;
   for_each_batch(model, objective, examples,
                  [&](const objectives::MaskedBatch& batch) { score_batch(model, batch, languages, scores); });
-  for (auto& [language, score] : scores) score.loss_per_token /= static_cast<double>(score.tokens);
+  for (auto& [language, score] : scores) {
+    score.loss_per_token /= static_cast<double>(score.tokens);
+    check_score(score.loss_per_token, "the loss of '" + language + "'");
+  }
   return scores;
 }
 
@@ -80,8 +84,9 @@ double next_sentence_accuracy(models::MaskedLanguageModel& model, const objectiv
   std::int64_t right = 0;
   for_each_batch(model, objective, examples, [&](const objectives::MaskedBatch& batch) {
     const at::Tensor hidden = model.forward(batch.tokens, {}).hidden;
-    const at::Tensor said =
-        at::argmax(model.next_sentence_logits(hidden, batch.tokens, {}), -1).cpu().contiguous();
+    const at::Tensor logits = model.next_sentence_logits(hidden, batch.tokens, {});
+    check_finite(logits, "the logits of next sentences");
+    const at::Tensor said = at::argmax(logits, -1).cpu().contiguous();
     for (std::size_t s = 0; s < batch.next_sentence.size(); ++s) {
       if (batch.next_sentence[s] == kIgnoreIndex) continue;
       ++pairs;

@@ -13,6 +13,7 @@
 #include <ATen/ops/stack.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/eval/finite_scores.h>
 
 namespace bitrain::eval {
 namespace {
@@ -93,7 +94,10 @@ std::vector<at::Tensor> layer_embeddings(models::LanguageModel& model, const tex
   flush();
   std::vector<at::Tensor> layers;
   layers.reserve(parts.size());
-  for (const std::vector<at::Tensor>& part : parts) layers.push_back(at::cat(part, 0));
+  for (const std::vector<at::Tensor>& part : parts) {
+    layers.push_back(at::cat(part, 0));
+    check_finite(layers.back(), "hidden states of sentences");
+  }
   return layers;
 }
 

@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/eval/finite_scores.h>
 
 namespace bitrain::eval {
 namespace {
@@ -112,7 +113,8 @@ data::TokenSequence scored_tokens(const text::Tokenizer& tokenizer, const std::s
   return objectives::shift_labels(tokens, std::vector<bool>(tokens.size(), true));
 }
 
-void finish(LanguageScore& score, const Sums& sums) {
+void finish(LanguageScore& score, const Sums& sums, const std::string& language) {
+  check_score(sums.nll, language.empty() ? "the loss" : "the loss of '" + language + "'");
   score.nll = sums.nll;
   score.tokens = std::llround(sums.tokens);
   score.loss_per_token = sums.nll / sums.tokens;
@@ -149,7 +151,7 @@ std::map<std::string, LanguageScore> perplexity(
       throw DataError("there is nothing to evaluate for language '", language, "': ", texts.size(),
                       " documents, none with text");
     }
-    finish(score, scorer.sums().begin()->second);
+    finish(score, scorer.sums().begin()->second, language);
     score.seconds = watch.seconds();
     result.emplace(language, score);
   }
@@ -183,7 +185,7 @@ std::map<std::string, LanguageScore> objective_loss(models::LanguageModel& model
                     "': none of its examples has anything supervised");
   }
   for (auto& [language, score] : result) {
-    finish(score, scorer.sums().at(language.empty() ? "unknown" : language));
+    finish(score, scorer.sums().at(language.empty() ? "unknown" : language), language);
     score.seconds = watch.seconds();
   }
   return result;

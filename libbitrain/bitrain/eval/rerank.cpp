@@ -11,6 +11,7 @@
 
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
+#include <bitrain/eval/finite_scores.h>
 
 namespace bitrain::eval {
 namespace {
@@ -76,6 +77,7 @@ at::Tensor score_text_pairs(models::CrossEncoder& model, const text::Tokenizer& 
   const auto flush = [&] {
     const Batch batch = batch_of(framed, chosen, options.language).to(device);
     const at::Tensor found = model.forward(batch, {}).to(at::kCPU, at::kFloat).contiguous();
+    check_finite(found, "scores of pairs");
     for (std::size_t i = 0; i < chosen.size(); ++i) score[chosen[i]] = found.const_data_ptr<float>()[i];
     chosen.clear();
     tokens = 0;

@@ -11,6 +11,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/bitsandbytes.h>
+#include <bitrain/hub/config_sizes.h>
 #include <bitrain/hub/sentence_modules.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
@@ -57,6 +58,26 @@ WeightNames names_in(const io::TensorSource& source, const std::string& prefix) 
   return names;
 }
 
+WantedSizes sizes_of(const models::BertConfig& config, const io::TensorSource& source) {
+  const std::string prefix = prefix_in(source, config);
+  const std::string layers = prefix + (config.is_distilbert() ? "transformer.layer." : "encoder.layer.");
+  const std::string embeddings = prefix + "embeddings.";
+  const std::int64_t width = config.hidden_size;
+  WantedSizes sizes{layers,
+                    config.num_hidden_layers,
+                    {{embeddings + "word_embeddings.weight", {config.vocab_size, width}},
+                     {embeddings + "position_embeddings.weight", {config.max_position_embeddings, width}},
+                     {layers + (config.is_distilbert() ? "0.ffn.lin1.weight" : "0.intermediate.dense.weight"),
+                      {config.intermediate_size, width}}}};
+  if (!config.is_distilbert())
+    sizes.tensors.push_back({embeddings + "token_type_embeddings.weight", {config.type_vocab_size, width}});
+  if (config.has_language_adapters())  // All of them together: there is no tensor of that name.
+    sizes.tensors.push_back({layers + "*.output.adapter_modules.*",
+                             {static_cast<std::int64_t>(config.languages.size()), config.num_hidden_layers,
+                              2 * (width / config.adapter_reduction_factor), width}});
+  return sizes;
+}
+
 /// What is read of a folder before its model is made.
 struct Folder {
   Folder(const fs::path& directory, const OpenOptions& options)
@@ -65,6 +86,7 @@ struct Folder {
         config(models::bert_config_from_json(json, where)),
         source(io::SafetensorsFolder::open(directory)),
         dtype(options.dtype ? *options.dtype : dtype_in(json, where).value_or(file_dtype(source))) {
+    check_sizes(source, sizes_of(config, source));
     if (json.contains("quantization_config") && !json["quantization_config"].is_null())
       (void)parse_quantization_config(json["quantization_config"], where);
   }
@@ -183,6 +205,12 @@ void refuse_own_decoder(const Folder& folder) {
 }
 
 }  // namespace
+
+void check_sizes(const fs::path& directory, const models::BertConfig& config) {
+  if (!has_weights(directory)) return;
+  const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
+  check_sizes(source, sizes_of(config, source));
+}
 
 OpenedEncoder open_encoder(const fs::path& directory, const OpenOptions& options) {
   const at::NoGradGuard no_grad;

@@ -10,6 +10,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/bitsandbytes.h>
+#include <bitrain/hub/config_sizes.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/json.h>
@@ -73,6 +74,17 @@ WeightNames names_of(const models::LanguageModel& model, const io::TensorSource&
   return names;
 }
 
+WantedSizes sizes_of(const models::LlamaConfig& config, const io::TensorSource& source) {
+  const std::int64_t width = config.hidden_size;
+  const auto heads = [&](std::int64_t count) { return saturating_product(count, config.head_width()); };
+  return {"model.layers.",
+          config.num_hidden_layers,
+          {{source.contains(kEmbedding) ? kEmbedding : kHead, {config.vocab_size, width}},
+           {"model.layers.0.self_attn.q_proj.weight", {heads(config.num_attention_heads), width}},
+           {"model.layers.0.self_attn.k_proj.weight", {heads(config.key_value_heads()), width}},
+           {"model.layers.0.mlp.up_proj.weight", {config.intermediate_size, width}}}};
+}
+
 /// A model that is trained to end its turns with one token and stopped at another never stops.
 void compare_eos(const text::Tokenizer& tokenizer, const models::LlamaConfig& config,
                  const fs::path& directory) {
@@ -86,6 +98,12 @@ void compare_eos(const text::Tokenizer& tokenizer, const models::LlamaConfig& co
 }
 
 }  // namespace
+
+void check_sizes(const fs::path& directory, const models::LlamaConfig& config) {
+  if (!has_weights(directory)) return;
+  const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
+  check_sizes(source, sizes_of(config, source));
+}
 
 void check_vocabulary(const text::Tokenizer& tokenizer, std::int64_t rows) {
   const std::int64_t ids = tokenizer.vocab_size();
@@ -142,6 +160,7 @@ OpenedModel open_model(const fs::path& directory, const OpenOptions& options) {
   models::LlamaConfig config = models::config_from_json(json, config_path.string());
   config.generation_config = read_generation_config(directory);
   const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
+  check_sizes(source, sizes_of(config, source));
   settle_tie(config, source);
   const at::ScalarType dtype =
       options.dtype ? *options.dtype : dtype_in(json, config_path.string()).value_or(file_dtype(source));

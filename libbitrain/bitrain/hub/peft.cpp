@@ -18,6 +18,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/hub/finite_weights.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/safetensors.h>
@@ -295,6 +296,7 @@ class Filler {
                         unexpected_.front());
     const at::NoGradGuard no_grad;
     for (auto& [target, stored] : copies_) target.copy_(stored);
+    file_.check_not_written();
   }
 
  private:
@@ -353,6 +355,7 @@ class Filler {
                         target.sizes(),
                         ": the adapter belongs to a base of another shape or vocabulary (this one has ",
                         vocabulary_rows(), " rows)");
+    check_finite(stored, file_.where(), key);
     copies_.emplace_back(target, stored);
   }
 
@@ -521,6 +524,18 @@ void check_pattern_order(const Json& json, nn::Module& model, const std::string&
   }
 }
 
+/// Before adapters of such ranks are made.
+void check_ranks(const io::SafetensorsFile& file, const LoraOptions& options, const std::string& where) {
+  std::int64_t largest = 0;
+  for (const std::string& name : file.names())
+    for (const std::int64_t extent : file.shape(name)) largest = std::max(largest, extent);
+  std::int64_t rank = options.r;
+  for (const auto& [pattern, own] : options.rank_pattern) rank = std::max(rank, own);
+  if (rank > largest && largest > 0)
+    throw FormatError(where, ": there is a rank of ", rank, ", but ", file.where(),
+                      " has no tensor of more than ", largest, " rows or columns");
+}
+
 }  // namespace
 
 LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
@@ -537,6 +552,7 @@ LoraOptions load_adapter(const fs::path& directory, nn::Module& model) {
   LoraOptions options = parse_adapter_config(json, config_path.string());
   const io::SafetensorsFile file = io::SafetensorsFile::open(weights);
   settle_tying(json, config_path.string(), model, options);
+  check_ranks(file, options, config_path.string());
   try {
     adapters::attach(model, options, 0);
   } catch (ConfigError& error) {

@@ -6,6 +6,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/hub/config_sizes.h>
 #include <bitrain/hub/weights.h>
 #include <bitrain/io/safetensors.h>
 #include <bitrain/models/config_reader.h>
@@ -114,6 +115,7 @@ std::unique_ptr<Dense> read_dense(const fs::path& directory, const std::string& 
       throw UnsupportedError(where, ": ", key, " '", name, "' is not supported; there is ", features);
   }
   const io::SafetensorsFolder source = io::SafetensorsFolder::open(directory);
+  check_sizes(source, {"", 0, {{"linear.weight", {out_features, in_features}}}});
   const at::ScalarType dtype = options.dtype.value_or(at::kFloat);
   auto dense = std::make_unique<Dense>(in_features, out_features, bias, activation_named(activation, where),
                                        at::TensorOptions().dtype(dtype));

@@ -10,6 +10,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/bitsandbytes.h>
+#include <bitrain/hub/finite_weights.h>
 #include <bitrain/nn/embedding.h>
 #include <bitrain/nn/linear.h>
 
@@ -57,6 +58,7 @@ class Loader {
 
   void load() {
     load("", model_);
+    source_.check_not_written();
     report();
   }
 
@@ -93,10 +95,13 @@ class Loader {
   }
 
   void load_packed(const std::string& name, nn::Linear& linear, const TensorLookup& lookup) {
+    for (const std::string& part : source_.names()) {
+      if (!starts_with(part, name)) continue;
+      used_.insert(part);
+      check_finite(source_.tensor(part), source_.file_of(part), part);
+    }
     quant::QuantizedTensor packed = from_bitsandbytes(name, lookup);
     linear.weight = at::Tensor();  // Dealt with here, whether it fits or not.
-    for (const std::string& part : source_.names())
-      if (starts_with(part, name)) used_.insert(part);
     if (packed.shape != std::vector<std::int64_t>{linear.out_features, linear.in_features}) {
       faults_.push_back(to_text(name, " is ", at::IntArrayRef(packed.shape), ", the model wants [",
                                 linear.out_features, ", ", linear.in_features, "]"));
@@ -118,7 +123,12 @@ class Loader {
       faults_.push_back(
           to_text(name, " holds ", c10::toString(stored.scalar_type()), ", no floating-point numbers"));
     else
-      tensor = stored.to(device_, dtype_, /*non_blocking=*/false, /*copy=*/true);
+      take(name, stored, tensor);
+  }
+
+  void take(const std::string& name, const at::Tensor& stored, at::Tensor& tensor) {
+    check_finite(stored, source_.file_of(name), name);
+    tensor = stored.to(device_, dtype_, /*non_blocking=*/false, /*copy=*/true);
   }
 
   void report() {

@@ -43,7 +43,8 @@ using LayerLoaded = std::function<void(nn::Unit& layer)>;
 
 /// Fills `model` from `source`, copying dense weights as `dtype` to `device`; weights that bitsandbytes
 /// packed stay packed. Throws FormatError listing every tensor that is missing, unexpected or of another
-/// shape.
+/// shape; DivergedError naming the first one that holds NaN or infinity, and its file;
+/// IoError when somebody writes to a file meanwhile.
 void load_weights(nn::Module& model, const io::TensorSource& source, at::ScalarType dtype, at::Device device,
                   const WeightNames& names = {}, const LayerLoaded& layer_loaded = {});
 

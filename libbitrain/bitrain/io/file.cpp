@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <bitrain/base/error.h>
+#include <bitrain/io/mapping_guard.h>
 
 namespace bitrain::io {
 namespace fs = std::filesystem;
@@ -30,13 +31,20 @@ class Descriptor {
   int fd_;
 };
 
-/// Opens a regular file to read and returns its size.
-std::size_t open_regular(const Descriptor& file, const fs::path& path) {
-  if (file.get() < 0) throw_io_error("open", path, errno);
-  struct stat status;
-  if (::fstat(file.get(), &status) != 0) throw_io_error("examine", path, errno);
-  if (S_ISDIR(status.st_mode)) throw IoError("cannot read ", path.string(), ": it is a folder");
-  return S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
+/// To read. Does not wait for somebody to write, as opening a pipe would.
+constexpr int kReadOnly = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
+/// The state of an open file. Throws IoError, naming it, for what is no regular file.
+struct stat status_of_regular(const Descriptor& file, const fs::path& path) {
+  // Opening a socket gives ENXIO.
+  if (file.get() < 0 && errno != ENXIO) throw_io_error("open", path, errno);
+  struct stat status {};
+  if (file.get() >= 0 && ::fstat(file.get(), &status) != 0) throw_io_error("examine", path, errno);
+  if (S_ISREG(status.st_mode)) return status;
+  throw IoError("cannot read ", path.string(), ": it is ",
+                S_ISDIR(status.st_mode)    ? "a folder"
+                : S_ISFIFO(status.st_mode) ? "a pipe, and this must be a file; write it to one and name that"
+                                           : "a device or socket, and this must be a file");
 }
 
 }  // namespace
@@ -51,38 +59,46 @@ void throw_io_error(const char* what, const fs::path& path, int error) {
 MappedFile MappedFile::open(const fs::path& path) {
   MappedFile mapped;
   mapped.path_ = path;
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const std::size_t size = open_regular(file, path);
+  const Descriptor file(::open(path.c_str(), kReadOnly));
+  const struct stat status = status_of_regular(file, path);
+  mapped.identity_ = FileIdentity(path, status);
+  const auto size = static_cast<std::size_t>(status.st_size);
   if (size == 0) return mapped;
-  // Private and writable: a tensor over the mapping that is changed in place gets pages of its own.
-  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.get(), 0);
+  // Private and writable: a tensor over the mapping that is changed in place gets pages of its own. Few are,
+  // so that no memory is set aside for all: files may be larger than that.
+  void* data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file.get(), 0);
   if (data == MAP_FAILED) throw_io_error("map", path, errno);
   mapped.data_ = static_cast<const std::uint8_t*>(data);
   mapped.size_ = size;
+  guard_mapping(data, size, path);
   refuse_lfs_pointer(mapped.view(), path);
   return mapped;
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::uint8_t*>(data_), size_);
+  if (data_ == nullptr) return;
+  release_mapping(data_);
+  ::munmap(const_cast<std::uint8_t*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
+      identity_(std::move(other.identity_)),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
+  std::swap(identity_, other.identity_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
 }
 
 std::string read_file(const fs::path& path) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const Descriptor file(::open(path.c_str(), kReadOnly));
   std::string contents;
-  contents.reserve(open_regular(file, path) + 1);
+  contents.reserve(static_cast<std::size_t>(status_of_regular(file, path).st_size) + 1);
   char buffer[1 << 16];
   while (true) {
     const ssize_t got = ::read(file.get(), buffer, sizeof buffer);

@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include <bitrain/io/file_identity.h>
 #include <bitrain/io/temporary_name.h>
 
 /// Files as they should be handled: mapped to read, written aside, fsynced and renamed.
@@ -16,7 +17,8 @@ namespace bitrain::io {
 /// map to no bytes.
 class MappedFile {
  public:
-  /// Throws IoError when the file cannot be opened or mapped, is a folder, or a pointer of Git LFS.
+  /// Throws IoError when the file cannot be opened or mapped, is no regular file (pipes are not waited for),
+  /// or is a pointer of Git LFS. Reading what somebody cuts off later ends the process: guard_mapping.
   [[nodiscard]] static MappedFile open(const std::filesystem::path& path);
   MappedFile() = default;
   ~MappedFile();
@@ -29,9 +31,12 @@ class MappedFile {
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] std::string_view view() const { return {reinterpret_cast<const char*>(data_), size_}; }
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// Of the file when it was opened. Its check_not_written tells whether the bytes are still those.
+  [[nodiscard]] const FileIdentity& identity() const { return identity_; }
 
  private:
   std::filesystem::path path_;
+  FileIdentity identity_;
   const std::uint8_t* data_ = nullptr;
   std::size_t size_ = 0;
 };

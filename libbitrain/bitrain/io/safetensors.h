@@ -35,6 +35,11 @@ class TensorSource {
   [[nodiscard]] virtual std::vector<std::int64_t> shape(const std::string& name) const = 0;
   /// For messages: the file, or the folder.
   [[nodiscard]] virtual std::string where() const = 0;
+  /// The file that holds a tensor. Throws FormatError when there is no such tensor.
+  [[nodiscard]] virtual std::string file_of(const std::string& name) const = 0;
+  /// After tensors were read: throws IoError when somebody has written to a file since it was opened, so that
+  /// they may be halves of old and new ones.
+  virtual void check_not_written() const = 0;
 };
 
 /// One .safetensors file (https://github.com/huggingface/safetensors#format), every bound checked on opening:
@@ -50,6 +55,11 @@ class SafetensorsFile : public TensorSource {
   [[nodiscard]] at::Tensor tensor(const std::string& name) const override;
   [[nodiscard]] std::vector<std::int64_t> shape(const std::string& name) const override;
   [[nodiscard]] std::string where() const override { return mapping_->path().string(); }
+  [[nodiscard]] std::string file_of(const std::string& name) const override {
+    (void)entry(name);
+    return where();
+  }
+  void check_not_written() const override { mapping_->identity().check_not_written(); }
   [[nodiscard]] const Metadata& metadata() const { return metadata_; }
 
  private:
@@ -85,6 +95,10 @@ class SafetensorsFolder : public TensorSource {
   [[nodiscard]] at::Tensor tensor(const std::string& name) const override;
   [[nodiscard]] std::vector<std::int64_t> shape(const std::string& name) const override;
   [[nodiscard]] std::string where() const override { return directory_.string(); }
+  [[nodiscard]] std::string file_of(const std::string& name) const override { return shard(name).where(); }
+  void check_not_written() const override {
+    for (const SafetensorsFile& file : shards_) file.check_not_written();
+  }
 
  private:
   [[nodiscard]] const SafetensorsFile& shard(const std::string& name) const;

@@ -6,6 +6,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/isfinite.h>
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
@@ -123,6 +124,10 @@ std::vector<std::int32_t> generate(LanguageModel& model, const std::vector<std::
                                   .narrow(1, 0, choices)
                                   .to(at::kCPU, at::kFloat)
                                   .contiguous();
+    if (!at::isfinite(scores).all().item<bool>())
+      throw DivergedError(
+          "the logits have NaN or infinity: what the model computes outgrows its type (float16 ends at "
+          "65504; bfloat16 and float32 have room)");
     std::copy_n(scores.const_data_ptr<float>(), choices, logits.begin());
     const std::int32_t id = chooser.choose(logits, static_cast<std::int64_t>(generated.size()));
     if (std::find(stops.begin(), stops.end(), id) != stops.end()) break;

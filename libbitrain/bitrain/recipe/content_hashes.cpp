@@ -7,12 +7,14 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <optional>
 #include <set>
 #include <vector>
 
 #include <ATen/Parallel.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/io/file.h>
 #include <bitrain/train/crc32c.h>
 
@@ -61,6 +63,7 @@ ContentHashes::ContentHashes(fs::path memory) : memory_(std::move(memory)) {
 }
 
 io::Json ContentHashes::of_file(const fs::path& path) {
+  const io::FileIdentity before = io::FileIdentity::of(path);
   struct stat status {};
   if (::stat(path.c_str(), &status) != 0)
     throw IoError("cannot look at ", path.string(), ": ", std::strerror(errno));
@@ -72,9 +75,13 @@ io::Json ContentHashes::of_file(const fs::path& path) {
   const std::string key = fs::absolute(path).lexically_normal().string();
   if (const auto found = known_.find(key); found != known_.end() && found->is_object() &&
                                            found->contains("hash") &&
-                                           found->value("file", io::Json()) == identity)
+                                           found->value("file", io::Json()) == identity) {
+    seen_.try_emplace(path, Seen{before, found->at("hash")});
     return {{"size", status.st_size}, {"hash", found->at("hash")}};
+  }
   const std::string hash = hash_of(path);
+  before.check_unchanged();
+  seen_.try_emplace(path, Seen{before, hash});
   // What changed within the clock's grain could change again and look the same.
   if (std::time(nullptr) - status.st_ctim.tv_sec > 2) {
     known_[key] = {{"file", identity}, {"hash", hash}};
@@ -101,6 +108,18 @@ io::Json ContentHashes::of_folder(const fs::path& folder,
   io::Json all = io::Json::object();
   for (const fs::path& file : files) all[file.lexically_relative(folder).generic_string()] = of_file(file);
   return all;
+}
+
+void ContentHashes::check_unchanged() {
+  for (auto& [path, seen] : seen_) {
+    const std::optional<std::string> difference = seen.identity.difference();
+    if (!difference) continue;
+    const io::FileIdentity now = io::FileIdentity::of(path);
+    if (now.size() != seen.identity.size() || hash_of(path) != seen.hash) seen.identity.fail(*difference);
+    now.check_unchanged();  // While it was read.
+    log_info(path.string(), ": ", *difference, ", but the content is the same");
+    seen.identity = now;
+  }
 }
 
 void ContentHashes::remember() {

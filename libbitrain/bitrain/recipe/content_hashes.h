@@ -2,8 +2,10 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <string>
 
+#include <bitrain/io/file_identity.h>
 #include <bitrain/io/json.h>
 
 namespace bitrain::recipe {
@@ -23,12 +25,22 @@ class ContentHashes {
   /// out.
   [[nodiscard]] io::Json of_folder(const std::filesystem::path& folder,
                                    const std::function<bool(const std::filesystem::path&)>& counts);
+  /// Throws IoError, naming the file, when one that was asked for has another content than it had then. Looks
+  /// at sizes and times, and reads again only what differs in them: who copies a file anew, or mounts its
+  /// disk again, has not changed it.
+  void check_unchanged();
   /// Writes the memory, where it has grown.
   void remember();
 
  private:
+  struct Seen {
+    io::FileIdentity identity;
+    std::string hash;
+  };
+
   std::filesystem::path memory_;
   io::Json known_ = io::Json::object();
+  std::map<std::filesystem::path, Seen> seen_;
   bool grown_ = false;
 };
 

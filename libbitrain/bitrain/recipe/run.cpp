@@ -93,8 +93,7 @@ void move_found(const Recipe& recipe, const std::vector<Plan>& plans) {
 
 /// Looks at all stages before any runs: what they are made from, which are finished, whether unfinished work
 /// can go on and whether their folders can be written.
-std::vector<Plan> plan_stages(const Recipe& recipe) {
-  ContentHashes contents(fs::path(recipe.dir) / ".contents.json");
+std::vector<Plan> plan_stages(const Recipe& recipe, ContentHashes& contents) {
   StrayFolders strays(recipe);
   std::map<std::string, std::string> hashes;
   std::vector<Plan> plans;
@@ -114,7 +113,9 @@ std::vector<Plan> plan_stages(const Recipe& recipe) {
 /// Runs a stage's function, with its name in what it throws.
 void run_function(const Stage& stage, StageContext& context) {
   try {
+    context.check_inputs();
     std::visit([&](const auto& options) { run_stage(options, context); }, stage.options);
+    context.check_inputs();
   } catch (Error& error) {
     error.add_context("stage " + stage.name);
     throw;
@@ -127,7 +128,7 @@ void run_function(const Stage& stage, StageContext& context) {
 
 /// Runs one stage that is not finished; its figures, or nothing when a signal came.
 std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const io::Json& made_from,
-                                const Ranks& ranks, int& signal) {
+                                ContentHashes& contents, const Ranks& ranks, int& signal) {
   const fs::path directory = stage_directory(recipe, stage.name);
   const fs::path work = work_directory(directory);
   prepare_work(stage, work, made_from);
@@ -135,6 +136,7 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
   io::AtomicDirectory out(directory);
   StageContext context{recipe, stage, out.path(), work};
   context.ranks = trains(stage) ? ranks : std::make_shared<dist::Communicator>();
+  context.check_inputs = [&contents] { contents.check_unchanged(); };
   train::reset_peak_memory(context.device());
   const auto begin = std::chrono::steady_clock::now();
   run_function(stage, context);
@@ -225,7 +227,8 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
   const io::DirectoryLock lock(result.dir);
   io::remove_leftovers(result.dir);
   result.summary = empty_summary(recipe);
-  const std::vector<Plan> plans = plan_stages(recipe);
+  ContentHashes contents(fs::path(recipe.dir) / ".contents.json");
+  const std::vector<Plan> plans = plan_stages(recipe, contents);
   const std::map<std::string, std::int64_t> invalid_rows = count_invalid_rows(recipe);
   if (!invalid_rows.empty()) result.summary["invalid_rows"] = invalid_rows;
   for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
@@ -241,7 +244,8 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
       continue;
     }
     log_info("stage ", title, " (", stage.type, ")");
-    const std::optional<io::Json> figures = run_one(recipe, stage, plans[i].made_from, ranks, result.signal);
+    const std::optional<io::Json> figures =
+        run_one(recipe, stage, plans[i].made_from, contents, ranks, result.signal);
     lock.check();
     if (!figures) return result;
     log_info("stage ", title, ": done in ", human_seconds(figures->at("seconds").get<double>()));

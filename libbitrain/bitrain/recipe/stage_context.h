@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,9 @@ struct StageContext {
   int signal = 0;                        ///< Set when a signal ended the stage early: nothing is finished.
   /// That run this stage, all of them together where it trains. Only rank 0's `out` and `result` are kept.
   std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
+
+  /// Throws IoError when a file that the run is made from is not what it was when the run began.
+  std::function<void()> check_inputs = [] {};
 
   [[nodiscard]] at::ScalarType dtype() const;
   [[nodiscard]] at::Device device() const;

@@ -11,6 +11,7 @@
 #include <bitrain/base/checked.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/hub/config_sizes.h>
 #include <bitrain/io/json.h>
 #include <bitrain/models/bert/add_language_adapters.h>
 #include <bitrain/models/bert/model.h>
@@ -127,10 +128,13 @@ class Planner {
     std::error_code ignored;
     const std::filesystem::path config = std::filesystem::path(recipe.base) / "config.json";
     if (recipe.base.empty() || !std::filesystem::exists(config, ignored)) return;
-    if (works_on_encoders(recipe))
+    if (works_on_encoders(recipe)) {
       encoders_["base"] = models::bert_config_from_json(io::read_json(config), config.string());
-    else
+      hub::check_sizes(recipe.base, encoders_["base"]);
+    } else {
       shapes_["base"] = models::config_from_json(io::read_json(config), config.string());
+      hub::check_sizes(recipe.base, shapes_["base"]);
+    }
   }
 
   std::vector<StageShape> shapes() {

@@ -76,6 +76,17 @@ void keep_logs(const fs::path& work, const fs::path& out, const std::optional<st
     if (fs::exists(work / name)) io::link_or_copy(work / name, out / name);
 }
 
+/// Ends a run at the checkpoint after a file that it was made from has changed. The checkpoint itself is
+/// right: rows of a file that was written to are not read any more, one that was replaced is read on.
+class InputsWatch : public train::Callback {
+ public:
+  explicit InputsWatch(std::function<void()> check) : check_(std::move(check)) {}
+  void on_save(std::int64_t, const std::string&) override { check_(); }
+
+ private:
+  std::function<void()> check_;
+};
+
 }  // namespace
 
 io::Json traffic_json(const std::map<std::string, dist::Traffic>& traffic) {
@@ -103,6 +114,7 @@ void run_training(StageContext& context, train::TrainOptions options, data::Load
   parts.name = context.stage.name;
   parts.ranks = context.ranks;
   parts.parallel = context.recipe.parallel;
+  parts.callbacks.push_back(std::make_shared<InputsWatch>(context.check_inputs));
   nn::Module* const model = parts.model;
   const train::TrainResult result = train::Trainer(options, std::move(parts)).run();
   if (result.interrupted()) {

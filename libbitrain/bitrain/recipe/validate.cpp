@@ -5,6 +5,7 @@
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/hub/config_sizes.h>
 #include <bitrain/io/byte_reader.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/json.h>
@@ -67,10 +68,11 @@ void check_base(const Recipe& recipe, const Node* document, Problems& problems) 
   try {
     if (works_on_encoders(recipe)) {
       const models::BertConfig shape = models::bert_config_from_json(io::read_json(config), config.string());
+      hub::check_sizes(recipe.base, shape);
       if (shape.has_language_adapters())
         models::LanguageRouter(shape).set_languages({recipe.source.language, recipe.target.language});
     } else {
-      (void)models::config_from_json(io::read_json(config), config.string());
+      hub::check_sizes(recipe.base, models::config_from_json(io::read_json(config), config.string()));
     }
   } catch (const Error& problem) {
     problems.add(mark, "base", problem.what());
