@@ -108,7 +108,7 @@ TEST(Recipe, AStageReadsFromTheOneBefore) {
 TEST(Recipe, FromMustNameAnEarlierStage) {
   EXPECT_THAT(
       read("  tok: {recipe: tokenizer}\n  e: {recipe: evaluate, from: tokk}\n").problems,
-      ElementsAre("r.yaml:7:3: stages.e.from: no earlier stage is called 'tokk' (did you mean 'tok'?)"));
+      ElementsAre("r.yaml:7:31: stages.e.from: no earlier stage is called 'tokk' (did you mean 'tok'?)"));
   EXPECT_THAT(read("  a: {recipe: evaluate, from: b}\n  b: {recipe: tokenizer}\n").problems,
               ElementsAre(HasSubstr("no earlier stage is called 'b'")));
   EXPECT_THAT(read("  e: {recipe: evaluate}\n").problems, ElementsAre(HasSubstr("set base=DIR")));

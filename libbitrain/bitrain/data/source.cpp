@@ -108,6 +108,11 @@ struct OtherLayout : DataError {
   using DataError::DataError;
 };
 
+/// A row of no text at all.
+struct NotUtf8 : DataError {
+  using DataError::DataError;
+};
+
 class FileSource : public Source {
  public:
   FileSource(const SourceOptions& options, Split split, bool pipes, SourceCounts& counts)
@@ -180,12 +185,16 @@ class FileSource : public Source {
   bool accept(std::string_view row, std::int64_t number, std::int64_t line, SourceCounts& counts) {
     ++counts.rows;
     std::string fault;
+    bool other_form = rows_.size() == 0 && !format_.guessed;
     try {
       if (!is_blank(row) && check_row(row)) return true;
       ++counts.blank;
       return false;
     } catch (const OtherLayout& error) {  // The first row may be the odd one: skipping would take all others.
       throw DataError(options_.path, ":", line, ": ", error.what());
+    } catch (const NotUtf8& error) {
+      fault = error.what();
+      other_form = false;
     } catch (const DataError& error) {
       fault = error.what();
     } catch (const FormatError& error) {  // Of the JSON parser. A broken row does not damage the file.
@@ -197,8 +206,11 @@ class FileSource : public Source {
     message += to_text(": ", fault);
     if (format_.guessed && options_.reads != "conversations")
       message += "; its text begins as JSON does: format text reads it as plain lines";
-    if (!options_.skip_invalid)
-      throw DataError(message, "; mend the row, or set skip_invalid to leave such rows out");
+    if (!options_.skip_invalid) {
+      const std::string mend = "mend the row, or set skip_invalid to leave such rows out";
+      if (other_form) throw OtherForm(message, mend + "; or the options that say how rows are read");
+      throw DataError(message, "; ", mend);
+    }
     if (counts.invalid++ == 0) first_fault_ = std::move(message);
     return false;
   }
@@ -206,7 +218,7 @@ class FileSource : public Source {
   /// Whether a good row has text, and a pair text on both sides. Throws for a bad one, without its place.
   bool check_row(std::string_view row) {
     if (const std::size_t bad = find_invalid_utf8(row); bad != std::string_view::npos) {
-      throw DataError(
+      throw NotUtf8(
           "byte ", bad + 1,
           " is not UTF-8; where the file is in an older encoding (Windows-1252, Shift-JIS, ...), convert it: "
           "iconv -f ENCODING -t UTF-8 IN > OUT");

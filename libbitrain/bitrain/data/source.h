@@ -4,8 +4,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <bitrain/base/error.h>
 #include <bitrain/base/fields.h>
 #include <bitrain/data/example.h>
 
@@ -105,6 +107,14 @@ void visit_fields(Visitor& v, SourceOptions& o) {
       "should be; otherwise they are errors.");
 }
 
+/// Not even the first row can be read: the file is likely of another form than the options say.
+struct OtherForm : DataError {
+  OtherForm(std::string what_is_wrong, const std::string& advice)
+      : DataError(what_is_wrong, "; ", advice), fault(std::move(what_is_wrong)) {}
+
+  std::string fault;  ///< With its place, without the advice.
+};
+
 /// What opening a file found.
 struct SourceCounts {
   std::int64_t rows = 0;      ///< Rows looked at.
@@ -120,8 +130,9 @@ struct SourceCounts {
 /// more. `counts` receives what was found.
 /// Throws IoError for a missing file, and, here and in Source::at, for one that somebody has written to;
 /// DataError, naming file and line, for a row that is not UTF-8, lacks a column or cannot be read in the
-/// layout of the rows before it; DataError for a file that is no text (a Parquet file, UTF-16, ...) or a
-/// pipe, and for a source or split without documents; ConfigError for options that contradict each other.
+/// layout of the rows before it (OtherForm where no row is before it); DataError for a file that is no text
+/// (a Parquet file, UTF-16, ...) or a pipe, and for a source or split without documents; ConfigError for
+/// options that contradict each other.
 [[nodiscard]] SourcePtr open_source(const SourceOptions& options, Split split = Split::kAll,
                                     SourceCounts* counts = nullptr);
 

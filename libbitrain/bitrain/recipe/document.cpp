@@ -149,6 +149,25 @@ class Count : public YAML::EventHandler {
   std::int64_t events_ = 0;
 };
 
+/// Shows `visit` every part of `key` ("train.max_steps", "files[2].path") that is there; what stands at its
+/// end, or null.
+template <class Visit>
+const Node* walk(const Node& root, const std::string& key, const Visit& visit) {
+  const Node* node = &root;
+  for (const std::string& part : split(key, '.')) {
+    const std::size_t bracket = part.find('[');
+    node = node->find(part.substr(0, bracket));
+    if (node == nullptr) return nullptr;
+    visit(*node);
+    if (bracket == std::string::npos) continue;
+    const auto item = static_cast<std::size_t>(std::stoul(part.substr(bracket + 1)));
+    if (item >= node->items.size()) return nullptr;
+    node = &node->items[item];
+    visit(*node);
+  }
+  return node;
+}
+
 }  // namespace
 
 std::string Mark::text() const {
@@ -217,20 +236,13 @@ Node load_yaml(const std::filesystem::path& path) {
 }
 
 Mark mark_of(const Node& root, const std::string& key) {
-  const Node* node = &root;
   Mark mark = root.mark;
-  for (const std::string& part : split(key, '.')) {
-    const std::size_t bracket = part.find('[');  // "files[2]"
-    node = node->find(part.substr(0, bracket));
-    if (node == nullptr) break;
-    mark = node->mark;
-    if (bracket == std::string::npos) continue;
-    const auto item = static_cast<std::size_t>(std::stoul(part.substr(bracket + 1)));
-    if (item >= node->items.size()) break;
-    node = &node->items[item];
-    mark = node->mark;
-  }
+  (void)walk(root, key, [&](const Node& node) { mark = node.mark; });
   return mark;
+}
+
+const Node* find(const Node& root, const std::string& key) {
+  return walk(root, key, [](const Node&) {});
 }
 
 namespace {

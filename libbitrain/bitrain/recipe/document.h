@@ -77,6 +77,9 @@ class Problems {
 /// written there.
 [[nodiscard]] Mark mark_of(const Node& root, const std::string& key);
 
+/// What stands there, or null.
+[[nodiscard]] const Node* find(const Node& root, const std::string& key);
+
 /// Sets `a.b.c=value`; the value is YAML, so `target.column=3` and `mixture.weights={source: 1}` work. A map
 /// that is missing on the way is made. Throws ConfigError when there is no '=' or a scalar stands in the way.
 void apply_override(Node& root, const std::string& assignment);

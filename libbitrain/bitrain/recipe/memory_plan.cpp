@@ -8,9 +8,9 @@
 
 namespace bitrain::recipe {
 
-std::vector<MemoryPlan> memory_plan(const Recipe& recipe) {
+std::vector<MemoryPlan> memory_plan(const Recipe& recipe, const ShapeFault& on_fault) {
   std::vector<MemoryPlan> plans;
-  for (const StageShape& shape : stage_shapes(recipe)) {
+  for (const StageShape& shape : stage_shapes(recipe, on_fault)) {
     MemoryPlan plan;
     plan.stage = shape.stage;
     plan.type = shape.type;

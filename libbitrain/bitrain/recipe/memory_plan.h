@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <bitrain/recipe/recipe.h>
+#include <bitrain/recipe/stage_shapes.h>
 
 namespace bitrain::recipe {
 
@@ -25,8 +26,8 @@ struct MemoryPlan {
 /// For each stage that holds a model. Nothing is loaded but the config.json of a base. Vocabularies of
 /// tokenizers that are not learned yet are taken at the size asked for. Throws ConfigError, with the stage's
 /// name, for adapters that do not fit their model (target_modules that match nothing, rows that are not
-/// there).
-[[nodiscard]] std::vector<MemoryPlan> memory_plan(const Recipe& recipe);
+/// there); with `on_fault`, such a stage is told and left out.
+[[nodiscard]] std::vector<MemoryPlan> memory_plan(const Recipe& recipe, const ShapeFault& on_fault = {});
 
 /// As a table of text.
 [[nodiscard]] std::string describe(const std::vector<MemoryPlan>& plans);

@@ -5,6 +5,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/recipe/decode.h>
 #include <bitrain/recipe/references.h>
+#include <bitrain/recipe/stage_kinds.h>
 #include <bitrain/recipe/stage_rules.h>
 
 namespace bitrain::recipe {
@@ -57,42 +58,43 @@ bool trains_a_base(const Stage& stage) {
   return stage.type == "tokenizer" || stage.type == "pretrain";
 }
 
-/// Whether it does without the model of another stage.
-bool needs_no_input(const Stage& stage) {
-  return stage.type == "tokenizer" || stage.type == "align_words";
+/// Why `from` names nothing that can be read; "" if it does.
+std::string problem_of_input(const Stage& stage, const std::vector<std::string>& before) {
+  if (std::find(before.begin(), before.end(), stage.from) != before.end()) return "";
+  if (!stage.from.empty())
+    return "no earlier stage is called '" + stage.from + "'" + did_you_mean(stage.from, before);
+  const std::vector<Leaves> kinds = reads(stage.options);
+  if (kinds.empty()) return "";
+  return "there is nothing to read from: set base=DIR, or put a stage before this one that leaves " +
+         describe(kinds);
 }
 
-/// Checks who reads from whom, and fills in the stage before where nothing is said.
+/// Checks who reads from whom, and fills in what a stage reads where nothing is said.
 void connect(Recipe& recipe, const Node& stages, Problems& problems) {
+  const bool has_base = !recipe.base.empty();
   std::vector<std::string> before;
-  if (!recipe.base.empty()) before.emplace_back("base");
+  if (has_base) before.emplace_back("base");
   std::vector<Stage> kept;
   std::vector<std::string> replaced;
   for (Stage& stage : recipe.stages) {
-    const Node* node = stages.find(stage.name);
-    if (!recipe.base.empty() && trains_a_base(stage)) {
+    const Node& node = *stages.find(stage.name);
+    const std::string key = "stages." + stage.name + ".";
+    if (has_base && trains_a_base(stage)) {
       replaced.push_back(stage.name);
       continue;
     }
-    for (const std::string& name : replaced)
-      if (stage.from == name) stage.from = "base";
-    if (stage.from.empty() && !before.empty() && !needs_no_input(stage)) stage.from = before.back();
-    bool found = needs_no_input(stage) && stage.from.empty();
-    for (const std::string& name : before) found = found || name == stage.from;
-    if (!found)
-      problems.add(
-          node->mark, "stages." + stage.name + ".from",
-          stage.from.empty()
-              ? "there is nothing to read from: set base=DIR, or put a stage before this one"
-              : "no earlier stage is called '" + stage.from + "'" + did_you_mean(stage.from, before));
+    if (std::find(replaced.begin(), replaced.end(), stage.from) != replaced.end()) stage.from = "base";
+    if (stage.from.empty()) stage.from = default_input(stage.options, kept, has_base);
+    if (const std::string problem = problem_of_input(stage, before); !problem.empty())
+      problems.add(mark_of(node, "from"), key + "from", problem);
     for (const Reference& reference :
          std::visit([](const auto& options) { return references_of(options); }, stage.options))
       if (reference.kind == Refers::kStage &&
           std::find(before.begin(), before.end(), reference.name) == before.end())
         problems.add(
-            node->mark, "stages." + stage.name + "." + reference.key,
+            mark_of(node, reference.key), key + reference.key,
             "no earlier stage is called '" + reference.name + "'" + did_you_mean(reference.name, before));
-    check_kinds(stage, kept, *node, problems);
+    check_kinds(stage, kept, node, problems);
     before.push_back(stage.name);
     kept.push_back(std::move(stage));
   }
@@ -193,7 +195,7 @@ Recipe read_recipe(const Node& document, const std::filesystem::path& file, Prob
   for (const auto& [name, node] : stages->members) {
     Stage stage;
     if (!read_stage(name, node, stage, problems)) continue;
-    check_stage(stage, node, problems);
+    check_stage(recipe, stage, node, problems);
     recipe.stages.push_back(std::move(stage));
   }
   std::vector<std::string> names;  // Also of stages that a base replaces: their claims are not wrong.

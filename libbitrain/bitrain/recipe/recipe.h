@@ -37,7 +37,7 @@ template <class... Stages>
 struct Stage {
   std::string name;
   std::string type;  ///< "tokenizer", "pretrain", ...
-  std::string from;  ///< Name of an earlier stage, or "base"; empty only for a tokenizer.
+  std::string from;  ///< Name of an earlier stage, or "base"; empty for one that reads from none.
   StageOptions options;
 };
 

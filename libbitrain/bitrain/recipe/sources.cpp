@@ -64,36 +64,51 @@ data::SourceOptions pair_file_options(const Recipe& recipe, const PairFileOption
   return options;
 }
 
-/// The files of a stage besides source and target, those that earlier stages write left out.
+/// Collects the files of stages besides source and target, those that earlier stages write left out.
 class StageFiles {
  public:
-  StageFiles(const Recipe& recipe, std::vector<data::SourceOptions>& files)
-      : recipe_(recipe), files_(files) {}
+  StageFiles(const Recipe& recipe, std::vector<InputFile>& files) : recipe_(recipe), files_(files) {}
 
-  void operator()(const SftStage& stage) {
-    for (const ConversationFileOptions& file : stage.files)
-      files_.push_back(file_options(recipe_, stage, file));
+  void add(const Stage& stage) {
+    key_ = "stages." + stage.name + ".";
+    std::visit([this](const auto& options) { visit(options); }, stage.options);
   }
-  void operator()(const ContrastiveStage& stage) { pairs(stage.files); }
-  void operator()(const LateInteractionStage& stage) { pairs(stage.files); }
-  void operator()(const CrossEncoderStage& stage) { pairs(stage.files); }
-  void operator()(const MineNegativesStage& stage) { pairs({stage.pairs}); }
-  void operator()(const SimilarityStage& stage) { scored(stage.files); }
-  void operator()(const EvaluateSimilarityStage& stage) { scored(stage.files); }
-  template <class Other>
-  void operator()(const Other& /*stage*/) {}
 
  private:
+  void visit(const SftStage& stage) {
+    each(stage.files, [&](const auto& file) { return file_options(recipe_, stage, file); });
+  }
+  void visit(const ContrastiveStage& stage) { pairs(stage.files); }
+  void visit(const LateInteractionStage& stage) { pairs(stage.files); }
+  void visit(const CrossEncoderStage& stage) { pairs(stage.files); }
+  void visit(const MineNegativesStage& stage) {
+    if (stage.pairs.stage.empty())
+      files_.push_back({key_ + "pairs", pair_file_options(recipe_, stage.pairs)});
+  }
+  void visit(const SimilarityStage& stage) { scored(stage.files); }
+  void visit(const EvaluateSimilarityStage& stage) { scored(stage.files); }
+  template <class Other>
+  void visit(const Other& /*stage*/) {}
+
   void pairs(const std::vector<PairFileOptions>& files) {
-    for (const PairFileOptions& file : files)
-      if (file.stage.empty()) files_.push_back(pair_file_options(recipe_, file));
+    each(files, [this](const PairFileOptions& file) -> std::optional<data::SourceOptions> {
+      if (!file.stage.empty()) return std::nullopt;
+      return pair_file_options(recipe_, file);
+    });
   }
   void scored(const std::vector<ScoredFileOptions>& files) {
-    for (const ScoredFileOptions& file : files) files_.push_back(scored_options(recipe_, file));
+    each(files, [this](const ScoredFileOptions& file) { return scored_options(recipe_, file); });
+  }
+  template <class File, class Options>
+  void each(const std::vector<File>& files, const Options& options_of) {
+    for (std::size_t i = 0; i < files.size(); ++i)
+      if (const std::optional<data::SourceOptions> options = options_of(files[i]))
+        files_.push_back({key_ + "files[" + std::to_string(i) + "]", *options});
   }
 
   const Recipe& recipe_;
-  std::vector<data::SourceOptions>& files_;
+  std::vector<InputFile>& files_;
+  std::string key_;
 };
 
 /// Both sides, as columns of one file.
@@ -221,14 +236,19 @@ std::vector<data::SourcePtr> open_conversations(const Recipe& recipe, const SftS
   return sources;
 }
 
-std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe) {
-  std::vector<data::SourceOptions> files;
+std::vector<InputFile> input_files(const Recipe& recipe) {
+  std::vector<InputFile> files;
   if (has_lines(recipe))
-    files = {side_options(recipe, recipe.source, "source"), side_options(recipe, recipe.target, "target")};
+    files = {{"source", side_options(recipe, recipe.source, "source")},
+             {"target", side_options(recipe, recipe.target, "target")}};
   StageFiles stage_files(recipe, files);
-  for (const Stage& stage : recipe.stages) std::visit(stage_files, stage.options);
+  for (const Stage& stage : recipe.stages) stage_files.add(stage);
+  return files;
+}
+
+std::map<std::string, std::int64_t> count_invalid_rows(const Recipe& recipe) {
   std::map<std::string, std::int64_t> invalid;
-  for (const data::SourceOptions& file : files) {
+  for (const auto& [key, file] : input_files(recipe)) {
     if (!file.skip_invalid) continue;
     data::SourceCounts counts;
     (void)data::open_source(file, data::Split::kAll, &counts);

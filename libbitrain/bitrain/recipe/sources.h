@@ -28,6 +28,15 @@ struct StageData {
                                                   const std::shared_ptr<const text::Tokenizer>& tokenizer,
                                                   data::Split split);
 
+/// A file that a recipe names, and how its rows are read.
+struct InputFile {
+  std::string key;  ///< "source", "stages.tune.files[0]": where the recipe has its path.
+  data::SourceOptions options;
+};
+/// All of them: both sides, where there is text, and the files of every stage but those that earlier stages
+/// write.
+[[nodiscard]] std::vector<InputFile> input_files(const Recipe& recipe);
+
 /// Text of one side as a source called "source" or "target".
 [[nodiscard]] data::SourcePtr open_side(const Recipe& recipe, bool target, data::Split split,
                                         std::int64_t lines_per_document = 1);

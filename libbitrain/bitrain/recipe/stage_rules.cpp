@@ -44,8 +44,6 @@ class StageRules {
     const data::LoaderOptions& loader = training.loader;
     if (const Node* node = node_.find("train"); node != nullptr && node->find("seed") != nullptr)
       add("train.seed", "a recipe has one seed for all that is random: set seed at its top");
-    if (train.early_stopping_patience > 0 && train.eval_every == 0)
-      add("train.early_stopping_patience", "looks at evaluations on the way: set train.eval_every");
     if (train.max_steps <= 0 && train.max_tokens <= 0) return;
     if (loader.rows_per_step <= 0 || loader.sequence_length <= 0) return;  // Said already.
     const std::int64_t steps = training.steps();
@@ -66,6 +64,21 @@ class StageRules {
       add((node_.find("data") != nullptr ? "data.loader" : "loader") + std::string(".mixture.stages"),
           error.what());
     }
+  }
+
+  /// Options that look at evaluations on the way need some. `why_none`: why there are none; "" if there are.
+  void check_evaluations(const train::TrainOptions& train, const std::string& why_none) {
+    if (why_none.empty()) {
+      if (train.keep_best && train.eval_every == 0)
+        add("train.keep_best", "compares evaluations on the way, and there are none: set train.eval_every");
+      if (train.early_stopping_patience > 0 && train.eval_every == 0)
+        add("train.early_stopping_patience", "looks at evaluations on the way: set train.eval_every");
+      return;
+    }
+    if (train.eval_every > 0) add("train.eval_every", why_none);
+    if (train.eval_at_start) add("train.eval_at_start", why_none);
+    if (train.keep_best) add("train.keep_best", why_none);
+    if (train.early_stopping_patience > 0) add("train.early_stopping_patience", why_none);
   }
 
   void check(const EvaluateRetrievalStage& stage) {
@@ -121,7 +134,6 @@ class StageRules {
     steps(stage.train);
     scored(stage.files);
     whole(stage.loader, "pairs");
-    not_evaluated(stage.train, "evaluate_similarity");
   }
   void check(const LateInteractionStage& stage) {
     if ((stage.train.max_steps > 0 || stage.train.max_tokens > 0) && stage.files.empty())
@@ -131,7 +143,6 @@ class StageRules {
       add("loader.rows_per_step",
           "one query without hard negatives has nothing to be told from: take 2 or more");
     whole(stage.loader, "queries and documents");
-    not_evaluated(stage.train, "evaluate_retrieval");
   }
   void check(const MineNegativesStage& stage) {
     pair_files({stage.pairs}, "pairs");
@@ -180,10 +191,6 @@ class StageRules {
   void whole(const data::LoaderOptions& loader, const std::string& what) {
     if (loader.packing != "whole") add("loader.packing", what + " need packing whole");
   }
-  void not_evaluated(const train::TrainOptions& train, const std::string& evaluation) {
-    if (train.eval_every > 0 || train.keep_best)
-      add("train.eval_every", "nothing is evaluated on the way: put a stage " + evaluation + " behind it");
-  }
   void pair_files(const std::vector<PairFileOptions>& files, const std::string& key) {
     for (const PairFileOptions& file : files)
       if (file.path.empty() == file.stage.empty())
@@ -202,34 +209,29 @@ class StageRules {
   Problems& problems_;
 };
 
-}  // namespace
-
-void check_stage(const Stage& stage, const Node& node, Problems& problems) {
-  StageRules rules(stage, node, problems);
-  if (const std::optional<StageTraining> training = training_of(stage.options)) rules.check_steps(*training);
-  std::visit([&](const auto& options) { rules.check(options); }, stage.options);
+/// Why a stage that trains has no figures on the way; "" where it has.
+std::string why_not_evaluated(const Recipe& recipe, const StageOptions& options) {
+  const auto behind = [](const char* evaluation) {
+    return std::string("nothing is evaluated on the way: put a stage ") + evaluation + " behind it";
+  };
+  if (is_one_of<SimilarityStage>(options)) return behind("evaluate_similarity");
+  if (is_one_of<LateInteractionStage, CrossEncoderStage>(options)) return behind("evaluate_retrieval");
+  if (is_one_of<ContrastiveStage>(options) && !has_lines(recipe))
+    return "nothing is evaluated on the way: that takes held-out lines of source.path and target.path";
+  if (is_one_of<ContextPredictionStage>(options) && recipe.source.path != recipe.target.path)
+    return "nothing is evaluated on the way: that takes source and target side by side in one TSV file";
+  return "";
 }
 
-void check_kinds(const Stage& stage, const std::vector<Stage>& before, const Node& node, Problems& problems) {
-  const auto check = [&](const std::string& key, const std::string& name, const std::string& type) {
-    for (const Stage& other : before)
-      if (other.name == name && other.type != type)
-        problems.add(node.mark, "stages." + stage.name + "." + key,
-                     to_text("'", name, "' is no stage of type ", type));
-    if (name == "base")
-      problems.add(node.mark, "stages." + stage.name + "." + key, "base is no stage of type " + type);
-  };
-  const auto check_files = [&](const std::vector<PairFileOptions>& files) {
-    for (const PairFileOptions& file : files) check("files", file.stage, "mine_negatives");
-  };
-  if (const auto* contrastive = std::get_if<ContrastiveStage>(&stage.options))
-    check_files(contrastive->files);
-  if (const auto* late = std::get_if<LateInteractionStage>(&stage.options)) check_files(late->files);
-  if (const auto* cross = std::get_if<CrossEncoderStage>(&stage.options)) check_files(cross->files);
-  if (const auto* mine = std::get_if<MineNegativesStage>(&stage.options))
-    check("pairs", mine->pairs.stage, "mine_negatives");
-  if (const auto* search = std::get_if<EvaluateRetrievalStage>(&stage.options))
-    check("rerank", search->rerank, "cross_encoder");
+}  // namespace
+
+void check_stage(const Recipe& recipe, const Stage& stage, const Node& node, Problems& problems) {
+  StageRules rules(stage, node, problems);
+  if (const std::optional<StageTraining> training = training_of(stage.options)) {
+    rules.check_steps(*training);
+    rules.check_evaluations(training->train, why_not_evaluated(recipe, stage.options));
+  }
+  std::visit([&](const auto& options) { rules.check(options); }, stage.options);
 }
 
 }  // namespace bitrain::recipe

@@ -7,11 +7,8 @@
 
 namespace bitrain::recipe {
 
-/// Rules between the options of a stage, which no single field can check. `node` is the stage's.
-void check_stage(const Stage& stage, const Node& node, Problems& problems);
-
-/// Mined files and rerankers must come of stages that write them. That the stages are there is checked
-/// elsewhere.
-void check_kinds(const Stage& stage, const std::vector<Stage>& before, const Node& node, Problems& problems);
+/// Rules between the options of a stage, and between them and what `recipe` says besides its stages. `node`
+/// is the stage's.
+void check_stage(const Recipe& recipe, const Stage& stage, const Node& node, Problems& problems);
 
 }  // namespace bitrain::recipe

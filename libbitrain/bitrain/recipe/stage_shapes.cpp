@@ -137,11 +137,15 @@ class Planner {
     }
   }
 
-  std::vector<StageShape> shapes() {
+  std::vector<StageShape> shapes(const ShapeFault& on_fault) {
     for (const Stage& stage : recipe_.stages) {
       try {
         std::visit([&](const auto& options) { visit(stage, options); }, stage.options);
       } catch (Error& error) {
+        if (on_fault) {
+          on_fault(stage, error.what());
+          continue;
+        }
         error.add_context("stages." + stage.name);
         throw;
       }
@@ -350,8 +354,8 @@ std::uint64_t activation_bytes(const ModelShape& shape, std::int64_t tokens, boo
                      kFactors);
 }
 
-std::vector<StageShape> stage_shapes(const Recipe& recipe) {
-  return Planner(recipe).shapes();
+std::vector<StageShape> stage_shapes(const Recipe& recipe, const ShapeFault& on_fault) {
+  return Planner(recipe).shapes(on_fault);
 }
 
 }  // namespace bitrain::recipe

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -70,10 +71,13 @@ struct StageShape {
   std::string tokens_are_unknown;  ///< Why a row's tokens cannot be told; else empty.
 };
 
+/// Told of a stage whose parts do not fit each other, and why.
+using ShapeFault = std::function<void(const Stage& stage, const std::string& what)>;
+
 /// For each stage that holds a model. Nothing is loaded but the config.json of a base. Vocabularies of
 /// tokenizers that are not learned yet are taken at the size asked for. Throws ConfigError, with the stage's
 /// name, for adapters that do not fit their model (target_modules that match nothing, rows that are not
-/// there).
-[[nodiscard]] std::vector<StageShape> stage_shapes(const Recipe& recipe);
+/// there); with `on_fault`, such a stage is told and left out.
+[[nodiscard]] std::vector<StageShape> stage_shapes(const Recipe& recipe, const ShapeFault& on_fault = {});
 
 }  // namespace bitrain::recipe

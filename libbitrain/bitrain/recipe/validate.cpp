@@ -5,25 +5,16 @@
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
-#include <bitrain/hub/config_sizes.h>
 #include <bitrain/io/byte_reader.h>
 #include <bitrain/io/directory.h>
-#include <bitrain/io/json.h>
-#include <bitrain/models/bert/language_adapters.h>
-#include <bitrain/models/llama/config.h>
 #include <bitrain/recipe/references.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
+#include <bitrain/recipe/validate_inputs.h>
 
 namespace bitrain::recipe {
 namespace fs = std::filesystem;
 namespace {
-
-/// Where a key stands in the file, for problems that only the values together show.
-Mark mark_of(const Recipe& recipe, const Node* document, const std::string& key) {
-  return document == nullptr || document->kind != Node::Kind::kMap ? Mark{recipe.file.string(), 1, 1}
-                                                                   : mark_of(*document, key);
-}
 
 /// Why a path cannot be read as a file again and again; empty: it can.
 std::string problem_of_file(const fs::path& path, const std::string& name) {
@@ -40,14 +31,11 @@ std::string problem_of_file(const fs::path& path, const std::string& name) {
 
 void check_file(const Recipe& recipe, const TextOptions& side, const std::string& key, const Node* document,
                 Problems& problems) {
-  std::error_code error;
+  if (side.path.empty()) return;
   const fs::path path = resolve(recipe, side.path);
   const std::string where = key + ".path";
-  if (side.path.empty()) return;
   if (const std::string problem = problem_of_file(path, path.string()); !problem.empty())
     problems.add(mark_of(recipe, document, where), where, problem);
-  else if (fs::file_size(path, error) == 0)
-    problems.add(mark_of(recipe, document, where), where, path.string() + " is empty");
 }
 
 void check_dir(const Recipe& recipe, const Node* document, Problems& problems) {
@@ -55,27 +43,6 @@ void check_dir(const Recipe& recipe, const Node* document, Problems& problems) {
     io::check_output_directory(recipe.dir);
   } catch (const Error& problem) {
     problems.add(mark_of(recipe, document, "dir"), "dir", problem.what());
-  }
-}
-
-void check_base(const Recipe& recipe, const Node* document, Problems& problems) {
-  const Mark mark = mark_of(recipe, document, "base");
-  const fs::path config = fs::path(recipe.base) / "config.json";
-  std::error_code error;
-  if (!fs::exists(config, error))
-    return problems.add(mark, "base",
-                        recipe.base + " is no Hugging Face model folder: it has no config.json");
-  try {
-    if (works_on_encoders(recipe)) {
-      const models::BertConfig shape = models::bert_config_from_json(io::read_json(config), config.string());
-      hub::check_sizes(recipe.base, shape);
-      if (shape.has_language_adapters())
-        models::LanguageRouter(shape).set_languages({recipe.source.language, recipe.target.language});
-    } else {
-      hub::check_sizes(recipe.base, models::config_from_json(io::read_json(config), config.string()));
-    }
-  } catch (const Error& problem) {
-    problems.add(mark, "base", problem.what());
   }
 }
 
@@ -215,6 +182,7 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
                  "keeps every row for evaluation and leaves none to train on");
   check_dir(recipe, document, problems);
   if (!recipe.base.empty()) check_base(recipe, document, problems);
+  check_first_rows(recipe, document, problems);
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);
@@ -227,6 +195,24 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   }
 }
 
+bool has_problem(const Problems& problems, const std::string& key) {
+  return std::any_of(problems.list().begin(), problems.list().end(), [&](const Problem& problem) {
+    return problem.key == key || starts_with(problem.key, key + ".");
+  });
+}
+
+/// The plans of all stages, or none when there are problems: those that shapes show are added, but of stages
+/// of which something is said already.
+std::vector<MemoryPlan> plan_stages(const Recipe& recipe, const Node& document, Problems& problems) {
+  if (has_problem(problems, "base")) return {};
+  std::vector<MemoryPlan> plans = memory_plan(recipe, [&](const Stage& stage, const std::string& what) {
+    const std::string key = "stages." + stage.name;
+    if (!has_problem(problems, key)) problems.add(mark_of(recipe, &document, key), key, what);
+  });
+  if (!problems.empty()) plans.clear();
+  return plans;
+}
+
 }  // namespace
 
 Validation validate(const fs::path& file, const std::vector<std::string>& overrides) {
@@ -235,12 +221,7 @@ Validation validate(const fs::path& file, const std::vector<std::string>& overri
   Validation result;
   result.recipe = read_recipe(document, file, result.problems);
   check_all(result.recipe, &document, result.problems);
-  if (!result.problems.empty()) return result;
-  try {
-    result.plans = memory_plan(result.recipe);
-  } catch (const ConfigError& error) {  // Shapes and adapters that do not fit together.
-    result.problems.add(mark_of(result.recipe, &document, "stages"), "stages", error.what());
-  }
+  result.plans = plan_stages(result.recipe, document, result.problems);
   return result;
 }
 

@@ -17,9 +17,11 @@ struct Validation {
   std::vector<MemoryPlan> plans;  ///< Empty when there are problems.
 };
 
-/// Reads the recipe with its overrides and looks at everything it names: files that are missing or empty, a
-/// base that is no model folder, mixtures that name unknown sources, a GPU that is not there. All problems at
-/// once. Throws only when the file cannot be read or is no YAML.
+/// Reads the recipe with its overrides and looks at everything it names: files that are missing, empty or not
+/// of the form that is said (their first rows), a base whose configuration, weights (their headers) and
+/// tokenizer do not fit each other, stages that leave nothing to read from, mixtures that name unknown
+/// sources, a GPU that is not there. All problems at once. Throws only when the file cannot be read or is no
+/// YAML.
 [[nodiscard]] Validation validate(const std::filesystem::path& file,
                                   const std::vector<std::string>& overrides = {});
 
