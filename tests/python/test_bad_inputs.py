@@ -135,11 +135,14 @@ def test_stages_name_the_weight_that_is_no_number(model, tmp_path, stage):
     assert not (tmp_path / "run" / "1-s").exists()
 
 
-@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size"])
+@pytest.mark.parametrize(
+    "key, size",
+    [("num_hidden_layers", 4000), ("hidden_size", 1 << 20), ("vocab_size", 60_000_000), ("intermediate_size", 1 << 20)],
+)
 @pytest.mark.parametrize("verb", ["eval", "validate", "plan", "run"])
-def test_sizes_out_of_proportion_take_no_memory(model, tmp_path, verb, key):
+def test_sizes_out_of_proportion_take_no_memory(model, tmp_path, verb, key, size):
     config = json.loads((model / "config.json").read_text())
-    config[key] = 10**9 * (config["num_attention_heads"] if key == "hidden_size" else 1)
+    config[key] = size
     (model / "config.json").write_text(json.dumps(config))
     (tmp_path / "lines.txt").write_text("el gato\n")
     stage = {"recipe": "cpt", "from": "base", "lora": {"target_modules": ["q_proj"]}, "data": LOADER}
@@ -201,9 +204,17 @@ def test_text_that_is_no_file_is_named(tmp_path, side, kind):
         assert str(tmp_path / "text.tsv") in done.stderr and kind.split()[1] in done.stderr
 
 
-def test_a_recipe_must_be_a_file(tmp_path):
-    os.mkfifo(tmp_path / "recipe.yaml")
-    assert "it is a pipe" in bitrain("validate", tmp_path / "recipe.yaml", code=5)
+def test_a_recipe_comes_from_a_file_or_a_pipe(tmp_path):
+    assert "it is a folder" in bitrain("validate", tmp_path, code=5)
+    stage = {"recipe": "tokenizer", "tokenizer": {"vocab_size": 320, "exact_vocab_size": False}}
+    text = recipe(tmp_path, {"tok": stage}).read_text()
+    for verb in ("validate", "run"):
+        for given, code, said in ((text, 0, ""), ("", 5, "an empty pipe"), ("{", 2, "/dev/stdin:")):
+            done = subprocess.run(
+                [PROGRAM, verb, "/dev/stdin"], input=given, capture_output=True, text=True, cwd=ROOT, timeout=60
+            )
+            assert done.returncode == code and said in done.stderr, (verb, given, done)
+    assert (tmp_path / "run" / "1-tok" / "tokenizer.model").is_file()
 
 
 def test_text_that_is_cut_during_a_run_is_named(tmp_path):

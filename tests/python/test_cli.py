@@ -157,6 +157,7 @@ def test_missing_and_empty_files(tmp_path):
     empty = tmp_path / "empty.tsv"
     empty.touch()
     assert "is empty" in bitrain("validate", tiny(tmp_path, empty), code=2).stderr
+    assert "is empty" in bitrain("run", tiny(tmp_path, empty), code=3).stderr
     blank = tmp_path / "blank.tsv"
     blank.write_text("\n\n")
     assert "blank.tsv" in bitrain("run", tiny(tmp_path, blank), code=3).stderr

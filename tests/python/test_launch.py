@@ -88,7 +88,7 @@ def test_options_after_the_program_are_its_own(tmp_path):
 
 def test_wrong_command_lines_are_explained():
     assert "--nproc is required" in launch("run", "x.yaml", code=2).stderr
-    assert "at least 1, not 0" in launch("--nproc", 0, "run", "x.yaml", code=2).stderr
+    assert "at least 1 and at most 4096, not 0" in launch("--nproc", 0, "run", "x.yaml", code=2).stderr
     assert "no program to run" in launch("--nproc", 2, code=2).stderr
     assert "did you mean '--nproc'" in launch("--nproc", 2, "--nprocs", 3, "run", code=2).stderr
     assert "is in no folder of PATH" in launch("--nproc", 2, "--", "no-such-program", code=5).stderr

@@ -195,7 +195,7 @@ TEST_F(RerankingRun, ProblemsAreNamedBeforeAnythingRuns) {
   EXPECT_THAT(problems_with({"stages.cross.files=[{stage: mined}]"}),
               AllOf(HasSubstr("no earlier stage is called 'mined'"), HasSubstr("mine")));
   EXPECT_THAT(problems_with({"stages.cross.files=[{stage: dual}]"}),
-              HasSubstr("'dual' is no stage of type mine_negatives"));
+              HasSubstr("which leaves a sentence encoder; wanted is hard negatives: there is 'words', 'mine'"));
   EXPECT_THAT(problems_with({"stages.cross.files=[{stage: mine, path: pairs.jsonl}]"}),
               HasSubstr("either a path or a stage"));
   EXPECT_THAT(problems_with({"stages.dual.files=[{language: en}]"}), HasSubstr("either a path or a stage"));
@@ -206,7 +206,7 @@ TEST_F(RerankingRun, ProblemsAreNamedBeforeAnythingRuns) {
               AllOf(HasSubstr("there is no file none.jsonl"), HasSubstr("there is no file none")));
   EXPECT_THAT(problems_with({"stages.words.mining.rank_to=1"}), HasSubstr("hold fewer candidates"));
   EXPECT_THAT(problems_with({"stages.search.rerank=dual"}),
-              HasSubstr("'dual' is no stage of type cross_encoder"));
+              HasSubstr("which leaves a sentence encoder; wanted is a cross-encoder: there is 'cross'"));
   EXPECT_THAT(problems_with({"stages.cross.loader.packing=cut"}), HasSubstr("need packing whole"));
   EXPECT_THAT(problems_with({"stages.cross.loader.mixture.weights.pairs=1"}),
               HasSubstr("there is no source 'pairs'"));

@@ -75,8 +75,9 @@ stages:
   [[nodiscard]] fs::path path(const std::string& name) const { return directory_.path() / name; }
   void write(const std::string& name, const std::string& text) const { std::ofstream(path(name)) << text; }
   [[nodiscard]] std::vector<std::string> problems(const std::vector<std::string>& overrides = {}) const {
+    const Validation found = validate(path("r.yaml"), overrides);
     std::vector<std::string> texts;
-    for (const Problem& problem : validate(path("r.yaml"), overrides).problems.list())
+    for (const Problem& problem : found.problems.list())
       texts.push_back(problem.text());
     return texts;
   }
@@ -155,12 +156,13 @@ TEST_F(ValidateInputs, PackedFilesAndThoseOfStages) {
 
 TEST_F(ValidateInputs, ABaseWithoutWeights) {
   fs::remove(path("base") / "model.safetensors");
-  EXPECT_THAT(problems(), ElementsAre(AllOf(HasSubstr("r.yaml:3:7: base: "), HasSubstr("safetensors"))));
+  EXPECT_THAT(problems(), ElementsAre(AllOf(HasSubstr("r.yaml:3:1: base: "), HasSubstr("safetensors"))));
 }
 
 TEST_F(ValidateInputs, ABaseWithoutATokenizer) {
   fs::remove(path("base") / "tokenizer.model");
-  EXPECT_THAT(problems(), ElementsAre(AllOf(HasSubstr("r.yaml:3:7: base: "), HasSubstr("tokenizer"))));
+  fs::remove(path("base") / "tokenizer.json");
+  EXPECT_THAT(problems(), ElementsAre(AllOf(HasSubstr("r.yaml:3:1: base: "), HasSubstr("tokenizer"))));
 }
 
 TEST_F(ValidateInputs, WeightsOfAnotherShapeThanTheConfig) {
@@ -184,6 +186,13 @@ TEST_F(ValidateInputs, AllAtOnceWithWhatShapesShow) {
                         "stages.talk.lora.target_modules=v_prj"}),
               ElementsAre(HasSubstr("plain.txt:1"), AllOf(HasSubstr("stages.adapt: "), HasSubstr("q_prj")),
                           AllOf(HasSubstr("stages.talk: "), HasSubstr("v_prj"))));
+}
+
+TEST_F(ValidateInputs, OneFaultIsSaidOnce) {
+  EXPECT_THAT(problems({"source.path=[1]"}), ElementsAre(HasSubstr("source.path: should be text")));
+  EXPECT_THAT(problems({"source.path="}), ElementsAre(HasSubstr("source.path: is missing: the other side")));
+  EXPECT_THAT(problems({"held_out.every=x"}),
+              ElementsAre(HasSubstr("held_out.every: should be a whole number")));
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ struct stat status_of_regular(const Descriptor& file, const fs::path& path) {
 void throw_io_error(const char* what, const fs::path& path, int error) {
   const char* advice = error == ENOSPC || error == EDQUOT ? "; free some space and run again"
                        : error == EFBIG                   ? "; the size limit of files (ulimit -f) is reached"
-                                                          : "";
+                       : error == ENOMEM ? "; the limit of memory (ulimit -v, or the machine's) is reached"
+                                         : "";
   throw IoError("cannot ", what, " ", path.string(), ": ", std::strerror(error), advice);
 }
 

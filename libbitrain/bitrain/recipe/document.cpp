@@ -10,6 +10,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/printable.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/io/byte_reader.h>
 #include <bitrain/io/file.h>
 
 namespace bitrain::recipe {
@@ -203,13 +204,24 @@ std::string Problem::text() const {
          shortened(what, kLongestText);
 }
 
-void Problems::raise() const {
-  if (list_.empty()) return;
+bool Problems::mentions(const std::string& key) const {
+  return std::any_of(list_.begin(), list_.end(), [&](const Problem& problem) {
+    return starts_with(problem.key, key) &&
+           (problem.key.size() == key.size() || problem.key[key.size()] == '.' ||
+            problem.key[key.size()] == '[');
+  });
+}
+
+std::string Problems::text() const {
   std::string message = list_.size() == 1 ? "" : std::to_string(list_.size()) + " problems:";
   for (std::size_t i = 0; i < std::min(list_.size(), kMostShown); ++i)
     message += (list_.size() == 1 ? "" : "\n  ") + list_[i].text();
   if (list_.size() > kMostShown) message += to_text("\n  and ", list_.size() - kMostShown, " more");
-  throw ConfigError(message);
+  return message;
+}
+
+void Problems::raise() const {
+  if (!list_.empty()) throw ConfigError(text());
 }
 
 Node parse_yaml(const std::string& text, const std::string& name) {
@@ -231,8 +243,30 @@ Node parse_yaml(const std::string& text, const std::string& name) {
   }
 }
 
+namespace {
+
+/// All of a file, or of a pipe such as a shell's <(...), which is waited for.
+std::string file_or_pipe(const std::filesystem::path& path) {
+  if (io::kind_of(path) != io::PathKind::kPipe) return io::read_file(path);
+  io::ByteReader pipe(path);
+  std::string text;
+  char buffer[1 << 16];
+  while (const std::size_t got = pipe.read(buffer, sizeof buffer)) {
+    text.append(buffer, got);
+    if (text.size() > kMaxBytes) break;  // The parser says so.
+  }
+  if (text.empty())
+    throw IoError(
+        "cannot read ", path.string(),
+        ": it is an empty pipe, and only the first that reads one gets what is in it; write it to a "
+        "file and name that");
+  return text;
+}
+
+}  // namespace
+
 Node load_yaml(const std::filesystem::path& path) {
-  return parse_yaml(io::read_file(path), path.string());
+  return parse_yaml(file_or_pipe(path), path.string());
 }
 
 Mark mark_of(const Node& root, const std::string& key) {

@@ -58,8 +58,13 @@ class Problems {
     list_.push_back({mark, std::move(key), std::move(what)});
   }
   [[nodiscard]] const std::vector<Problem>& list() const { return list_; }
+  /// Whether something is said of `key` or of what it holds. Rules between values are not held against what
+  /// could not be read.
+  [[nodiscard]] bool mentions(const std::string& key) const;
   [[nodiscard]] bool empty() const { return list_.empty(); }
-  /// Throws ConfigError with the first kMostShown of them, one a line, if there are any.
+  /// The first kMostShown of them, one a line.
+  [[nodiscard]] std::string text() const;
+  /// Throws ConfigError with that text if there are any.
   void raise() const;
 
  private:
@@ -70,7 +75,7 @@ class Problems {
 /// key used twice, a key that is no scalar, an alias that makes the document grow beyond measure, or nesting
 /// deeper than 64.
 [[nodiscard]] Node parse_yaml(const std::string& text, const std::string& name);
-/// The same from a file. Throws IoError.
+/// The same from a file or pipe. Throws IoError.
 [[nodiscard]] Node load_yaml(const std::filesystem::path& path);
 
 /// Where `key` ("train.max_steps", "files[2].path") stands below `root`: the mark of the deepest part that is

@@ -216,6 +216,7 @@ Recipe load_recipe(const std::filesystem::path& file, const std::vector<std::str
   Problems problems;
   Recipe recipe = read_recipe(document, file, problems);
   problems.raise();
+  recipe.document = std::make_shared<const Node>(std::move(document));
   return recipe;
 }
 

@@ -43,7 +43,8 @@ struct Stage {
 
 /// A whole recipe: what all stages share, and the stages in order.
 struct Recipe {
-  std::filesystem::path file;  ///< Empty when it was not read from one.
+  std::filesystem::path file;            ///< Empty when it was not read from one.
+  std::shared_ptr<const Node> document;  ///< What the file says, for places in messages; null as before.
   std::string name;
   std::string dir = "runs";
   std::int64_t seed = 42;

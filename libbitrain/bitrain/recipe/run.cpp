@@ -11,6 +11,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <bitrain/base/busy_cores.h>
 #include <bitrain/base/cpu_count.h>
 #include <bitrain/base/cuda_library.h>
 #include <bitrain/base/error.h>
@@ -218,6 +219,7 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
     at::set_num_threads(static_cast<int>(recipe.threads));
   else
     keep_threads_within_quota();
+  const CoresWatch watch;
   RunResult result;
   result.dir = recipe.dir;
   if (ranks->rank() > 0) {

@@ -16,7 +16,7 @@ namespace {
 class StageRules {
  public:
   StageRules(const Stage& stage, const Node& node, Problems& problems)
-      : key_("stages." + stage.name), node_(node), problems_(problems) {}
+      : key_("stages." + stage.name), node_(node), unread_(problems), problems_(problems) {}
 
   void check(const PretrainStage& stage) { steps(stage.train); }
   void check(const CptStage& stage) {
@@ -160,7 +160,8 @@ class StageRules {
 
  private:
   void add(const std::string& key, const std::string& what) {
-    problems_.add(mark_of(node_, key), key_ + "." + key, what);
+    const std::string whole = key_ + "." + key;
+    if (!unread_.mentions(whole)) problems_.add(mark_of(node_, key), whole, what);
   }
   void instructions(const InstructionOptions& set, const std::string& key) {
     bool conversations = false;
@@ -206,6 +207,7 @@ class StageRules {
 
   std::string key_;
   const Node& node_;
+  const Problems unread_;  ///< Of values that could not be read: no rule is held against them.
   Problems& problems_;
 };
 

@@ -163,16 +163,16 @@ bool holds_rows_out(const Stage& stage) {
 void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   check_file(recipe, recipe.source, "source", document, problems);
   check_file(recipe, recipe.target, "target", document, problems);
-  if (recipe.source.path.empty() != recipe.target.path.empty()) {
-    const std::string missing = recipe.source.path.empty() ? "source" : "target";
+  const bool one_side = recipe.source.path.empty() != recipe.target.path.empty();
+  const std::string missing = recipe.source.path.empty() ? "source" : "target";
+  if (one_side && !problems.mentions(missing + ".path"))
     problems.add(mark_of(recipe, document, missing), missing + ".path", "is missing: the other side has one");
-  }
   if (!recipe.source.language.empty() && recipe.source.language == recipe.target.language)
     problems.add(mark_of(recipe, document, "target.language"), "target.language",
                  "is the source's language too: '" + recipe.target.language + "'");
   const bool holds_out =
       has_lines(recipe) || std::any_of(recipe.stages.begin(), recipe.stages.end(), holds_rows_out);
-  if (holds_out && recipe.held_out.every == 0 && recipe.held_out.last == 0)
+  if (holds_out && recipe.held_out.every == 0 && recipe.held_out.last == 0 && !problems.mentions("held_out"))
     problems.add(mark_of(recipe, document, "held_out"), "held_out",
                  "nothing is kept for evaluation: set every or last");
   if (recipe.held_out.every == 1 &&
@@ -182,12 +182,11 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
                  "keeps every row for evaluation and leaves none to train on");
   check_dir(recipe, document, problems);
   if (!recipe.base.empty()) check_base(recipe, document, problems);
-  check_first_rows(recipe, document, problems);
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);
   for (const Stage& stage : recipe.stages) {
-    if (!has_lines(recipe) && reads_lines(recipe, stage))
+    if (!has_lines(recipe) && !one_side && reads_lines(recipe, stage))
       problems.add(mark_of(recipe, document, "stages." + stage.name), "stages." + stage.name,
                    "reads lines of text: set source.path and target.path");
     check_references(recipe, stage, document, problems);
@@ -195,19 +194,13 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
   }
 }
 
-bool has_problem(const Problems& problems, const std::string& key) {
-  return std::any_of(problems.list().begin(), problems.list().end(), [&](const Problem& problem) {
-    return problem.key == key || starts_with(problem.key, key + ".");
-  });
-}
-
 /// The plans of all stages, or none when there are problems: those that shapes show are added, but of stages
 /// of which something is said already.
 std::vector<MemoryPlan> plan_stages(const Recipe& recipe, const Node& document, Problems& problems) {
-  if (has_problem(problems, "base")) return {};
+  if (problems.mentions("base")) return {};
   std::vector<MemoryPlan> plans = memory_plan(recipe, [&](const Stage& stage, const std::string& what) {
     const std::string key = "stages." + stage.name;
-    if (!has_problem(problems, key)) problems.add(mark_of(recipe, &document, key), key, what);
+    if (!problems.mentions(key)) problems.add(mark_of(recipe, &document, key), key, what);
   });
   if (!problems.empty()) plans.clear();
   return plans;
@@ -221,16 +214,17 @@ Validation validate(const fs::path& file, const std::vector<std::string>& overri
   Validation result;
   result.recipe = read_recipe(document, file, result.problems);
   check_all(result.recipe, &document, result.problems);
+  check_first_rows(result.recipe, &document, result.problems);
   result.plans = plan_stages(result.recipe, document, result.problems);
   return result;
 }
 
 void check_inputs(const Recipe& recipe) {
   Problems problems;
-  Node document;
-  if (!recipe.file.empty()) document = load_yaml(recipe.file);
-  check_all(recipe, &document, problems);
+  check_all(recipe, recipe.document.get(), problems);
   problems.raise();
+  check_first_rows(recipe, recipe.document.get(), problems);
+  if (!problems.empty()) throw DataError(problems.text());
 }
 
 }  // namespace bitrain::recipe

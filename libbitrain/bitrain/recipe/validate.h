@@ -25,7 +25,8 @@ struct Validation {
 [[nodiscard]] Validation validate(const std::filesystem::path& file,
                                   const std::vector<std::string>& overrides = {});
 
-/// The same looks for a recipe that was read; throws ConfigError with all problems.
+/// The same looks for a recipe that was read; throws ConfigError with all problems,
+/// or DataError where only first rows of files are bad.
 void check_inputs(const Recipe& recipe);
 
 /// The first step of a training stage as a person can check it. Throws ConfigError for a stage that trains

@@ -9,6 +9,7 @@
 #include <ATen/ops/tensor.h>
 #include <nlohmann/json.hpp>
 
+#include <bitrain/base/busy_cores.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/gather_text.h>
@@ -536,6 +537,7 @@ Trainer::Trainer(TrainOptions options, TrainParts parts)
 Trainer::~Trainer() = default;
 
 TrainResult Trainer::run() {
+  const CoresWatch watch;
   return run_->train();
 }
 
