@@ -16,6 +16,7 @@ function(bitrain_add_module name)
   endif()
   add_library(bitrain_${name} STATIC ${sources})
   target_include_directories(bitrain_${name} PUBLIC ${PROJECT_SOURCE_DIR}/libbitrain)
+  target_compile_features(bitrain_${name} PUBLIC cxx_std_20)
   if(BITRAIN_UNITY)
     target_compile_options(bitrain_${name} PRIVATE -Wno-subobject-linkage)  # A batch is not its files' main file.
   endif()

@@ -64,5 +64,5 @@ target_link_options(bitrain_openmp INTERFACE -fopenmp)
 list(APPEND CMAKE_BUILD_RPATH ${TORCH_ROOT}/lib)
 list(APPEND CMAKE_INSTALL_RPATH ${TORCH_ROOT}/lib)
 foreach(folder ${TORCH_ROOT}/lib ${TORCH_NVIDIA_LIBS})
-  add_link_options(-Wl,-rpath-link,${folder})
+  target_link_options(torch::c10 INTERFACE -Wl,-rpath-link,${folder})  # Programs of other projects need it too.
 endforeach()

@@ -45,6 +45,7 @@ py::dict fertility_dict(const Tokenizer& tokenizer, const std::vector<std::strin
   figures["tokens_per_word"] = fertility.tokens_per_word();
   figures["bytes_per_token"] = fertility.bytes_per_token();
   figures["continued_words"] = fertility.continued_share();
+  figures["byte_pieces"] = fertility.byte_share();
   return figures;
 }
 

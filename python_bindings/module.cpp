@@ -1,4 +1,6 @@
+#include <cstring>
 #include <new>
+#include <stdexcept>
 
 #include <c10/util/Exception.h>
 
@@ -43,6 +45,11 @@ void bind_errors(py::module_& module) {
     } catch (const std::bad_alloc& error) {
       PyErr_SetString(PyExc_MemoryError, failure_of(error).message.c_str());
     } catch (const c10::Error& error) {  // Without its C++ stack.
+      PyErr_SetString(PyExc_RuntimeError, printable(failure_of(error).message).c_str());
+    } catch (const std::runtime_error& error) {  // LibTorch's words at second hand, from a thread or a rank.
+      if (std::strstr(error.what(), "INTERNAL ASSERT FAILED") == nullptr &&
+          std::strstr(error.what(), "\nException raised from ") == nullptr)
+        throw;
       PyErr_SetString(PyExc_RuntimeError, printable(failure_of(error).message).c_str());
     }
   });

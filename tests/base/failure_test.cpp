@@ -59,6 +59,31 @@ TEST(Failure, LibTorchsRequestsAndStacksAreCut) {
   }
 }
 
+TEST(Failure, NobodyIsAskedToReportToOthers) {
+  const auto message = [](const std::string& text) { return failure_of(std::runtime_error(text)).message; };
+  try {
+    TORCH_CHECK(1 + 1 == 3);  // Without words of its own.
+  } catch (const c10::Error& error) {
+    EXPECT_EQ(failure_of(error).message, "Expected 1 + 1 == 3 to be true, but got false.");
+  }
+  EXPECT_EQ(
+      message("cannot do x. Please file an issue to PyTorch at "
+              "https://github.com/pytorch/pytorch/issues/new?template=a.yml so that we can do it. Sizes: 3"),
+      "cannot do x. Sizes: 3");
+  EXPECT_EQ(
+      message("x, which is not yet supported. Please file a feature request issue in PyTorch GitHub repo."),
+      "x, which is not yet supported.");
+  EXPECT_EQ(message("x is broken, please report a bug to PyTorch."), "x is broken");
+  EXPECT_EQ(message("please report a bug to PyTorch"), "");
+  EXPECT_EQ(message("Please use float32. It is (please see the manual) quicker"),
+            "Please use float32. It is (please see the manual) quicker");
+  EXPECT_EQ(
+      message(
+          "Could not run 'aten::x' with arguments from the 'SparseCPU' backend. This could be because the "
+          "operator doesn't exist for this backend, or was omitted. If you are a Facebook employee ..."),
+      "Could not run 'aten::x' with arguments from the 'SparseCPU' backend.");
+}
+
 TEST(Failure, LibTorchsOwnAllocatorIsUnderstood) {
   try {
     TORCH_CHECK(false,

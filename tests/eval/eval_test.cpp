@@ -17,6 +17,9 @@
 namespace bitrain::eval {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
 std::unique_ptr<models::LanguageModel> tiny_model() {
   models::LlamaConfig config;
   config.vocab_size = 259;
@@ -135,6 +138,38 @@ TEST(ObjectiveLoss, IsThatOfTheReplies) {
   EXPECT_EQ(scores.at("es").documents, 1);
   EXPECT_NEAR(scores.at("es").nll, nll(*model, whole, whole.size() - 4), 1e-3);
   EXPECT_THROW((void)objective_loss(*model, sft, *data::make_source("held", "es", {dropped})), DataError);
+}
+
+TEST(ObjectiveLoss, TakesNoMoreOfALanguageThanIsAskedFor) {
+  auto model = tiny_model();
+  const objectives::Sft sft(std::make_shared<test::ByteTokenizer>(), {"en", "es"});
+  const auto chat = [](const std::string& reply, const std::string& language) {
+    data::Example example;
+    example.messages = {{"user", "q"}, {"assistant", reply}};
+    example.language = language;
+    return example;
+  };
+  // Dropped examples take no place; a language that comes late is scored as well.
+  data::Example dropped = chat("", "en");
+  dropped.messages.pop_back();
+  const auto source = data::make_source(
+      "held", "en", {dropped, chat("a", "en"), chat("bcd", "en"), chat("efgh", "en"), chat("x", "es")});
+  const auto all = objective_loss(*model, sft, *source);
+  EXPECT_EQ(all.at("en").documents, 3);
+  const auto bounded = objective_loss(*model, sft, *source, 2);
+  EXPECT_EQ(bounded.at("en").documents, 2);
+  EXPECT_EQ(bounded.at("es").documents, 1);
+  EXPECT_LT(bounded.at("en").tokens, all.at("en").tokens);
+  EXPECT_EQ(objective_loss(*model, sft, *source, 100).at("en").tokens, all.at("en").tokens);
+}
+
+TEST(WorseThanNoModel, IsAboveEightBitsPerByte) {
+  EXPECT_EQ(worse_than_no_model("es", 7.99), "");
+  EXPECT_EQ(worse_than_no_model("es", 8), "");
+  EXPECT_THAT(worse_than_no_model("es", 8.254),
+              AllOf(HasSubstr("'es' costs 8.25 bits per byte"), HasSubstr("worse than no model"),
+                    HasSubstr("tokenizer")));
+  EXPECT_THAT(worse_than_no_model("es", std::nan("")), HasSubstr("nan bits per byte"));
 }
 
 /// Model whose every next token is a fixed function of the last one: the alphabet in order, then a space.

@@ -110,6 +110,23 @@ TEST_F(FilesAloneTest, RunsFromEndToEnd) {
               AllOf(HasSubstr("tune: held-out conversations"), Not(HasSubstr("From "))));
 }
 
+TEST_F(FilesAloneTest, HeldOutConversationsAreBounded) {
+  const auto tune = [&](const std::string& folder, const std::string& bound) {
+    const auto overrides = with_base(
+        {"dir=" + path(folder).string(), "held_out.max_documents=" + bound, "stages.tune.train.max_steps=2"});
+    return run(load_recipe(path("chat.yaml"), overrides)).summary["stages"]["tune"];
+  };
+  const io::Json all = tune("all", "0");
+  const io::Json one = tune("one", "1");
+  EXPECT_EQ(all["before"]["chat"][""]["cases"], 2);
+  EXPECT_EQ(one["before"]["chat"][""]["cases"], 1);
+  for (const char* when : {"before", "after"})
+    EXPECT_NE(all[when]["chat"][""]["response_loss"], one[when]["chat"][""]["response_loss"]) << when;
+  EXPECT_EQ(one["evaluations"][0]["sets"]["chat"]["loss_per_token"],
+            one["after"]["chat"][""]["response_loss"]);
+  EXPECT_EQ(tune("many", "1000")["before"], all["before"]);
+}
+
 TEST_F(FilesAloneTest, WhatIsWrongIsSaidBefore) {
   EXPECT_THAT(problem_with({"held_out={}"}), HasSubstr("held_out: nothing is kept for evaluation"));
   EXPECT_THAT(problem_with({"stages.tune.files=[chats.jsonl]"}), HasSubstr("there is no file chats.jsonl"));

@@ -97,7 +97,9 @@ TEST_F(MexaStage, ScoresEveryLayerOfADecoder) {
   const io::Json& weighted = figures["weighted"]["mexa"]["es"];
   EXPECT_EQ(weighted["sentences"], 20);
   EXPECT_EQ(figures["last"]["mexa"]["es"]["sentences"], 30);  // All there are.
-  ASSERT_EQ(weighted["layers"].size(), 3U);                   // The embeddings and two layers.
+  const io::Json bounded = run_stages(stages, head("every: 10, max_documents: 5"), "bounded");
+  EXPECT_EQ(bounded["weighted"]["mexa"]["es"]["sentences"], 5);
+  ASSERT_EQ(weighted["layers"].size(), 3U);  // The embeddings and two layers.
   double sum = 0;
   double most = 0;
   for (const io::Json& layer : weighted["layers"]) {

@@ -22,6 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -195,6 +196,90 @@ TEST(Progress, BarGivesWayToMessages) {
   const std::size_t end = text.size();
   log_debug("not shown");
   EXPECT_EQ(text.size(), end);
+}
+
+/// What a terminal of `columns` shows after `text`: rows, with lines that go on in the next where they are
+/// too long. Knows \r, \n and "clear to the end of the line".
+std::vector<std::string> screen_after(const std::string& text, std::size_t columns) {
+  std::vector<std::string> rows(1);
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text.compare(i, 3, "\x1b[K") == 0) {
+      rows.back().resize(std::min(at, rows.back().size()));
+      i += 2;
+    } else if (text[i] == '\r') {
+      at = 0;
+    } else if (text[i] == '\n') {
+      rows.emplace_back();
+      at = 0;
+    } else {
+      if (at == columns) {
+        rows.emplace_back();
+        at = 0;
+      }
+      rows.back().resize(std::max(rows.back().size(), at + 1), ' ');
+      rows.back()[at++] = text[i];
+    }
+  }
+  return rows;
+}
+
+TEST(Progress, TheBarStaysInItsLineOnTerminalsOfAnyWidth) {
+  for (const std::size_t columns : {200U, 81U, 80U, 79U, 66U, 58U, 40U, 30U, 20U, 9U, 2U, 1U}) {
+    std::string text;
+    Progress progress(
+        "adapt-to-spanish", ProgressStyle::kBar, [&](const std::string& part) { text += part; },
+        [&] { return columns; });
+    for (const std::int64_t step : {1, 1200, 99999}) {
+      StepRecord record = record_of(step, 2.5);
+      record.seconds = 5000;
+      record.tokens_per_second = 1234567;
+      record.skipped = step == 1200;
+      progress.on_begin(info_of(0, step == 99999 ? step : 100000));
+      text.clear();
+      progress.on_step(record);
+      const std::vector<std::string> rows = screen_after(text, columns);
+      ASSERT_EQ(rows.size(), 1U) << columns << ": " << text;
+      EXPECT_LT(rows[0].size(), columns) << text;
+      if (columns >= 30) {
+        EXPECT_THAT(rows[0], HasSubstr(to_text(step, "/"))) << columns;
+      }
+      if (columns >= 66) {
+        EXPECT_THAT(rows[0], HasSubstr("loss 2.5000")) << columns;
+      }
+      if (columns >= 120) {
+        EXPECT_THAT(rows[0], AllOf(HasSubstr("["), HasSubstr("tokens/s"))) << columns;
+      }
+    }
+  }
+}
+
+TEST(Progress, TheBarFollowsATerminalThatIsResized) {
+  std::size_t columns = 120;
+  std::string text;
+  Progress progress(
+      "adapt", ProgressStyle::kBar, [&](const std::string& part) { text += part; }, [&] { return columns; });
+  progress.on_begin(info_of(0, 2));
+  progress.on_step(record_of(1, 2.5));
+  EXPECT_THAT(text, HasSubstr("["));
+  columns = 40;
+  text.clear();
+  progress.on_step(record_of(2, 2.5));  // The last step is always drawn.
+  EXPECT_LT(screen_after(text, columns)[0].size(), 40U) << text;
+}
+
+TEST(Progress, WideCharactersTakeTwoColumns) {
+  EXPECT_EQ(columns_of("abc"), 3U);
+  EXPECT_EQ(columns_of("se\u00f1al"), 5U);
+  EXPECT_EQ(columns_of("\u97d3\u570b"), 4U);
+  std::string text;
+  Progress progress(
+      "\u97d3\u570b\u8a9e\u97d3\u570b\u8a9e", ProgressStyle::kBar,
+      [&](const std::string& part) { text += part; }, [] { return std::size_t{60}; });
+  progress.on_begin(info_of(0, 4));
+  text.clear();
+  progress.on_step(record_of(4, 2.5));
+  EXPECT_LT(columns_of(text.substr(4)), 60U) << text;
 }
 
 TEST(Progress, StylesByName) {

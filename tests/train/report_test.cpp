@@ -12,6 +12,7 @@ namespace bitrain::train {
 namespace {
 
 using nlohmann::ordered_json;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::Not;
@@ -103,6 +104,39 @@ TEST(Report, ComparesWithTheBaseAsItWasBeforeItWasAdapted) {
   EXPECT_THAT(summarise(summary), HasSubstr("-35.8 %"));
 }
 
+TEST(Report, ComparesWithTheScoreOfTheBaseWhereAStageTookIt) {
+  ordered_json summary = ordered_json::parse(R"({"name": "one", "languages": {"source": "en", "target": "es"},
+    "stages": {"adapt": {"type": "cpt", "seconds": 9,
+      "base": {"model": "base", "weights": "nf4",
+        "languages": {"en": {"loss_per_token": 3.0, "bits_per_byte": 1.0}, "es": {"loss_per_token": 5.0, "bits_per_byte": 2.0}}},
+      "evaluations": [{"step": 0, "languages": {"en": {"loss_per_token": 3.0, "bits_per_byte": 1.0}, "es": {"loss_per_token": 5.0, "bits_per_byte": 2.0}}},
+                      {"step": 9, "languages": {"en": {"loss_per_token": 3.3, "bits_per_byte": 1.1}, "es": {"loss_per_token": 4.0, "bits_per_byte": 1.5}}}]}}})");
+  const std::string html = render_report(summary);
+  for (const char* part : {"<td>base in nf4</td>", "2.000 → 1.500", "-25.0 %", "The base is: base in nf4."})
+    EXPECT_THAT(html, HasSubstr(part));
+  const std::string text = summarise(summary);
+  for (const char* part : {"base in nf4", "adapt, step 0", "adapt, step 9", "-25.0 %", "+10.0 %"})
+    EXPECT_THAT(text, HasSubstr(part));
+  for (const ordered_json& broken :
+       {ordered_json(3), ordered_json::object(), ordered_json{{"languages", 3}}}) {
+    summary["stages"]["adapt"]["base"] = broken;
+    EXPECT_THAT(render_report(summary), HasSubstr("The base is: adapt, step 0."));
+  }
+  EXPECT_THAT(render_report(sample()),
+              HasSubstr("The base is: evaluate, which this run trained from random weights."));
+}
+
+TEST(Report, ShowsTheShareOfBytePieces) {
+  ordered_json summary = sample();
+  ordered_json& sides = summary["stages"]["extend"]["fertility"]["es"];
+  EXPECT_THAT(render_report(summary),
+              HasSubstr("<td>–</td><td>–</td></tr>"));  // Of a run before there were any.
+  sides["before"]["byte_pieces"] = 0.0625;
+  sides["after"]["byte_pieces"] = 0.001;
+  for (const std::string& text : {render_report(summary), summarise(summary)})
+    for (const char* part : {"6.2 %", "0.1 %"}) EXPECT_THAT(text, HasSubstr(part));
+}
+
 TEST(Report, ShowsResponsesBeforeAndAfter) {
   const ordered_json summary =
       ordered_json::parse(R"({"name": "sft", "stages": {"instruct": {"type": "sft", "seconds": 5,
@@ -143,6 +177,25 @@ TEST(Chart, TicksAreRoundAndCoverTheRange) {
   EXPECT_LE(ticks.front(), 1.46);
   EXPECT_GE(ticks.back(), 2.93);
   EXPECT_LE(ticks.size(), 7u);
+}
+
+TEST(Chart, TicksAreReadable) {
+  const auto labels = [](std::vector<double> ticks) { return tick_labels(ticks); };
+  EXPECT_THAT(labels({0, 5000, 10000, 15000}), ElementsAre("0", "5,000", "10,000", "15,000"));
+  EXPECT_THAT(labels({13000, 13500, 14000}), ElementsAre("13,000", "13,500", "14,000"));
+  EXPECT_THAT(labels({0, 50000, 100000}), ElementsAre("0", "50k", "100k"));
+  EXPECT_THAT(labels({99500, 100000}), ElementsAre("99.5k", "100.0k"));
+  EXPECT_THAT(labels({0, 500000, 1000000, 1500000}), ElementsAre("0", "0.5M", "1.0M", "1.5M"));
+  EXPECT_THAT(labels({-2, 0, 2}), ElementsAre("-2", "0", "2"));
+  EXPECT_THAT(labels({1.5, 2.0, 2.5}), ElementsAre("1.5", "2.0", "2.5"));
+  EXPECT_THAT(labels({0, 0.0001, 0.0002, 0.0003}), ElementsAre("0", "0.0001", "0.0002", "0.0003"));
+  EXPECT_THAT(labels({0, 1e-5, 2e-5}), ElementsAre("0", "1e-05", "2e-05"));
+  EXPECT_THAT(labels({0.1 + 0.2 - 0.3, 0.25, 0.5}), ElementsAre("0", "0.25", "0.50"));
+  EXPECT_THAT(labels({0, 2e9}), ElementsAre("0", "2e+09"));
+  EXPECT_THAT(labels({}), ElementsAre());
+  Chart chart{"speed", "step", "tokens per second", {{"s", 0, {1, 20000}, {9000, 14000}}}, {}};
+  const std::string svg = render_chart(chart);
+  EXPECT_THAT(svg, AllOf(HasSubstr(">14,000<"), HasSubstr(">20,000<"), Not(HasSubstr("e+0"))));
 }
 
 TEST(Chart, ThinsLongSeriesAndBreaksAtHoles) {

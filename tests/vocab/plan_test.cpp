@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/text/hf_tokenizer.h>
 #include <bitrain/vocab/fertility.h>
 #include <bitrain/vocab/piece_learner.h>
 #include <bitrain/vocab/plan.h>
@@ -204,6 +205,33 @@ TEST(Fertility, CountsByHand) {
   EXPECT_DOUBLE_EQ(result.bytes_per_token(), 1.0);
   EXPECT_DOUBLE_EQ(result.efficiency(), 3.0 / 8.0);
   EXPECT_DOUBLE_EQ(Fertility().tokens_per_word(), 0.0);
+}
+
+TEST(Fertility, CountsPiecesThatAreBytes) {
+  const auto measured = [](const text::Tokenizer& tokenizer, const std::string& line) {
+    const std::vector<std::string> lines = {line};
+    return measure_fertility(tokenizer, lines_of(lines));
+  };
+  // Of one byte a token, those that are whole characters are none.
+  EXPECT_EQ(measured(test::ByteTokenizer(), "se\u00f1al").byte_tokens, 2);
+  EXPECT_EQ(measured(test::ByteTokenizer(), "").byte_share(), 0.0);
+  // Byte fallback of SentencePiece: a character that no piece has, and a text that only looks like a piece.
+  const Fertility snowman = measured(*base("bpe", 700), "the \u2603");
+  EXPECT_EQ(snowman.byte_tokens, 3);
+  EXPECT_DOUBLE_EQ(snowman.byte_share(), 3.0 / static_cast<double>(snowman.tokens));
+  EXPECT_EQ(measured(*base("bpe", 700), "<0xC3>").byte_tokens,
+            measured(*base("bpe", 700), "<x>").byte_tokens);
+  // Byte-level pieces: halves of a character count, others do not.
+  const auto byte_level = text::make_hf_tokenizer(R"({
+      "model":{"type":"WordLevel","vocab":{"[UNK]":0,"\u0120":1,"\u00c3":2,"\u00b2":3,"b":4},"unk_token":"[UNK]"},
+      "pre_tokenizer":{"type":"Sequence","pretokenizers":[
+        {"type":"ByteLevel","add_prefix_space":false,"use_regex":false},
+        {"type":"Digits","individual_digits":true},
+        {"type":"Split","pattern":{"String":"\u0120"},"behavior":"Isolated"}]}})",
+                                                  nullptr, "tokenizer.json");
+  const Fertility halves = measured(*byte_level, "\u00f2 b");
+  EXPECT_EQ(halves.tokens, 4);
+  EXPECT_EQ(halves.byte_tokens, 2);
 }
 
 TEST(SegmentationChange, CountsTokensThatAreGone) {

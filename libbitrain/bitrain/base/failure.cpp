@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <new>
 #include <stdexcept>
 #include <string_view>
@@ -47,7 +48,7 @@ void cut_from(std::string& text, std::string_view mark) {
 
 /// Of "<condition> INTERNAL ASSERT FAILED at <file>:<line>, please report a bug to PyTorch. <more>" the
 /// condition and what more there is.
-std::string without_request(const std::string& text) {
+std::string without_assert(const std::string& text) {
   constexpr std::string_view kAssert = "INTERNAL ASSERT FAILED at ";
   constexpr std::string_view kRequest = "please report a bug to PyTorch.";
   const std::size_t assert = text.find(kAssert);
@@ -60,12 +61,52 @@ std::string without_request(const std::string& text) {
                  more.empty() ? "" : ": ", more);
 }
 
+/// Whether a sentence (in lower case) asks to report something to LibTorch's makers.
+bool is_request(std::string_view sentence) {
+  if (sentence.find("pytorch") == std::string_view::npos) return false;
+  for (const char* verb : {"report", "file", "open", "submit"})
+    if (sentence.find(verb) != std::string_view::npos) return true;
+  return false;
+}
+
+/// Where the sentence that `at` lies in ends: behind its full stop (those of addresses are none) or before
+/// the end of the line.
+std::size_t end_of_sentence(std::string_view text, std::size_t at) {
+  for (; at < text.size() && text[at] != '\n'; ++at)
+    if (text[at] == '.' && (at + 1 == text.size() || std::strchr(" \n)", text[at + 1]) != nullptr))
+      return at + 1;
+  return at;
+}
+
+/// The text without "please report an enhancement request to PyTorch" and the like, and without the brackets
+/// around it.
+std::string without_requests(std::string text) {
+  std::size_t from = 0;
+  while (true) {
+    const std::string lower = lower_ascii(text);
+    std::size_t begin = lower.find("please ", from);
+    if (begin == std::string::npos) return text;
+    std::size_t end = end_of_sentence(lower, begin);
+    from = end;
+    if (!is_request(std::string_view(lower).substr(begin, end - begin))) continue;
+    const std::size_t bracket = lower.rfind('(', begin);
+    if (bracket != std::string::npos && lower.find(')', bracket) >= end) {
+      begin = bracket;
+      if (end < lower.size() && lower[end] == ')') ++end;
+    }
+    while (begin > 0 && std::strchr(" ,;", text[begin - 1]) != nullptr) --begin;
+    text.erase(begin, end - begin);
+    from = begin;
+  }
+}
+
 std::string words_of_libtorch(std::string text) {
-  cut_from(text, "\nException raised from ");  // The C++ stack.
+  cut_from(text, "\nException raised from ");                                            // The C++ stack.
+  cut_from(text, " This could be because the operator doesn't exist for this backend");  // And all backends.
   cut_from(text, "\nC++ CapturedTraceback:");
   if (starts_with(text, "[enforce fail at "))
     if (const std::size_t end = text.find("] "); end != std::string::npos) text.erase(0, end + 2);
-  return without_request(std::string(trim(text)));
+  return without_requests(without_assert(std::string(trim(text))));
 }
 
 bool tells_of_memory(const std::string& text) {

@@ -10,6 +10,7 @@
 
 #include <bitrain/adapters/merge.h>
 #include <bitrain/base/cuda_library.h>
+#include <bitrain/base/log.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/cli/cli.h>
 #include <bitrain/cli/text_options.h>
@@ -95,6 +96,9 @@ void add_eval(CLI::App& app) {
                          {{language, data::texts_of(*source, arguments->max_documents)}},
                          arguments->perplexity)
             .at(language);
+    if (const std::string problem = eval::worse_than_no_model(language, score.bits_per_byte);
+        !problem.empty())
+      log_warn(problem);
     if (arguments->json) {
       const io::Json figures = {{"language", language},
                                 {"loss_per_token", score.loss_per_token},

@@ -92,21 +92,22 @@ void add_report(CLI::App& group) {
                      {"tokens_per_word", fertility.tokens_per_word()},
                      {"bytes_per_token", fertility.bytes_per_token()},
                      {"continued_words", fertility.continued_share()},
+                     {"byte_pieces", fertility.byte_share()},
                      {"changed_lines", change.line_share()}});
     }
     if (arguments->json) {
       print_data(all.dump(2) + "\n");
       return;
     }
-    print(format("%10s %12s %12s %12s %14s %14s  %s\n", "ids", "tokens", "tokens/word", "bytes/token",
-                 "words split", "lines changed", "tokenizer"));
+    print(format("%10s %12s %12s %12s %14s %12s %14s  %s\n", "ids", "tokens", "tokens/word", "bytes/token",
+                 "words split", "byte pieces", "lines changed", "tokenizer"));
     for (const io::Json& one : all)
-      print(format("%10s %12s %12.3f %12.3f %12.1f %% %12.1f %%  %s\n",
+      print(format("%10s %12s %12.3f %12.3f %12.1f %% %10.1f %% %12.1f %%  %s\n",
                    with_thousands(one["vocab_size"].get<std::int64_t>()).c_str(),
                    with_thousands(one["tokens"].get<std::int64_t>()).c_str(),
                    one["tokens_per_word"].get<double>(), one["bytes_per_token"].get<double>(),
-                   100 * one["continued_words"].get<double>(), 100 * one["changed_lines"].get<double>(),
-                   one["tokenizer"].get<std::string>().c_str()));
+                   100 * one["continued_words"].get<double>(), 100 * one["byte_pieces"].get<double>(),
+                   100 * one["changed_lines"].get<double>(), one["tokenizer"].get<std::string>().c_str()));
   });
 }
 

@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/format.h>
 #include <bitrain/eval/finite_scores.h>
 
 namespace bitrain::eval {
@@ -125,6 +126,14 @@ void finish(LanguageScore& score, const Sums& sums, const std::string& language)
 
 }  // namespace
 
+std::string worse_than_no_model(const std::string& language, double bits_per_byte) {
+  if (bits_per_byte <= kBitsOfAGuess) return "";
+  return to_text("text of language '", language, "' costs ", format("%.2f", bits_per_byte),
+                 " bits per byte; 8 is what guessing bytes costs, so this is worse than no model. Check that "
+                 "the tokenizer belongs to the weights, that the folder is the model you mean, and that the "
+                 "text is of this language; in the course of training, lower train.learning_rate");
+}
+
 std::map<std::string, LanguageScore> perplexity(
     models::LanguageModel& model, const text::Tokenizer& tokenizer,
     const std::map<std::string, std::vector<std::string>>& documents, const PerplexityOptions& options) {
@@ -160,7 +169,8 @@ std::map<std::string, LanguageScore> perplexity(
 
 std::map<std::string, LanguageScore> objective_loss(models::LanguageModel& model,
                                                     const objectives::Objective& objective,
-                                                    const data::Source& source, std::int64_t batch_tokens) {
+                                                    const data::Source& source, std::int64_t max_documents,
+                                                    std::int64_t batch_tokens) {
   const Stopwatch watch;
   const std::vector<std::string> languages = source.languages();
   Scorer scorer(model, languages, batch_tokens);
@@ -168,6 +178,8 @@ std::map<std::string, LanguageScore> objective_loss(models::LanguageModel& model
   for (std::int64_t i = 0; i < source.size(); ++i) {
     const data::Example example = source.at(i);
     if (example.empty()) continue;
+    const auto seen = result.find(example.language);
+    if (max_documents > 0 && seen != result.end() && seen->second.documents >= max_documents) continue;
     data::TokenSequence sequence = objective.encode(example);
     if (sequence.empty()) continue;
     const auto language = std::find(languages.begin(), languages.end(), example.language);

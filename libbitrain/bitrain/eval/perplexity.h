@@ -40,6 +40,13 @@ struct LanguageScore {
   double seconds = 0;
 };
 
+/// Bits per byte of a uniform guess over bytes, which needs no model.
+inline constexpr double kBitsOfAGuess = 8;
+
+/// What to tell people of a language that a model predicts worse than a guess (also NaN); empty where it does
+/// not.
+[[nodiscard]] std::string worse_than_no_model(const std::string& language, double bits_per_byte);
+
 /// Loss per language over whole documents. Each begins with BOS, or EOS where the tokenizer has only that;
 /// with neither, its first token cannot be predicted and is left out, with its bytes. No gradients are kept,
 /// the same input gives the same figures. Throws DataError for a language without anything to score,
@@ -49,11 +56,12 @@ struct LanguageScore {
     const std::map<std::string, std::vector<std::string>>& documents, const PerplexityOptions& options = {});
 
 /// Loss of what an objective supervises, per language (Example::language), for example of held-out responses.
-/// Examples that it drops are left out. bits_per_byte and bytes stay 0. Throws DataError when nothing is
-/// left.
+/// Examples that it drops are left out. bits_per_byte and bytes stay 0. `max_documents`: no more than the
+/// first so many of each language; 0: all. Throws DataError when nothing is left.
 [[nodiscard]] std::map<std::string, LanguageScore> objective_loss(models::LanguageModel& model,
                                                                   const objectives::Objective& objective,
                                                                   const data::Source& source,
+                                                                  std::int64_t max_documents = 0,
                                                                   std::int64_t batch_tokens = 4096);
 
 }  // namespace bitrain::eval

@@ -134,7 +134,8 @@ bool counts_for_a_model(const fs::path& file) {
 }
 
 bool holds_work(const fs::path& work) {
-  static const std::set<std::string> kLogs = {kMarker, "metrics.jsonl", "trainer_state.json", "tensorboard"};
+  static const std::set<std::string> kLogs = {kMarker, kFiguresBefore, "metrics.jsonl", "trainer_state.json",
+                                              "tensorboard"};
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(work, error)) {
     const std::string name = entry.path().filename().string();

@@ -14,6 +14,9 @@
 /// go on.
 namespace bitrain::recipe {
 
+/// In a work folder: figures that the stage took before it trained (base_score.h).
+inline constexpr const char* kFiguresBefore = "before.json";
+
 /// Options and inputs of a stage. `before` has the hashes of the stages before it (hash_of).
 [[nodiscard]] io::Json made_from(const Recipe& recipe, const Stage& stage, ContentHashes& contents,
                                  const std::map<std::string, std::string>& before);

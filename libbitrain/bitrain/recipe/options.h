@@ -67,7 +67,9 @@ void visit_fields(Visitor& v, HeldOutOptions& o) {
   v.field("every", o.every, at_least(0),
           "Keep every k-th row for evaluation, of source and target, and of an sft stage's files.");
   v.field("last", o.last, at_least(0), "Keep the last N rows for evaluation, likewise.");
-  v.field("max_documents", o.max_documents, at_least(0), "Evaluate on no more than this many; 0: all.");
+  v.field("max_documents", o.max_documents, at_least(0),
+          "Evaluate on no more than this many of each language, in an sft stage of each of its sets too; 0: "
+          "all.");
 }
 
 /// Documents for language modelling, from `source` and `target`.

@@ -1,10 +1,12 @@
 #include <bitrain/recipe/stage_context.h>
 
+#include <cmath>
 #include <map>
 
 #include <ATen/core/grad_mode.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/hub/peft.h>
 #include <bitrain/recipe/stage_folders.h>
@@ -72,6 +74,17 @@ io::Json score_held_out(const Recipe& recipe, models::LanguageModel& model, cons
                       {"bytes", score.bytes}};
   }
   return json;
+}
+
+void warn_of_scores(StageContext& context, const io::Json& languages, const std::string& when) {
+  if (context.ranks->rank() > 0) return;
+  for (const auto& [language, score] : languages.items()) {
+    const io::Json bits = score.value("bits_per_byte", io::Json());
+    const std::string problem =
+        eval::worse_than_no_model(language, bits.is_number() ? bits.get<double>() : std::nan(""));
+    if (problem.empty() || !context.warned.insert(language).second) continue;
+    log_warn("stage ", context.stage.name, ", ", when, ": ", problem);
+  }
 }
 
 }  // namespace bitrain::recipe

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct StageContext {
   int signal = 0;                        ///< Set when a signal ended the stage early: nothing is finished.
   /// That run this stage, all of them together where it trains. Only rank 0's `out` and `result` are kept.
   std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
+  std::set<std::string> warned = {};  ///< Languages that warn_of_scores has spoken of.
 
   /// Throws IoError when a file that the run is made from is not what it was when the run began.
   std::function<void()> check_inputs = [] {};
@@ -49,6 +51,10 @@ struct StageContext {
 [[nodiscard]] io::Json score_held_out(const Recipe& recipe, models::LanguageModel& model,
                                       const text::Tokenizer& tokenizer,
                                       const eval::PerplexityOptions& options = {});
+
+/// Warns of languages whose score is above that of guessing bytes, once each in a stage. `when`: "before
+/// training", "at step 30".
+void warn_of_scores(StageContext& context, const io::Json& languages, const std::string& when);
 
 // One function a type of stage; figures go into context.result.
 void run_stage(const TokenizerStage& options, StageContext& context);

@@ -1,4 +1,6 @@
+#include <algorithm>
 #include <filesystem>
+#include <optional>
 
 #include <ATen/core/grad_mode.h>
 
@@ -9,6 +11,7 @@
 #include <bitrain/eval/completion.h>
 #include <bitrain/hub/peft.h>
 #include <bitrain/models/generation.h>
+#include <bitrain/recipe/base_score.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/training.h>
 #include <bitrain/train/sharded_weights.h>
@@ -17,6 +20,11 @@
 namespace bitrain::recipe {
 namespace fs = std::filesystem;
 namespace {
+
+/// Whether fresh adapters give another model than their base.
+bool changes_the_base(const adapters::LoraOptions& lora) {
+  return lora.init_lora_weights == "false";
+}
 
 /// The base of an adapter stage, packed as asked, with fresh adapters.
 hub::OpenedModel open_for_adapters(StageContext& context, const QuantizationOptions& quantization,
@@ -30,10 +38,23 @@ hub::OpenedModel open_for_adapters(StageContext& context, const QuantizationOpti
       train::ShardedWeights::attach(model, context.ranks)->share_rest(layer.index());
     };
   hub::OpenedModel opened = hub::open_model(context.directory_of(context.stage.from), open);
+  const auto score = [&] {
+    score_base(context, *opened.model, *opened.tokenizer,
+               quantization.enabled ? quantization.type : context.recipe.dtype);
+  };
+  const bool changes = changes_the_base(lora);
+  if (changes) score();
   const adapters::AttachReport report =
       adapters::attach(*opened.model, lora, static_cast<std::uint64_t>(context.recipe.seed));
   context.result["adapted_modules"] = report.adapted.size();
+  if (!changes) score();  // With the adapters in place, as every later score is taken.
   return opened;
+}
+
+/// The base's scores, if this stage has taken them and its fresh adapters change nothing.
+std::optional<io::Json> base_scores(const StageContext& context, const adapters::LoraOptions& lora) {
+  if (!context.result.contains("base") || changes_the_base(lora)) return std::nullopt;
+  return context.result["base"]["languages"];
 }
 
 std::function<void(const fs::path&)> adapter_saver(const StageContext& context,
@@ -68,11 +89,11 @@ std::vector<eval::CompletionCase> completion_cases(const objectives::Sft& object
 /// Response loss and exact next-word accuracy of the held-out conversations, by set and language.
 io::Json score_responses(models::LanguageModel& model, const text::Tokenizer& tokenizer,
                          const objectives::Sft& objective, const std::vector<data::SourcePtr>& held_out,
-                         std::int64_t cases) {
+                         std::int64_t cases, std::int64_t max_documents) {
   io::Json json = io::Json::object();
   for (const data::SourcePtr& source : held_out) {
     io::Json& set = json[source->name()];
-    for (const auto& [language, score] : eval::objective_loss(model, objective, *source))
+    for (const auto& [language, score] : eval::objective_loss(model, objective, *source, max_documents))
       set[language]["response_loss"] = score.loss_per_token;
     const std::vector<eval::CompletionCase> prompts = completion_cases(objective, *source, cases);
     if (prompts.empty()) continue;
@@ -86,10 +107,11 @@ io::Json score_responses(models::LanguageModel& model, const text::Tokenizer& to
 
 /// The same response losses, as the trainer wants them: by set, and by language in it where rows have one.
 train::LanguageFigures response_figures(models::LanguageModel& model, const objectives::Sft& objective,
-                                        const std::vector<data::SourcePtr>& held_out) {
+                                        const std::vector<data::SourcePtr>& held_out,
+                                        std::int64_t max_documents) {
   train::LanguageFigures figures;
   for (const data::SourcePtr& source : held_out)
-    for (const auto& [language, score] : eval::objective_loss(model, objective, *source))
+    for (const auto& [language, score] : eval::objective_loss(model, objective, *source, max_documents))
       figures[source->name() + (language.empty() ? "" : ", " + language)]["loss_per_token"] =
           score.loss_per_token;
   return figures;
@@ -126,7 +148,9 @@ std::vector<std::vector<std::int32_t>> merge_rows(const StageContext& context,
 void run_stage(const CptStage& options, StageContext& context) {
   hub::OpenedModel opened = open_for_adapters(context, options.quantize, options.lora);
   const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
-  train_stage(context, {opened, data, adapter_saver(context, opened, options.lora)});
+  TrainingParts parts{opened, data, adapter_saver(context, opened, options.lora)};
+  parts.at_start = base_scores(context, options.lora);
+  train_stage(context, parts);
 }
 
 void run_stage(const SftStage& options, StageContext& context) {
@@ -134,13 +158,17 @@ void run_stage(const SftStage& options, StageContext& context) {
   const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
   const std::vector<data::SourcePtr> held_out =
       open_conversations(context.recipe, options, data::Split::kHeldOut);
+  const std::int64_t most = context.recipe.held_out.max_documents;
+  const std::int64_t cases = most > 0 ? std::min(most, options.accuracy_cases) : options.accuracy_cases;
   const auto score = [&] {
-    return score_responses(*opened.model, *opened.tokenizer, *data.sft, held_out, options.accuracy_cases);
+    return score_responses(*opened.model, *opened.tokenizer, *data.sft, held_out, cases, most);
   };
-  context.result["before"] = score();  // A fresh adapter changes nothing: this is the base.
+  // A fresh adapter changes nothing: this is the model that the stage begins with.
+  context.result["before"] = figures_before(context, "responses", score);
   TrainingParts parts{opened, data, adapter_saver(context, opened, options.lora)};
+  parts.at_start = base_scores(context, options.lora);
   if (!has_lines(context.recipe))
-    parts.evaluate = [&] { return response_figures(*opened.model, *data.sft, held_out); };
+    parts.evaluate = [&, most] { return response_figures(*opened.model, *data.sft, held_out, most); };
   train_stage(context, parts);
   if (context.signal == 0) context.result["after"] = score();
 }
@@ -166,8 +194,10 @@ void run_stage(const MergeStage& options, StageContext& context) {
   context.result["mean_kl"] = difference.mean_kl;
   context.result["top1_agreement"] = difference.top1_agreement;
   hub::save_model(context.out, *opened.model, &tokenizer);
-  if (options.evaluate && has_lines(context.recipe))
+  if (options.evaluate && has_lines(context.recipe)) {
     context.result["languages"] = score_held_out(context.recipe, *opened.model, tokenizer);
+    warn_of_scores(context, context.result["languages"], "merged");
+  }
   io::Json generations = io::Json::array();
   for (const std::string& prompt : options.prompts) {
     const std::vector<text::TokenId> ids = eval::encode_prompt(tokenizer, prompt);

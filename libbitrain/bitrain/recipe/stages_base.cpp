@@ -2,6 +2,7 @@
 
 #include <bitrain/adapters/parameters.h>
 #include <bitrain/base/error.h>
+#include <bitrain/base/log.h>
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/models/llama/model.h>
 #include <bitrain/recipe/stage_context.h>
@@ -40,6 +41,9 @@ void run_stage(const PretrainStage& options, StageContext& context) {
       models::make_llama(config, at::TensorOptions().dtype(context.dtype()).device(context.device()));
   models::initialise(*opened.model, static_cast<std::uint64_t>(context.recipe.seed));
   adapters::train_all(*opened.model);
+  log_info(context.stage.name,
+           ": begins with random weights, so there is no base to score; later figures are ",
+           "compared with what this stage ends with");
 
   const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
   train_stage(context, {opened, data, [&](const std::filesystem::path& folder) {
@@ -51,6 +55,7 @@ void run_stage(const EvaluateStage& options, StageContext& context) {
   const hub::OpenedModel opened = open_stage_model(context, context.stage.from);
   context.result["languages"] =
       score_held_out(context.recipe, *opened.model, *opened.tokenizer, options.perplexity);
+  warn_of_scores(context, context.result["languages"], "as it is");
 }
 
 }  // namespace bitrain::recipe

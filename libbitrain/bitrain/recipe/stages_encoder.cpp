@@ -28,7 +28,8 @@ io::Json fertility_json(const text::Tokenizer& tokenizer, const std::vector<std:
   const vocab::Fertility fertility = vocab::measure_fertility(tokenizer, text::lines_of(lines));
   return {{"tokens_per_word", fertility.tokens_per_word()},
           {"bytes_per_token", fertility.bytes_per_token()},
-          {"continued_words", fertility.continued_share()}};
+          {"continued_words", fertility.continued_share()},
+          {"byte_pieces", fertility.byte_share()}};
 }
 
 /// The ranks that candidates come from.

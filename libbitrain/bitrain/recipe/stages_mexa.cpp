@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -16,7 +17,9 @@ void run_stage(const EvaluateMexaStage& options, StageContext& context) {
   const data::SourcePtr pairs = open_pairs(recipe, data::Split::kHeldOut);
   std::vector<std::string> sentences;
   std::vector<std::string> translations;
-  for (std::int64_t i = 0; i < pairs->size() && i < options.sentences; ++i) {
+  const std::int64_t bound = recipe.held_out.max_documents;
+  const std::int64_t most = bound > 0 ? std::min(bound, options.sentences) : options.sentences;
+  for (std::int64_t i = 0; i < pairs->size() && i < most; ++i) {
     const data::Example pair = pairs->at(i);
     sentences.push_back(pair.text);
     translations.push_back(pair.pair_text);

@@ -1,5 +1,7 @@
+#include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/eval/perplexity.h>
+#include <bitrain/recipe/base_score.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/vocab/apply.h>
 #include <bitrain/vocab/fertility.h>
@@ -12,7 +14,8 @@ io::Json fertility_json(const text::Tokenizer& tokenizer, const std::vector<std:
   const vocab::Fertility fertility = vocab::measure_fertility(tokenizer, text::lines_of(lines));
   return {{"tokens_per_word", fertility.tokens_per_word()},
           {"bytes_per_token", fertility.bytes_per_token()},
-          {"continued_words", fertility.continued_share()}};
+          {"continued_words", fertility.continued_share()},
+          {"byte_pieces", fertility.byte_share()}};
 }
 
 void report_tokenizers(const vocab::ExtensionPlan& plan, StageContext& context) {
@@ -26,6 +29,13 @@ void report_tokenizers(const vocab::ExtensionPlan& plan, StageContext& context) 
     context.result["changed_tokens"][language] = change.token_share();
     context.result["fertility"][language] = {{"before", fertility_json(*plan.base, lines)},
                                              {"after", fertility_json(*plan.tokenizer, lines)}};
+    const io::Json& sides = context.result["fertility"][language];
+    log_info(context.stage.name, ": ", language, ": ",
+             format("%.2f -> %.2f tokens a word, %.1f -> %.1f %% of the pieces are bytes",
+                    sides["before"]["tokens_per_word"].get<double>(),
+                    sides["after"]["tokens_per_word"].get<double>(),
+                    100 * sides["before"]["byte_pieces"].get<double>(),
+                    100 * sides["after"]["byte_pieces"].get<double>()));
   }
 }
 
@@ -36,6 +46,7 @@ void run_stage(const ExtendStage& options, StageContext& context) {
   hub::OpenOptions open;  // On the CPU, whatever the device: tables are grown in memory.
   open.dtype = context.dtype();
   hub::OpenedModel opened = hub::open_model(context.directory_of(context.stage.from), open);
+  score_base(context, *opened.model, *opened.tokenizer, recipe.dtype);
   const std::vector<std::string> lines = data::texts_of(*open_side(recipe, true, data::Split::kTrain));
   const vocab::ExtensionPlan plan =
       vocab::plan_extension(opened.tokenizer, text::lines_of(lines), options.vocab);
@@ -68,6 +79,7 @@ void run_stage(const ExtendStage& options, StageContext& context) {
              context.result["initialisers"][*name][recipe.target.language]["bits_per_byte"].get<double>(),
              " bits per byte");
   }
+  warn_of_scores(context, context.result["initialisers"][chosen], "with new rows by " + chosen);
   context.result["chosen"] = chosen;
   hub::save_model(context.out, *opened.model, plan.tokenizer.get());
 }

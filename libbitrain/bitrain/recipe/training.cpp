@@ -1,6 +1,10 @@
 #include <bitrain/recipe/training.h>
 
+#include <cmath>
+#include <variant>
+
 #include <bitrain/adapters/parameters.h>
+#include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/gather_text.h>
 #include <bitrain/io/directory.h>
@@ -99,7 +103,8 @@ io::Json traffic_json(const std::map<std::string, dist::Traffic>& traffic) {
 train::LanguageFigures language_figures(const io::Json& scores) {
   train::LanguageFigures figures;
   for (const auto& [language, values] : scores.items())
-    for (const auto& [name, value] : values.items()) figures[language][name] = value.get<double>();
+    for (const auto& [name, value] : values.items())
+      figures[language][name] = value.is_number() ? value.get<double>() : std::nan("");
   return figures;
 }
 
@@ -154,9 +159,13 @@ void train_stage(StageContext& context, const TrainingParts& parts) {
   trainer_parts.parameters = adapters::trainable_parameters(model);
   trainer_parts.model = &model;
   trainer_parts.loss = train::make_loss(model, objective);
-  trainer_parts.evaluate = [&](std::int64_t) {
-    return parts.evaluate ? parts.evaluate()
-                          : language_figures(score_held_out(context.recipe, model, *parts.model.tokenizer));
+  const bool random = std::holds_alternative<PretrainStage>(context.stage.options);
+  trainer_parts.evaluate = [&, random](std::int64_t step) {
+    if (parts.evaluate) return parts.evaluate();
+    if (step == 0 && parts.at_start) return language_figures(*parts.at_start);
+    const io::Json scores = score_held_out(context.recipe, model, *parts.model.tokenizer);
+    if (step > 0 || !random) warn_of_scores(context, scores, to_text("at step ", step));
+    return language_figures(scores);
   };
   context.result["parameters"] = adapters::count_parameters(model);
   run_training(context, data.train, loader, std::move(trainer_parts), parts.evaluate ? "sets" : "languages",

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct TrainingParts {
   std::function<void(const std::filesystem::path&)> save;
   /// Figures by set of rows, in place of those of held-out lines of source and target.
   std::function<train::LanguageFigures()> evaluate = {};
+  /// Scores of held-out lines by the model as it begins, where they are known (score_held_out).
+  std::optional<io::Json> at_start = {};
 };
 
 /// Trains, and puts steps, speed, shares, curve and evaluations into context.result. When a signal ended the

@@ -1,5 +1,6 @@
 #include <bitrain/train/progress.h>
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,7 +8,9 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
+#include <vector>
 
 #include <bitrain/base/format.h>
 
@@ -15,6 +18,7 @@
 #include <bitrain/base/log.h>
 #include <bitrain/base/printable.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/text/utf8.h>
 
 namespace bitrain::train {
 namespace {
@@ -22,6 +26,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kBarWidth = 24;
+constexpr int kShortestBar = 8;
+constexpr std::size_t kUsualWidth = 80;
+constexpr std::size_t kAnyWidth = std::numeric_limits<std::size_t>::max();
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr const char* kClearLine = "\r\x1b[K";
 
@@ -31,6 +38,26 @@ const char* prefix(LogLevel level) {
     case LogLevel::kError: return "error: ";
     default: return "";
   }
+}
+
+/// Columns of the terminal on stderr now: it may have been resized since the last drawing.
+std::size_t width_of_terminal() {
+  winsize size{};
+  if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const char* columns = std::getenv("COLUMNS");
+  const long named = columns == nullptr ? 0 : std::strtol(columns, nullptr, 10);
+  return named > 0 ? static_cast<std::size_t>(named) : kUsualWidth;
+}
+
+/// The beginning of a text that takes no more than `room` columns.
+std::string cut_to(const std::string& text, std::size_t room) {
+  std::size_t at = 0;
+  while (at < text.size()) {
+    const std::size_t next = at + text::utf8_at(text, at).length;
+    if (columns_of(std::string_view(text).substr(0, next)) > room) break;
+    at = next;
+  }
+  return text.substr(0, at);
 }
 
 std::string per_second(double tokens) {
@@ -50,11 +77,23 @@ ProgressStyle progress_style(const std::string& choice) {
   return isatty(STDERR_FILENO) != 0 && moves_cursor ? ProgressStyle::kBar : ProgressStyle::kLines;
 }
 
+std::size_t columns_of(std::string_view text) {
+  constexpr std::uint32_t kFirstWide = 0x1100;  // Hangul; behind it come most characters of two columns.
+  std::size_t columns = 0;
+  for (std::size_t at = 0; at < text.size();) {
+    const text::Utf8Char c = text::utf8_at(text, at);
+    columns += c.code >= kFirstWide ? 2 : 1;
+    at += c.length;
+  }
+  return columns;
+}
+
 /// What is on the terminal. Shared with the log sink, which may be called from any thread.
 struct Progress::Screen {
   std::string name;
   ProgressStyle style = ProgressStyle::kNone;
   std::function<void(const std::string&)> write;
+  std::function<std::size_t()> width;
   RunInfo info;
   double seconds_per_step = 0;   ///< Moving average.
   double tokens_per_second = 0;  ///< Moving average.
@@ -85,20 +124,45 @@ struct Progress::Screen {
     return text;
   }
 
-  [[nodiscard]] std::string draw_bar(const StepRecord& record) const {
+  [[nodiscard]] std::string draw_bar(const StepRecord& record, int size) const {
     const double done =
         static_cast<double>(record.step) / static_cast<double>(std::max<std::int64_t>(info.total_steps, 1));
-    const int filled = std::clamp(static_cast<int>(done * kBarWidth), 0, kBarWidth);
-    std::string shape = std::string(static_cast<std::size_t>(filled), '=') + (filled < kBarWidth ? ">" : "");
-    shape.resize(kBarWidth, ' ');
+    const int filled = std::clamp(static_cast<int>(done * size), 0, size);
+    std::string shape = std::string(static_cast<std::size_t>(filled), '=') + (filled < size ? ">" : "");
+    shape.resize(static_cast<std::size_t>(size), ' ');
     return "[" + shape + "]";
+  }
+
+  /// The line of the bar in less than `columns` columns: first the bar gets shorter, then it and words go,
+  /// the least wanted first.
+  [[nodiscard]] std::string line_for(const StepRecord& record, std::size_t columns) const {
+    const std::size_t room = columns == 0 ? 0 : columns - 1;
+    const std::string all = " " + describe(record);
+    const std::size_t without_bar = columns_of(printable(name + all)) + columns_of(" []");
+    if (without_bar + kShortestBar <= room) {
+      const auto size = static_cast<int>(std::min<std::size_t>(kBarWidth, room - without_bar));
+      return printable(name + " " + draw_bar(record, size) + all);
+    }
+    const double left = seconds_per_step * static_cast<double>(info.total_steps - record.step);
+    const std::string step = to_text("step ", record.step, "/", info.total_steps);
+    const std::string loss = "  loss " + format("%.4f", record.loss);
+    const std::string time = "  " + human_seconds(left) + " left";
+    const std::vector<std::string> shorter = {name + all, name + " " + step + loss + time,
+                                              name + " " + step + loss, step + loss, step};
+    for (const std::string& line : shorter)
+      if (const std::string text = printable(line); columns_of(text) <= room) return text;
+    return cut_to(to_text(record.step, "/", info.total_steps), room);
   }
 };
 
-Progress::Progress(std::string name, ProgressStyle style, std::function<void(const std::string&)> write)
+Progress::Progress(std::string name, ProgressStyle style, std::function<void(const std::string&)> write,
+                   std::function<std::size_t()> width)
     : screen_(std::make_shared<Screen>()) {
   screen_->name = name.empty() ? "train" : std::move(name);
   screen_->style = style;
+  screen_->width = std::move(width);
+  if (!screen_->width && !write) screen_->width = width_of_terminal;
+  if (!screen_->width) screen_->width = [] { return kAnyWidth; };
   screen_->write = std::move(write);
   if (!screen_->write) {
     screen_->write = [](const std::string& text) {
@@ -155,7 +219,7 @@ void Progress::on_step(const StepRecord& record) {
   const auto now = Clock::now();
   if (!first && !last && now - screen.drawn < kRedraw) return;
   screen.drawn = now;
-  screen.bar = printable(to_text(screen.name, " ", screen.draw_bar(record), " ", screen.describe(record)));
+  screen.bar = screen.line_for(record, screen.width());
   screen.write(kClearLine + screen.bar);
 }
 

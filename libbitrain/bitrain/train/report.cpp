@@ -161,6 +161,20 @@ std::string charts(const SummaryView& view, const std::vector<Snapshot>& snapsho
   return html.empty() ? "" : "<h2>Training</h2><div class=\"charts\">" + html + "</div>";
 }
 
+/// "The base is: evaluate."
+std::string what_is_compared(const SummaryView& view, const std::vector<Snapshot>& snapshots) {
+  std::vector<std::string> labels;
+  for (const std::string& language : view.languages()) {
+    const Snapshot* base = view.baseline(snapshots, language);
+    if (base != nullptr && std::find(labels.begin(), labels.end(), base->label) == labels.end())
+      labels.push_back(base->label);
+  }
+  const auto is_pretraining = [](const auto& stage) { return text_at(*stage.second, "type") == "pretrain"; };
+  const bool from_scratch = std::any_of(view.stages().begin(), view.stages().end(), is_pretraining);
+  return "The base is: " + join(labels, "; ") +
+         (from_scratch ? ", which this run trained from random weights." : ".");
+}
+
 std::string before_and_after(const SummaryView& view, const std::vector<Snapshot>& snapshots) {
   if (snapshots.empty()) return "";
   std::vector<std::vector<std::string>> rows(1, {"Model"});
@@ -185,9 +199,8 @@ std::string before_and_after(const SummaryView& view, const std::vector<Snapshot
     rows.push_back(std::move(row));
   }
   return "<h2>Before and after</h2><p>Held-out text. Bits per byte compare across tokenizers; loss per token "
-         "only "
-         "under one.</p>" +
-         table(rows);
+         "only under one. Guessing bytes costs 8 bits. " +
+         escape_html(what_is_compared(view, snapshots)) + "</p>" + table(rows);
 }
 
 std::string initialisers(const SummaryView& view) {
@@ -237,7 +250,8 @@ std::string fertility(const SummaryView& view) {
     const Json* all = find_at(*stage, "fertility");
     if (all == nullptr || all->empty()) continue;
     std::vector<std::vector<std::string>> rows(
-        1, {"Language", "tokens per word, before", "after", "bytes per token, before", "after"});
+        1, {"Language", "tokens per word, before", "after", "bytes per token, before", "after",
+            "byte pieces, before", "after"});
     for (const auto& [language, sides] : all->items()) {
       const Json empty = Json::object();
       const Json& before = find_at(sides, "before") != nullptr ? sides.at("before") : empty;
@@ -245,9 +259,11 @@ std::string fertility(const SummaryView& view) {
       rows.push_back({escape_html(language_name(language)), fixed(number_at(before, "tokens_per_word"), 3),
                       fixed(number_at(after, "tokens_per_word"), 3),
                       fixed(number_at(before, "bytes_per_token"), 3),
-                      fixed(number_at(after, "bytes_per_token"), 3)});
+                      fixed(number_at(after, "bytes_per_token"), 3),
+                      percent(number_at(before, "byte_pieces")), percent(number_at(after, "byte_pieces"))});
     }
-    html += "<h2>Fertility</h2><p>" + escape_html(name) + ", on held-out text.</p>" +
+    html += "<h2>Fertility</h2><p>" + escape_html(name) +
+            ", on held-out text. Byte pieces are tokens that spell a character byte by byte.</p>" +
             changed_segmentation(*stage) + table(rows);
   }
   return html;

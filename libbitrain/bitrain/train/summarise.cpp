@@ -78,13 +78,15 @@ std::string vocabulary(const SummaryView& view) {
   for (const auto& [name, stage] : view.stages()) {
     const Json* fertility = find_at(*stage, "fertility");
     if (fertility == nullptr) continue;
-    std::vector<std::vector<std::string>> rows(1, {"tokens per word (" + name + ")", "before", "after"});
+    std::vector<std::vector<std::string>> rows(
+        1, {"tokens per word (" + name + ")", "before", "after", "byte pieces, before", "after"});
     for (const auto& [language, sides] : fertility->items()) {
       const Json* before = find_at(sides, "before");
       const Json* after = find_at(sides, "after");
       if (before == nullptr || after == nullptr) continue;
       rows.push_back({language_name(language), fixed(number_at(*before, "tokens_per_word"), 3),
-                      fixed(number_at(*after, "tokens_per_word"), 3)});
+                      fixed(number_at(*after, "tokens_per_word"), 3),
+                      percent(number_at(*before, "byte_pieces")), percent(number_at(*after, "byte_pieces"))});
     }
     text += align(rows);
     if (const Json* all = find_at(*stage, "initialisers")) {

@@ -34,7 +34,18 @@ const Json* kept_evaluation(const Json& stage) {
   return nullptr;
 }
 
+/// "base", or "base in nf4" where it was scored with packed weights.
+std::string label_of_base(const Json& base) {
+  const std::string model = text_at(base, "model");
+  const std::string weights = text_at(base, "weights");
+  const bool packed = weights == "nf4" || weights == "fp4";
+  return (model.empty() ? "base" : model) + (packed ? " in " + weights : "");
+}
+
 void add_snapshots(const std::string& name, const Json& stage, std::vector<Snapshot>& all) {
+  if (const Json* base = find_at(stage, "base"))
+    if (const Json* languages = find_at(*base, "languages"))
+      all.push_back({"", label_of_base(*base), figures_of(*languages), true});
   if (const Json* initialisers = find_at(stage, "initialisers")) {
     const std::string chosen = text_at(stage, "chosen");
     if (const Json* languages = find_at(*initialisers, chosen.c_str()))
@@ -169,6 +180,8 @@ std::vector<SearchFigures> SummaryView::searches() const {
 }
 
 const Snapshot* SummaryView::baseline(const std::vector<Snapshot>& all, const std::string& language) const {
+  for (const Snapshot& snapshot : all)
+    if (snapshot.is_base && snapshot.languages.count(language) != 0) return &snapshot;
   const Snapshot* found = nullptr;
   for (const auto& [name, stage] : stages_) {
     const std::string type = text_at(*stage, "type");

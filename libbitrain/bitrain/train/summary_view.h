@@ -18,9 +18,10 @@ struct TextScore {
 
 /// All languages at one moment of a run.
 struct Snapshot {
-  std::string stage;
+  std::string stage;  ///< Empty for the base.
   std::string label;  ///< "base", "adapt, step 100", ...
   std::map<std::string, TextScore> languages;
+  bool is_base = false;  ///< Of the model that the run starts from, scored before a stage changed it.
 };
 
 /// How an encoder found held-out lines by their translations, at one moment of a run.
@@ -74,9 +75,9 @@ class SummaryView {
   [[nodiscard]] std::vector<RetrievalSnapshot> retrieval() const;
   /// Searches of retrieval sets, by set in order of appearance; words (BM25) once, before the encoders.
   [[nodiscard]] std::vector<SearchFigures> searches() const;
-  /// The moment others are compared with: the last that scored `language` before the first stage that adapts
-  /// a model (extend_vocab, cpt, sft), or the first of all where nothing was scored before. Null where there
-  /// is none.
+  /// The moment others are compared with: the score of the base; where no stage has taken it, the last that
+  /// scored `language` before the first stage that adapts a model (extend_vocab, cpt, sft), or the first of
+  /// all where nothing was scored before. Null where there is none.
   [[nodiscard]] const Snapshot* baseline(const std::vector<Snapshot>& all, const std::string& language) const;
   /// The last moment that scored `language`; null where there is none.
   [[nodiscard]] static const Snapshot* last(const std::vector<Snapshot>& all, const std::string& language);

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include <bitrain/base/format.h>
+#include <bitrain/base/strings.h>
 
 namespace bitrain::train {
 namespace {
@@ -49,17 +50,20 @@ struct Frame {
 std::string grid_and_axes(const Chart& chart, const Frame& frame, const std::vector<double>& x_ticks,
                           const std::vector<double>& y_ticks) {
   std::string svg;
-  for (const double tick : y_ticks) {
-    const std::string y = number(frame.py(tick), "%.1f");
+  const std::vector<std::string> y_labels = tick_labels(y_ticks);
+  const std::vector<std::string> x_labels = tick_labels(x_ticks);
+  for (std::size_t i = 0; i < y_ticks.size(); ++i) {
+    const std::string y = number(frame.py(y_ticks[i]), "%.1f");
     svg += to_text("<line class=\"grid\" x1=\"", number(kLeft), "\" x2=\"", number(kWidth - kRight),
                    "\" y1=\"", y, "\" y2=\"", y,
                    "\"/><text class=\"tick\" text-anchor=\"end\" dominant-baseline=\"middle\" x=\"",
-                   number(kLeft - 7), "\" y=\"", y, "\">", number(tick, "%.4g"), "</text>");
+                   number(kLeft - 7), "\" y=\"", y, "\">", y_labels[i], "</text>");
   }
-  for (const double tick : x_ticks) {
+  for (std::size_t i = 0; i < x_ticks.size(); ++i) {
+    const double tick = x_ticks[i];
     if (tick < frame.x.low || tick > frame.x.high) continue;
     svg += "<text class=\"tick\" text-anchor=\"middle\" x=\"" + number(frame.px(tick), "%.1f") + "\" y=\"" +
-           number(kHeight - kBottom + 17) + "\">" + number(tick, "%.6g") + "</text>";
+           number(kHeight - kBottom + 17) + "\">" + x_labels[i] + "</text>";
   }
   svg += "<line class=\"axis\" x1=\"" + number(kLeft) + "\" x2=\"" + number(kWidth - kRight) + "\" y1=\"" +
          number(kHeight - kBottom) + "\" y2=\"" + number(kHeight - kBottom) + "\"/>";
@@ -167,6 +171,34 @@ std::vector<double> nice_ticks(double low, double high, int most) {
   const auto last = static_cast<long long>(std::ceil(high / step - 1e-9));
   for (long long i = first; i <= last; ++i) ticks.push_back(static_cast<double>(i) * step);
   return ticks;
+}
+
+std::vector<std::string> tick_labels(const std::vector<double>& ticks) {
+  constexpr int kMostDecimals = 4;
+  double highest = 0;
+  double apart = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < ticks.size(); ++i) {
+    highest = std::max(highest, std::abs(ticks[i]));
+    if (i > 0 && ticks[i] != ticks[i - 1]) apart = std::min(apart, std::abs(ticks[i] - ticks[i - 1]));
+  }
+  if (!std::isfinite(apart)) apart = highest > 0 ? highest / 1000 : 1;  // One tick alone.
+  const bool millions = highest >= 1e6;
+  const bool thousands = !millions && highest >= 1e5;
+  const double unit = millions ? 1e6 : thousands ? 1e3 : 1;
+  const char* suffix = millions ? "M" : thousands ? "k" : "";
+  const int decimals = std::max(0, static_cast<int>(std::ceil(-std::log10(apart / unit) - 1e-9)));
+  std::vector<std::string> labels;
+  for (const double tick : ticks) {
+    if (std::abs(tick) < apart * 1e-6)
+      labels.emplace_back("0");  // Also where a sum of steps is nearly that.
+    else if (highest >= 1e9 || decimals > kMostDecimals)
+      labels.push_back(number(tick, "%.3g"));
+    else if (decimals == 0)
+      labels.push_back(with_thousands(std::llround(tick / unit)) + suffix);
+    else
+      labels.push_back(format("%.*f", decimals, tick / unit) + suffix);
+  }
+  return labels;
 }
 
 std::string render_chart(const Chart& chart) {

@@ -35,6 +35,11 @@ struct Chart {
 /// Round tick values that cover [low, high]: 1, 2 or 5 times a power of ten apart, at most `most` of them.
 [[nodiscard]] std::vector<double> nice_ticks(double low, double high, int most);
 
+/// What an axis says at each tick: "14,000", "120k" and "1.5M" where that would be too long, "0.25",
+/// "0.0003", and powers of ten ("3e-05") only where there would be more zeros. All have the digits that tell
+/// neighbours apart, and no more.
+[[nodiscard]] std::vector<std::string> tick_labels(const std::vector<double>& ticks);
+
 /// `text` with &, <, > and quotes escaped, for HTML text and attributes.
 [[nodiscard]] std::string escape_html(const std::string& text);
 

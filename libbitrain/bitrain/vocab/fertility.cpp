@@ -23,6 +23,30 @@ std::string_view next_word(std::string_view text, std::size_t& at) {
   return text.substr(begin, at - begin);
 }
 
+/// Whether `at` lies before a character of a valid text, or at its end.
+bool between_characters(std::string_view text, std::int32_t at) {
+  const auto place = static_cast<std::size_t>(at);
+  return place >= text.size() || (static_cast<unsigned char>(text[place]) & 0xC0U) != 0x80U;
+}
+
+/// "<0xC3>"
+bool names_a_byte(std::string_view piece) {
+  return piece.size() == 6 && piece.substr(0, 3) == "<0x" && piece.back() == '>' &&
+         piece.substr(3, 2).find_first_not_of("0123456789ABCDEF") == std::string_view::npos;
+}
+
+std::int64_t count_byte_tokens(const text::Tokenizer& tokenizer, std::string_view line,
+                               const text::Encoding& encoding) {
+  constexpr std::int32_t kLongestCharacter = 4;  // A text that reads "<0xC3>" may have a piece of its own.
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < encoding.ids.size(); ++i) {
+    const auto [begin, end] = encoding.offsets[i];
+    count += !between_characters(line, begin) || !between_characters(line, end) ||
+             (end - begin <= kLongestCharacter && names_a_byte(tokenizer.id_to_piece(encoding.ids[i])));
+  }
+  return count;
+}
+
 }  // namespace
 
 Fertility measure_fertility(const text::Tokenizer& tokenizer, const text::NextLine& lines) {
@@ -32,6 +56,7 @@ Fertility measure_fertility(const text::Tokenizer& tokenizer, const text::NextLi
     ++result.lines;
     result.bytes += static_cast<std::int64_t>(line.size());
     result.tokens += static_cast<std::int64_t>(encoding.ids.size());
+    result.byte_tokens += count_byte_tokens(tokenizer, line, encoding);
     std::size_t token = 0;
     std::size_t at = 0;
     while (true) {

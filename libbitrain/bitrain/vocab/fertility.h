@@ -14,10 +14,15 @@ struct Fertility {
   std::int64_t words = 0;            ///< Runs of characters between white space.
   std::int64_t continued_words = 0;  ///< Words of two tokens or more.
   std::int64_t tokens = 0;
+  /// Tokens that are no whole characters: pieces of byte fallback ("<0xC3>"), and pieces of byte-level
+  /// vocabularies that begin or end inside a character.
+  std::int64_t byte_tokens = 0;
 
   [[nodiscard]] double tokens_per_word() const { return ratio(tokens, words); }
   [[nodiscard]] double bytes_per_token() const { return ratio(bytes, tokens); }
   [[nodiscard]] double continued_share() const { return ratio(continued_words, words); }
+  /// Share of the tokens that spell characters byte by byte, for want of a piece.
+  [[nodiscard]] double byte_share() const { return ratio(byte_tokens, tokens); }
   /// Words per token: Bailong's "tokenizer efficiency".
   [[nodiscard]] double efficiency() const { return ratio(words, tokens); }
 
