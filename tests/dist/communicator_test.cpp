@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
@@ -80,6 +81,15 @@ TEST(Communicator, RanksMoveAndSumInTheirOrder) {
     });
     EXPECT_EQ(ran, size);
   }
+}
+
+TEST(Communicator, RanksShareOutTheThreads) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(4);
+  run_ranks(2, [](Communicator&) { EXPECT_EQ(at::get_num_threads(), 2); });
+  run_ranks(5, [](Communicator&) { EXPECT_EQ(at::get_num_threads(), 1); });
+  EXPECT_EQ(at::get_num_threads(), 4);
+  at::set_num_threads(before);
 }
 
 TEST(Communicator, GroupsAreNeighbours) {

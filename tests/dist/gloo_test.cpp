@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <csignal>
 #include <thread>
 
@@ -35,9 +36,13 @@ at::Tensor filled(std::int64_t rows, std::int64_t rank) {
   return at::full({rows, 2}, static_cast<double>(rank), at::kDouble);
 }
 
-/// What rank `rank` has, of `numel` elements.
+/// What rank `rank` has, of `numel` elements. Drawing millions would take longer than to move them: they
+/// repeat after a prime number, so that no piece of a tensor is like another.
 at::Tensor share(std::int64_t rank, std::int64_t numel, at::ScalarType dtype) {
-  return random_tensor({numel}, static_cast<std::uint64_t>(100 + rank), dtype);
+  constexpr std::int64_t kPeriod = 65'537;
+  const at::Tensor drawn =
+      random_tensor({std::min(numel, kPeriod)}, static_cast<std::uint64_t>(100 + rank), dtype);
+  return numel <= kPeriod ? drawn : drawn.repeat({numel / kPeriod + 1}).narrow(0, 0, numel);
 }
 
 /// Every collective against what it should give, on any backend.

@@ -140,6 +140,25 @@ TEST_F(ResumeTest, OptionsThatChangeNoStepAreFree) {
   EXPECT_THAT(log_, Contains(AllOf(HasSubstr("stays as it was made"), HasSubstr("train.log_every"))));
 }
 
+// What the messages of a run that had no memory left, or whose loss was no number, tell one to change.
+TEST_F(ResumeTest, WhatMessagesAdviseIsFree) {
+  interrupt_after(2);
+  const std::int64_t reached = newest();
+  const std::string end = "stages.first.train.max_steps=" + std::to_string(reached + 2);
+  const RunResult done = run_with(
+      {end, "stages.first.data.loader.micro_batch_rows=1", "stages.first.data.loader.prefetch_threads=0",
+       "stages.first.data.loader.prefetch_steps=1", "stages.first.train.recompute=true",
+       "stages.first.train.guards.on_nonfinite=skip", "stages.first.train.guards.max_skipped_steps=20"});
+  EXPECT_EQ(done.summary["stages"]["first"]["steps"], reached + 2);
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("goes on with"),
+                                   HasSubstr("data.loader.micro_batch_rows (was 0, is 1)"))));
+  // The other way round steps may have been skipped that would have stopped it.
+  fs::remove_all(dir() / "2-first");
+  interrupt_after(2, {"stages.first.train.guards.on_nonfinite=skip"});
+  EXPECT_THAT(refusal_of({"stages.first.train.guards.on_nonfinite=stop"}),
+              HasSubstr("train.guards.on_nonfinite (was \"skip\", is \"stop\")"));
+}
+
 TEST_F(ResumeTest, UnfinishedWorkOfOtherOptionsIsRefusedAndKept) {
   interrupt_after(3);
   const std::int64_t reached = newest();

@@ -18,7 +18,9 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/io/file.h>
+#include <bitrain/io/json.h>
 #include <bitrain/train/checkpoint.h>
+#include <bitrain/train/signals.h>
 #include "train/tiny_run.h"
 
 // Runs that are killed, interrupted, or run out of disk. They need child processes, and a process that has
@@ -260,6 +262,98 @@ TEST(SignalChild, Loop) {
 TEST(Signal, EndsTheRunWithACheckpointAndTheSecondKills) {
   const TemporaryFolder folder;
   EXPECT_EQ(run_in_fresh_process("SignalChild.Loop", folder.path()), 0);
+}
+
+/// The figures of an evaluation.
+LanguageFigures any_figures() {
+  return {{"en", {{"loss_per_token", 1.0}}}, {"es", {{"loss_per_token", 1.0}}}};
+}
+
+// The last evaluation may take long: a signal in it must not be lost, with all that is trained after it.
+TEST(Signal, AfterTheLastStepEndsTheRunToo) {
+  const TemporaryFolder folder;
+  const TrainOptions options = saving_options(3, 0);
+  TinyRun first;
+  first.parts.evaluate = [](std::int64_t step) {
+    if (step == 3) raise(SIGTERM);
+    return any_figures();
+  };
+  EXPECT_EQ(first.run(options, folder.path()).signal, SIGTERM);
+  EXPECT_EQ(CheckpointStore(folder.path()).newest(), 3);
+  TinyRun second;
+  second.parts.evaluate = [](std::int64_t step) {
+    ADD_FAILURE() << "step " << step << " is evaluated again";
+    return any_figures();
+  };
+  const TrainResult resumed = second.run(options, folder.path());
+  EXPECT_FALSE(resumed.interrupted());
+  EXPECT_EQ(resumed.resumed_from, 3);
+  EXPECT_EQ(resumed.evaluations.size(), 1U);
+  TinyRun whole;
+  EXPECT_EQ(resumed.curve.loss, whole.run(options).curve.loss);
+}
+
+/// Sends SIGTERM after a step.
+class SignalAfter : public Callback {
+ public:
+  explicit SignalAfter(std::int64_t step) : step_(step) {}
+  void on_step(const StepRecord& record) override {
+    if (record.step == step_) raise(SIGTERM);
+  }
+
+ private:
+  std::int64_t step_;
+};
+
+// The stage's folder keeps that checkpoint: it must be the one of a run that nobody touched.
+TEST(Signal, BeforeAnEvaluationLeavesItOutOfNoCheckpoint) {
+  const TemporaryFolder folder;
+  TrainOptions options = saving_options(6, 0);
+  options.keep_best = true;
+  options.eval_every = 3;
+  const auto better_and_better = [](std::int64_t step) {
+    const double loss = 10.0 - static_cast<double>(step);
+    return LanguageFigures{{"en", {{"loss_per_token", loss}}}};
+  };
+  TinyRun first;
+  first.parts.evaluate = better_and_better;
+  first.parts.callbacks.push_back(std::make_shared<SignalAfter>(6));
+  EXPECT_EQ(first.run(options, folder.path()).signal, SIGTERM);
+  TinyRun second;
+  second.parts.evaluate = better_and_better;
+  EXPECT_EQ(second.run(options, folder.path()).resumed_from, 6);
+  const io::Json state = io::read_json(folder.path() / "checkpoint-6" / "trainer_state.json");
+  EXPECT_EQ(state["best_global_step"], 6);
+  EXPECT_EQ(state["bitrain"]["evaluations"].size(), 2U);
+}
+
+int g_heard = 0;
+
+TEST(Signal, ThatNobodyObeyedComesAgain) {
+  const auto before = signal(SIGUSR1, [](int) { ++g_heard; });
+  {
+    const SignalWatch watch;
+    raise(SIGUSR1);
+    EXPECT_EQ(SignalWatch::received(), SIGUSR1);
+    EXPECT_EQ(g_heard, 0);
+  }
+  EXPECT_EQ(g_heard, 1);
+  {
+    const SignalWatch watch;
+    raise(SIGUSR1);
+    SignalWatch::obey();
+  }
+  EXPECT_EQ(g_heard, 1);
+  // An error must be told: a signal that comes again could end the process before.
+  EXPECT_THROW(
+      {
+        const SignalWatch watch;
+        raise(SIGUSR1);
+        throw StateError("an error");
+      },
+      StateError);
+  EXPECT_EQ(g_heard, 1);
+  signal(SIGUSR1, before);
 }
 
 /// What a run does whose disk fills up after the checkpoint of step 2: an error that says so; and once there

@@ -127,6 +127,19 @@ void outlive_file_limits() {
   ::sigaction(SIGXFSZ, &action, nullptr);
 }
 
+/// The first process of a container has no default actions: it would not hear what asks it to end (docker
+/// stop, Ctrl-C) but while it trains.
+void hear_signals_in_containers() {
+  if (::getpid() != 1) return;
+  struct sigaction action {};
+  action.sa_handler = [](int signal) { ::_exit(128 + signal); };
+  for (const int signal : {SIGHUP, SIGINT, SIGTERM, SIGUSR1}) {
+    struct sigaction now {};
+    if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_DFL)
+      ::sigaction(signal, &action, nullptr);
+  }
+}
+
 /// Where a standard stream is closed, the next file that is opened would take its number, and get what is
 /// printed. One that cannot be written to takes it instead, so that writing fails.
 void hold_standard_streams() {
@@ -180,6 +193,7 @@ void end_by_exception() noexcept {
 }
 
 int run_program(int argc, char** argv) {
+  hear_signals_in_containers();
   hold_standard_streams();
   outlive_file_limits();
   g_reserve = std::malloc(kReserve);

@@ -253,9 +253,11 @@ void mine_negatives(MineArguments arguments, Outcome& outcome) {
     std::fprintf(stderr, "bitrain: interrupted after %s pairs; run the same command to go on\n",
                  with_thousands(out.lines()).c_str());
     outcome.code = 128 + train::SignalWatch::received();
+    train::SignalWatch::obey();
     return;
   }
   out.commit();
+  train::SignalWatch::obey();  // All is done.
   print(to_text(with_thousands(tally.negatives), " negatives for ", with_thousands(out.lines()), " pairs; ",
                 with_thousands(tally.fewer), " pairs have fewer than ",
                 with_thousands(arguments.mining.negatives), ", of which ", with_thousands(tally.none),

@@ -1,5 +1,6 @@
 #include <bitrain/dist/thread_ranks.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <exception>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
 #include <bitrain/base/error.h>
@@ -231,9 +233,13 @@ void run_ranks(std::int64_t ranks, const std::function<void(Communicator&)>& bod
   std::exception_ptr first;
   std::vector<std::thread> threads;
   threads.reserve(static_cast<std::size_t>(ranks));
+  // Together they have the threads of one: more would wait for each other.
+  const int all = at::get_num_threads();
+  const int share = std::max(1, all / static_cast<int>(std::min<std::int64_t>(ranks, all)));
   for (std::int64_t r = 0; r < ranks; ++r) {
     threads.emplace_back([&, r] {
       try {
+        at::set_num_threads(share);
         ThreadRank rank(r, ranks, exchange);
         body(rank);
       } catch (...) {
@@ -244,6 +250,7 @@ void run_ranks(std::int64_t ranks, const std::function<void(Communicator&)>& bod
     });
   }
   for (std::thread& thread : threads) thread.join();
+  at::set_num_threads(all);  // For threads that begin later.
   if (first) std::rethrow_exception(first);
 }
 

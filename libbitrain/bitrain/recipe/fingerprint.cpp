@@ -25,6 +25,11 @@ constexpr const char* kMarker = "made_from.json";
 constexpr const char* kFreeOfTrain[] = {
     "log_every", "eval_at_start", "save_every", "save_minutes", "save_in_background", "keep_last", "resume",
     "recompute", "tensorboard",   "progress",   "seed"};  // The recipe's is used.
+/// Options of `train.guards` that only end a run: what was trained before is the same.
+constexpr const char* kFreeOfGuards[] = {"max_skipped_steps"};
+/// Options of a loader that change nothing but memory, time and the order of sums, as the number of ranks
+/// does.
+constexpr const char* kFreeOfLoader[] = {"micro_batch_rows", "prefetch_threads", "prefetch_steps"};
 /// Those that change no step, but may choose which step's weights a stage ends with.
 constexpr const char* kChoosing[] = {"keep_best", "early_stopping_patience", "best_metric", "eval_every",
                                      "eval_at_end"};
@@ -70,12 +75,23 @@ std::string cannot_change_length(const StageTraining& training, const io::Json& 
   return "";
 }
 
+/// The map under `key` in `parent`; null where there is none.
+io::Json* map_in(io::Json* parent, const char* key) {
+  if (parent == nullptr || !parent->is_object() || !parent->contains(key)) return nullptr;
+  io::Json& inner = (*parent)[key];
+  return inner.is_object() ? &inner : nullptr;
+}
+
 /// options.train, or null.
 io::Json* train_of(io::Json& made_from) {
-  if (!made_from.is_object() || !made_from.contains("options")) return nullptr;
-  io::Json& options = made_from["options"];
-  if (!options.is_object() || !options.contains("train") || !options["train"].is_object()) return nullptr;
-  return &options["train"];
+  return map_in(map_in(&made_from, "options"), "train");
+}
+
+/// options.loader or options.data.loader, or null.
+io::Json* loader_of(io::Json& made_from) {
+  io::Json* const options = map_in(&made_from, "options");
+  io::Json* const loader = map_in(options, "loader");
+  return loader != nullptr ? loader : map_in(map_in(options, "data"), "loader");
 }
 
 struct Work {
@@ -83,12 +99,28 @@ struct Work {
   std::vector<io::JsonDifference> differences;  ///< Of identities.
 };
 
+/// What a run does at losses that are no numbers; null where it does not say.
+io::Json on_nonfinite(io::Json made_from) {
+  const io::Json* const guards = map_in(train_of(made_from), "guards");
+  return guards != nullptr && guards->contains("on_nonfinite") ? guards->at("on_nonfinite") : io::Json();
+}
+
+/// A run that stopped at such a loss has skipped none: it may go on and skip those to come.
+void allow_skipping(const io::Json& was, const io::Json& is, std::vector<io::JsonDifference>& differences) {
+  if (on_nonfinite(was) != "stop" || on_nonfinite(is) != "skip") return;
+  const auto is_key = [](const io::JsonDifference& one) {
+    return one.name == "options.train.guards.on_nonfinite";
+  };
+  differences.erase(std::remove_if(differences.begin(), differences.end(), is_key), differences.end());
+}
+
 Work look_at(const fs::path& work, const io::Json& made_from) {
   Work found;
   std::error_code ignored;
   if (!fs::exists(work / kMarker, ignored)) return found;
   found.made_from = io::read_json(work / kMarker);
   found.differences = io::differences(identity_of_steps(*found.made_from), identity_of_steps(made_from));
+  allow_skipping(*found.made_from, made_from, found.differences);
   return found;
 }
 
@@ -176,9 +208,13 @@ io::Json identity_of(const io::Json& made_from) {
   io::Json identity = made_from;
   if (!identity.is_object()) return identity;
   forget_names(identity);
+  if (io::Json* loader = loader_of(identity))
+    for (const char* key : kFreeOfLoader) loader->erase(key);
   io::Json* train = train_of(identity);
   if (train == nullptr) return identity;
   for (const char* key : kFreeOfTrain) train->erase(key);
+  if (io::Json* guards = map_in(train, "guards"))
+    for (const char* key : kFreeOfGuards) guards->erase(key);
   if (!train->value("keep_best", false) && train->value("early_stopping_patience", 0) == 0)
     for (const char* key : kChoosing) train->erase(key);
   return identity;

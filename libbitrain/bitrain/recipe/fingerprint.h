@@ -22,8 +22,8 @@ inline constexpr const char* kFiguresBefore = "before.json";
                                  const std::map<std::string, std::string>& before);
 
 /// made_from without what changes nothing of what a stage ends with: how often is logged and saved, how many
-/// checkpoints are kept, whether activations are computed again; the names of stages and files whose content
-/// is there.
+/// checkpoints are kept, whether activations are computed again, what is in memory at a time; the names of
+/// stages and files whose content is there.
 [[nodiscard]] io::Json identity_of(const io::Json& made_from);
 
 /// identity_of without the options that only choose which step's weights a stage ends with (keep_best, early
@@ -41,7 +41,8 @@ inline constexpr const char* kFiguresBefore = "before.json";
 /// Looks whether what lies in the work folder of a stage can go on as `made_from`. Nothing is touched. Throws
 /// StateError, which says what differs, for checkpoints (or other unfinished work) of another identity. Only
 /// the length of a run may differ, where the steps taken so far would have been the same: the same learning
-/// rates, the same mixture, and a step that is not past the new end.
+/// rates, the same mixture, and a step that is not past the new end. And a run that stopped at a loss that is
+/// no number may go on and skip such steps.
 void check_work(const Stage& stage, const std::filesystem::path& work, const io::Json& made_from);
 
 /// After check_work: makes the work folder ready. What cannot go on and is worth nothing is removed.

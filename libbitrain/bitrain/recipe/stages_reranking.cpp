@@ -96,9 +96,11 @@ void run_stage(const MineNegativesStage& options, StageContext& context) {
     io::ResumableFile out(file, io::Json::object());
     tally = eval::mine_into(out, set, finder.get(), options.mining.negatives, {}, 1024,
                             [](std::int64_t) { stop_when_interrupted(); });
+    stop_when_interrupted();  // While the lines are where the next run looks for them.
     out.commit();
   } catch (const Interrupted&) {
     context.signal = train::SignalWatch::received();
+    train::SignalWatch::obey();
     return;
   }
   fs::rename(file, context.out / kMinedFile);

@@ -88,6 +88,7 @@ struct Trainer::Run {
                                                            const std::string& name) const;
   void begin();
   [[nodiscard]] int received_signal() const;
+  [[nodiscard]] int late_signal() const;
   [[nodiscard]] bool evaluation_due() const;
   void evaluate();
   [[nodiscard]] bool stops_early() const;
@@ -298,6 +299,9 @@ void Trainer::Run::evaluate() {
     if (std::isfinite(metric) && (state.best_step == 0 || metric < state.best_metric)) {
       state.best_step = state.step;
       state.best_metric = metric;
+      // The checkpoint of a run that was interrupted before this evaluation does not know that it is the
+      // best.
+      if (options.keep_best && last_saved == state.step) last_saved = -1;
     }
   }
   state.evaluations.push_back(evaluation);
@@ -474,6 +478,15 @@ int Trainer::Run::received_signal() const {
   return parts.ranks->size() > 1 ? agreed_signal : SignalWatch::received();
 }
 
+/// What came after the last step, such as during a long evaluation, on any rank. A collective.
+int Trainer::Run::late_signal() const {
+  int late = SignalWatch::received();
+  if (parts.ranks->size() > 1)
+    for (const std::string& text : dist::gather_text(std::to_string(late), *parts.ranks, "late signals"))
+      late = std::max(late, std::stoi(text));
+  return late;
+}
+
 void Trainer::Run::report(StepRecord record) {
   record.total_tokens = state.tokens;
   record.tokens_per_second = record.seconds > 0 ? static_cast<double>(record.tokens) / record.seconds : 0;
@@ -497,6 +510,7 @@ TrainResult Trainer::Run::train() {
     if (saving && saving->done()) finish_save();
     signal = received_signal();
     if (signal != 0) {
+      SignalWatch::obey();
       if (!parts.output_dir.empty() && state.step > 0 && last_saved != state.step) save();
       break;
     }
@@ -508,8 +522,9 @@ TrainResult Trainer::Run::train() {
                " in ", options.early_stopping_patience, " evaluations since step ", state.best_step);
     }
     if (checkpoint_due()) save();
-    if (state.step >= total) break;
+    if (state.step >= total && agreed_signal == 0) agreed_signal = late_signal();
     if (received_signal() != 0) continue;
+    if (state.step >= total) break;
     if (!train_step()) total = state.step;
   }
   finish_save();
