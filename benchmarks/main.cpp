@@ -9,6 +9,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <bitrain/base/busy_cores.h>
 #include <bitrain/base/cpu_allocator.h>
 
 #include "case.h"
@@ -59,6 +60,7 @@ Timing time_calls(int repeats, const std::function<void()>& work) {
 }  // namespace bitrain::benchmarks
 
 int main(int argc, char** argv) {
+  const bitrain::CoresWatch watch;  // As training has it.
   using namespace bitrain::benchmarks;
   const std::pair<const char*, void (*)()> cases[] = {{"limit", bench_limit},
                                                       {"train", bench_train},

@@ -149,7 +149,7 @@ def interrupted_runs(program, folder):
     shutil.copy(folder / "lines.tsv", folder / "copy.tsv")
     decoders, encoders = every_stage.decoders(folder), every_stage.encoders(folder)
     stages = decoders["stages"]
-    steps = {"max_steps": 12, "learning_rate": 1e-3, "save_every": 2, "keep_last": 100}
+    steps = {"max_steps": 12, "learning_rate": 1e-3, "eval_every": 4, "save_every": 2, "keep_last": 100}
     first = stages["first"] | {"train": steps}
     short = stages["first"] | {"train": {"max_steps": 2}}
     adapt = stages["adapt"] | {"from": "first", "train": steps, "quantize": {"enabled": False}}

@@ -346,10 +346,11 @@ TEST_F(LaunchTest, ExplainsWhatIsWrong) {
   EXPECT_THAT(error_of<ConfigError>(options), HasSubstr("no program"));
   options.program = {"true"};
   options.processes = 0;
-  EXPECT_THAT(error_of<ConfigError>(options), HasSubstr("at least 1, not 0"));
+  EXPECT_THAT(error_of<ConfigError>(options), HasSubstr("at least 1 and at most 4096, not 0"));
   options.processes = 2;
   options.grace_seconds = -1;
-  EXPECT_THAT(error_of<ConfigError>(options), HasSubstr("grace-seconds must be at least 0, not -1"));
+  EXPECT_THAT(error_of<ConfigError>(options),
+              HasSubstr("grace-seconds must be at least 0 and at most 1000000000, not -1"));
   options.grace_seconds = 0;
   options.max_restarts = -1;
   EXPECT_THAT(error_of<ConfigError>(options), HasSubstr("max-restarts must be at least 0, not -1"));

@@ -37,7 +37,7 @@ def test_recipes_are_valid():
 
 
 #: Endings of files, and of names in C++ and of systems, which read like keys.
-OTHER_NAMES = re.compile(r"\.(json|jsonl|txt|model|safetensors|jinja|html|bin|h|cpp|sh|py|yaml|md|partial|index|weight|out|result)$"
+OTHER_NAMES = re.compile(r"\.(json|jsonl|txt|tsv|model|safetensors|jinja|html|bin|h|cpp|sh|py|yaml|md|partial|index|weight|out|result)$"
                          r"|^(bitrain|kernel|torch)\.")
 #: Keys of rows of chat sets (docs/data.md) and of other libraries' files (docs/formats.md); what docs/recipe.md says of all.
 FOREIGN_KEYS = {"weight", "masked", "label", "kto_tag", "is_causal", "attend", "split_special_tokens", "schema", "a.b.c"}

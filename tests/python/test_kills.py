@@ -61,7 +61,9 @@ def test_the_first_process_of_a_container_hears_signals(tmp_path, number):
         port = one.getsockname()[1]
     ranks = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     process = subprocess.Popen([*kill_runs.NAMESPACE, PROGRAM, "run", recipe, "parallel.timeout_seconds=60"],
-                               env={**os.environ, **ranks}, stderr=subprocess.PIPE, text=True)
+                               env={**os.environ, **ranks}, stderr=subprocess.PIPE, text=True,
+                               # A job of a script ignores SIGINT, and so would what it starts.
+                               preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     try:
         assert "rank 0 of 2" in process.stderr.readline()  # It has begun.
         first = kill_runs.children_of(process.pid)[0]

@@ -194,8 +194,9 @@ TEST_F(RerankingRun, ProblemsAreNamedBeforeAnythingRuns) {
   EXPECT_EQ(problems_with({}), "none");
   EXPECT_THAT(problems_with({"stages.cross.files=[{stage: mined}]"}),
               AllOf(HasSubstr("no earlier stage is called 'mined'"), HasSubstr("mine")));
-  EXPECT_THAT(problems_with({"stages.cross.files=[{stage: dual}]"}),
-              HasSubstr("which leaves a sentence encoder; wanted is hard negatives: there is 'words', 'mine'"));
+  EXPECT_THAT(
+      problems_with({"stages.cross.files=[{stage: dual}]"}),
+      HasSubstr("which leaves a sentence encoder; wanted is hard negatives: there is 'words', 'mine'"));
   EXPECT_THAT(problems_with({"stages.cross.files=[{stage: mine, path: pairs.jsonl}]"}),
               HasSubstr("either a path or a stage"));
   EXPECT_THAT(problems_with({"stages.dual.files=[{language: en}]"}), HasSubstr("either a path or a stage"));

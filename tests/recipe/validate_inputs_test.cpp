@@ -77,8 +77,7 @@ stages:
   [[nodiscard]] std::vector<std::string> problems(const std::vector<std::string>& overrides = {}) const {
     const Validation found = validate(path("r.yaml"), overrides);
     std::vector<std::string> texts;
-    for (const Problem& problem : found.problems.list())
-      texts.push_back(problem.text());
+    for (const Problem& problem : found.problems.list()) texts.push_back(problem.text());
     return texts;
   }
   [[nodiscard]] std::vector<std::string> with_target(const std::string& name) const {

@@ -226,11 +226,11 @@ std::vector<std::string> screen_after(const std::string& text, std::size_t colum
 
 TEST(Progress, TheBarStaysInItsLineOnTerminalsOfAnyWidth) {
   for (const std::size_t columns : {200U, 81U, 80U, 79U, 66U, 58U, 40U, 30U, 20U, 9U, 2U, 1U}) {
-    std::string text;
-    Progress progress(
-        "adapt-to-spanish", ProgressStyle::kBar, [&](const std::string& part) { text += part; },
-        [&] { return columns; });
     for (const std::int64_t step : {1, 1200, 99999}) {
+      std::string text;
+      Progress progress(
+          "adapt-to-spanish", ProgressStyle::kBar, [&](const std::string& part) { text += part; },
+          [&] { return columns; });
       StepRecord record = record_of(step, 2.5);
       record.seconds = 5000;
       record.tokens_per_second = 1234567;

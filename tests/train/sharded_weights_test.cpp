@@ -147,12 +147,11 @@ TEST(ShardedWeights, MayBeSharedBeforeItIsKnownWhatIsTrained) {
 }
 
 TEST(ShardedWeights, GenerateWithACache) {
-  const auto whole = six_layers();
   const Batch batch = random_batch({9}, 23);
-  models::KeyValueCache all;
-  const at::Tensor expected = whole->forward_cached(batch.input_ids, all);
   dist::run_ranks(2, [&](dist::Communicator& world) {
     const auto model = six_layers();
+    models::KeyValueCache all;
+    const at::Tensor expected = model->forward_cached(batch.input_ids, all);
     const auto weights = ShardedWeights::attach(*model, borrowed(world));
     weights->share_rest();
     models::KeyValueCache cache;

@@ -186,7 +186,12 @@ std::vector<std::string> tick_labels(const std::vector<double>& ticks) {
   const bool thousands = !millions && highest >= 1e5;
   const double unit = millions ? 1e6 : thousands ? 1e3 : 1;
   const char* suffix = millions ? "M" : thousands ? "k" : "";
-  const int decimals = std::max(0, static_cast<int>(std::ceil(-std::log10(apart / unit) - 1e-9)));
+  int decimals = std::max(0, static_cast<int>(std::ceil(-std::log10(apart / unit) - 1e-9)));
+  const auto rounded = [&](double tick) {  // As in 0.25 with one decimal.
+    const double shown = tick / unit * std::pow(10, decimals);
+    return std::abs(shown - std::round(shown)) > 1e-3;
+  };
+  if (std::any_of(ticks.begin(), ticks.end(), rounded)) ++decimals;
   std::vector<std::string> labels;
   for (const double tick : ticks) {
     if (std::abs(tick) < apart * 1e-6)
