@@ -123,7 +123,7 @@ void add_data(CLI::App& app) {
   inspect->add_flag("--no-color", arguments->no_color, "No ANSI colours");
   inspect->callback([arguments] {
     const recipe::Recipe loaded = recipe::load_recipe(arguments->file, arguments->overrides);
-    recipe::check_inputs(loaded);
+    recipe::check_inputs(loaded, recipe::BaseFiles::kTokenizer);
     data::InspectOptions options;
     options.color = !arguments->no_color && isatty(STDOUT_FILENO) != 0;
     options.max_segments = arguments->segments;

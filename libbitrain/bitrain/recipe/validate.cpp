@@ -160,7 +160,7 @@ bool holds_rows_out(const Stage& stage) {
   return sft != nullptr && !sft->files.empty();
 }
 
-void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
+void check_all(const Recipe& recipe, const Node* document, BaseFiles base, Problems& problems) {
   check_file(recipe, recipe.source, "source", document, problems);
   check_file(recipe, recipe.target, "target", document, problems);
   const bool one_side = recipe.source.path.empty() != recipe.target.path.empty();
@@ -181,7 +181,7 @@ void check_all(const Recipe& recipe, const Node* document, Problems& problems) {
     problems.add(mark_of(recipe, document, "held_out.every"), "held_out.every",
                  "keeps every row for evaluation and leaves none to train on");
   check_dir(recipe, document, problems);
-  if (!recipe.base.empty()) check_base(recipe, document, problems);
+  if (!recipe.base.empty()) check_base(recipe, document, base, problems);
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);
@@ -213,15 +213,15 @@ Validation validate(const fs::path& file, const std::vector<std::string>& overri
   for (const std::string& assignment : overrides) apply_override(document, assignment);
   Validation result;
   result.recipe = read_recipe(document, file, result.problems);
-  check_all(result.recipe, &document, result.problems);
+  check_all(result.recipe, &document, BaseFiles::kAll, result.problems);
   check_first_rows(result.recipe, &document, result.problems);
   result.plans = plan_stages(result.recipe, document, result.problems);
   return result;
 }
 
-void check_inputs(const Recipe& recipe) {
+void check_inputs(const Recipe& recipe, BaseFiles base) {
   Problems problems;
-  check_all(recipe, recipe.document.get(), problems);
+  check_all(recipe, recipe.document.get(), base, problems);
   problems.raise();
   check_first_rows(recipe, recipe.document.get(), problems);
   if (!problems.empty()) throw DataError(problems.text());

@@ -25,9 +25,12 @@ struct Validation {
 [[nodiscard]] Validation validate(const std::filesystem::path& file,
                                   const std::vector<std::string>& overrides = {});
 
+/// What of a base must be there: what only looks at data needs no weights.
+enum class BaseFiles { kAll, kTokenizer };
+
 /// The same looks for a recipe that was read; throws ConfigError with all problems,
 /// or DataError where only first rows of files are bad.
-void check_inputs(const Recipe& recipe);
+void check_inputs(const Recipe& recipe, BaseFiles base = BaseFiles::kAll);
 
 /// The first step of a training stage as a person can check it. Throws ConfigError for a stage that trains
 /// nothing, IoError when the stage it reads from has not run.

@@ -88,13 +88,14 @@ Mark mark_of(const Recipe& recipe, const Node* document, const std::string& key)
                                                                    : mark_of(*document, key);
 }
 
-void check_base(const Recipe& recipe, const Node* document, Problems& problems) {
+void check_base(const Recipe& recipe, const Node* document, BaseFiles base, Problems& problems) {
   const Mark mark = mark_of(recipe, document, "base");
   std::error_code error;
   if (!fs::exists(fs::path(recipe.base) / "config.json", error) &&
       !fs::exists(fs::path(recipe.base) / "modules.json", error))
     return problems.add(mark, "base",
                         recipe.base + " is no Hugging Face model folder: it has no config.json");
+  if (base == BaseFiles::kTokenizer) return;
   try {
     open_base(recipe);
   } catch (const Error& problem) {
