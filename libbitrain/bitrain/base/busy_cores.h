@@ -23,8 +23,8 @@ struct BusyCores {
   double waited = 0;  ///< The largest share of its working time that a thread waited for a CPU.
   double others = 0;  ///< CPUs that other processes used, of those this process may use.
 
-  /// Whether threads that wait for each other should leave the CPUs to others. 100 ms of a second are what
-  /// housekeeping of a quiet machine stays below.
+  /// Whether threads that wait for each other should leave the CPUs to others. The bounds are chosen, above
+  /// what short work of the system takes; a process beside two threads on two CPUs makes them wait 40 %.
   [[nodiscard]] bool busy() const { return waited > 0.15 && others > 0.1; }
 };
 
