@@ -8,7 +8,7 @@ from pathlib import Path
 # Keys of summary.json, stage.json, trainer_state.json and metrics.jsonl, at any depth: times, rates and peaks of memory; and what
 # only the last of several processes counts: its checkpoints (saves) and its traffic.
 OF_THE_CLOCK = {"seconds", "train_seconds", "tokens_per_second", "pairs_per_second", "eval_runtime", "peak_memory_bytes",
-                "peak_memory_bytes_of_ranks", "saves", "traffic"}
+                "peak_memory_bytes_of_ranks", "planned_memory_bytes", "saves", "traffic"}
 # A process id; stamps of files, kept so that they are not read again.
 OF_THE_PROCESS = {".lock", ".contents.json"}
 STRUCTURED = {"summary.json", "stage.json", "trainer_state.json", "manifest.json", "metrics.jsonl"}

@@ -16,6 +16,7 @@
 #include <bitrain/io/safetensors.h>
 #include <bitrain/models/quantize.h>
 
+#include "support/message_of.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
 #include "support/tiny_llama.h"
@@ -34,17 +35,7 @@ OpenOptions weights_only() {
   return options;
 }
 
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    return std::string("another kind of error: ") + error.what();
-  }
-  return "nothing was thrown";
-}
+using test::message_of;
 
 /// Sets one element of the tensor `name` in a file.
 void damage(const fs::path& path, const std::string& name, double value, std::int64_t element = 0) {

@@ -19,6 +19,7 @@
 #include <bitrain/io/json.h>
 #include <bitrain/io/safetensors.h>
 
+#include "support/message_of.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_bert.h"
 #include "support/tiny_llama.h"
@@ -38,17 +39,7 @@ OpenOptions weights_only() {
   return options;
 }
 
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    return std::string("another kind of error: ") + error.what();
-  }
-  return "nothing was thrown";
-}
+using test::message_of;
 
 class HostileFolder : public ::testing::Test {
  protected:

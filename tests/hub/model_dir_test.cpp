@@ -23,6 +23,7 @@
 #include <bitrain/text/spm_trainer.h>
 
 #include "support/byte_tokenizer.h"
+#include "support/message_of.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_llama.h"
 
@@ -37,20 +38,7 @@ using testing::random_batch;
 using testing::tiny_config;
 using testing::tiny_llama;
 
-/// What `call` throws as E; fails the test when it throws nothing or something else.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another kind of error: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {};
-}
+using test::message_of;
 
 /// The warnings that `call` logs.
 std::vector<std::string> warnings_of(const std::function<void()>& call) {

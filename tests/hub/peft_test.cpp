@@ -21,6 +21,7 @@
 #include <bitrain/io/safetensors.h>
 #include <bitrain/models/quantize.h>
 
+#include "support/message_of.h"
 #include "support/temporary_directory.h"
 #include "support/tiny_llama.h"
 
@@ -37,20 +38,7 @@ using testing::tiny_llama;
 
 const std::string kQuery = "base_model.model.model.layers.0.self_attn.q_proj.";
 
-/// What `call` throws as E; fails the test when it throws nothing or something else.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another kind of error: " << error.what();
-    return {};
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {};
-}
+using test::message_of;
 
 LoraOptions lora_on(std::vector<std::string> targets) {
   LoraOptions options;

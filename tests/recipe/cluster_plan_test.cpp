@@ -375,7 +375,7 @@ TEST(ClusterPlan, SaysWhatWouldFit) {
   stage.model.trained_16 = 10 * static_cast<std::int64_t>(kGib);
   const StagePlan plan = plan_stage(stage, cluster());
   EXPECT_FALSE(plan.fits());
-  EXPECT_THAT(plan.remedy, AllOf(HasSubstr("it fits with --shard gradients"), HasSubstr("GiB"),
+  EXPECT_THAT(plan.remedy, AllOf(HasSubstr("it fits with parallel.shard=gradients:"), HasSubstr("GiB"),
                                  Not(HasSubstr("parameters"))));
   ClusterOptions advised = cluster("gradients");
   EXPECT_TRUE(plan_stage(stage, advised).fits());
@@ -386,7 +386,8 @@ TEST(ClusterPlan, SaysWhatWouldFit) {
   stage = full();
   stage.loader.micro_batch_rows = 8;
   stage.model.kept = kGib / 20;  // 800 tokens of two layers: 80 GiB.
-  EXPECT_THAT(plan_stage(stage, cluster()).remedy, HasSubstr("it fits with loader.micro_batch_rows=4"));
+  EXPECT_THAT(plan_stage(stage, cluster()).remedy,
+              HasSubstr("it fits with stages.pretrain.loader.micro_batch_rows=4"));
 }
 
 TEST(ClusterPlan, ModelsAreCountedAsTheyAre) {
@@ -505,8 +506,8 @@ TEST(ClusterPlan, TheQuickstartAsTextAndJson) {
   EXPECT_EQ(plans[0].stage, "pretrain");
   EXPECT_EQ(plans[1].stage, "adapt");
   const std::vector<MemoryPlan> memory = memory_plan(recipe);
-  EXPECT_EQ(plans[0].parameters, memory[0].parameters);
-  EXPECT_EQ(plans[0].memory.weights, memory[0].weights);
+  EXPECT_EQ(plans[0].parameters, memory[1].parameters);
+  EXPECT_EQ(plans[0].memory.weights, memory[1].weights);
   EXPECT_THAT(
       describe(plans, cluster("gradients")),
       AllOf(HasSubstr("no run of bitrain on several GPUs has been compared"), HasSubstr("adapt (cpt)"),

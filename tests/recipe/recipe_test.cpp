@@ -289,8 +289,13 @@ TEST(MemoryPlanTest, FiguresOfAKnownShape) {
     train: {max_steps: 1}
 )");
   ASSERT_THAT(got.problems, IsEmpty());
-  const std::vector<MemoryPlan> plans = memory_plan(got.recipe);
-  ASSERT_EQ(plans.size(), 3U);
+  std::vector<MemoryPlan> plans = memory_plan(got.recipe);
+  ASSERT_EQ(plans.size(), 4U);
+  EXPECT_EQ(plans[0].type, "tokenizer");
+  EXPECT_GT(plans[0].program, 0U);
+  EXPECT_EQ(plans[0].parameters, 0);
+  EXPECT_EQ(plans[0].weights, 0U);
+  plans.erase(plans.begin());
   // A layer: four maps of 16x16, three of 16x32, two norms. Outside: two tables and a norm.
   const std::int64_t linear = 2 * (4 * 16 * 16 + 3 * 16 * 32);
   const std::int64_t norms = 5 * 16;
@@ -312,8 +317,8 @@ TEST(MemoryPlanTest, FiguresOfAKnownShape) {
             static_cast<std::uint64_t>(2 * (4 * small + 3 * large) + (norms + 2 * 120 * 16) * 2));
   EXPECT_EQ(plans[2].adapters, static_cast<std::uint64_t>(plans[2].trained) * 4);
   EXPECT_EQ(plans[2].optimizer, static_cast<std::uint64_t>(plans[2].trained) * (4 + 8));
-  EXPECT_EQ(plans[2].total(),
-            plans[2].weights + plans[2].adapters + plans[2].optimizer + plans[2].activations);
+  EXPECT_EQ(plans[2].total(), plans[2].program + plans[2].data + plans[2].weights + plans[2].adapters +
+                                  plans[2].optimizer + std::max(plans[2].activations, plans[2].scoring));
   EXPECT_THAT(describe(plans), HasSubstr("extend_vocab"));
   EXPECT_EQ(describe({}), "");
 }
@@ -331,8 +336,9 @@ TEST(MemoryPlanTest, CountsBiasesFullyTrainedModulesAndRows) {
 )";
   const Read got = read(stages);
   ASSERT_THAT(got.problems, IsEmpty());
-  const std::vector<MemoryPlan> plans = memory_plan(got.recipe);
-  ASSERT_EQ(plans.size(), 2U);
+  std::vector<MemoryPlan> plans = memory_plan(got.recipe);
+  ASSERT_EQ(plans.size(), 3U);
+  plans.erase(plans.begin());
   const std::int64_t biases = 3 * 16;  // Qwen2 has them on q, k and v.
   EXPECT_EQ(plans[0].parameters, 4 * 16 * 16 + 3 * 16 * 32 + biases + 3 * 16 + 2 * 100 * 16);
   EXPECT_EQ(plans[1].trained, 2 * (16 + 16) + 100 * 16 + 2 * 16);

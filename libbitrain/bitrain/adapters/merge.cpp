@@ -1,6 +1,7 @@
 #include <bitrain/adapters/merge.h>
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <functional>
 
@@ -122,15 +123,29 @@ LogitDifference compare_logits(const at::Tensor& before, const at::Tensor& after
   if (before.sizes() != after.sizes())
     throw StateError("logits of shapes ", before.sizes(), " and ", after.sizes(), " cannot be compared");
   const at::NoGradGuard no_grad;
-  const at::Tensor left = before.to(at::kDouble);
-  const at::Tensor right = after.to(at::kDouble);
-  const at::Tensor gap = (left - right).abs();
-  const at::Tensor log_left = at::log_softmax(left, -1);
-  const at::Tensor log_right = at::log_softmax(right, -1);
-  return {.max_absolute = gap.max().item<double>(),
-          .mean_absolute = gap.mean().item<double>(),
-          .mean_kl = (log_left.exp() * (log_left - log_right)).sum(-1).mean().item<double>(),
-          .top1_agreement = left.argmax(-1).eq(right.argmax(-1)).to(at::kDouble).mean().item<double>()};
+  // In parts: in float64, with their logarithms, logits would take a multiple of a small model's memory.
+  constexpr std::int64_t kTokens = 64;
+  const at::Tensor rows_before = before.reshape({-1, before.size(-1)});
+  const at::Tensor rows_after = after.reshape({-1, after.size(-1)});
+  const std::int64_t tokens = rows_before.size(0);
+  LogitDifference sum{.top1_agreement = 0};
+  for (std::int64_t first = 0; first < tokens; first += kTokens) {
+    const std::int64_t count = std::min(kTokens, tokens - first);
+    const at::Tensor left = rows_before.narrow(0, first, count).to(at::kDouble);
+    const at::Tensor right = rows_after.narrow(0, first, count).to(at::kDouble);
+    const at::Tensor gap = (left - right).abs();
+    const at::Tensor log_left = at::log_softmax(left, -1);
+    const at::Tensor log_right = at::log_softmax(right, -1);
+    const double largest = gap.max().item<double>();
+    sum.max_absolute = largest > sum.max_absolute || std::isnan(largest) ? largest : sum.max_absolute;
+    sum.mean_absolute += gap.sum().item<double>();
+    sum.mean_kl += (log_left.exp() * (log_left - log_right)).sum().item<double>();
+    sum.top1_agreement += left.argmax(-1).eq(right.argmax(-1)).sum().item<double>();
+  }
+  sum.mean_absolute /= static_cast<double>(rows_before.numel());
+  sum.mean_kl /= static_cast<double>(tokens);
+  sum.top1_agreement /= static_cast<double>(tokens);
+  return sum;
 }
 
 at::Tensor logits(models::LanguageModel& model, const Batch& batch) {

@@ -134,6 +134,7 @@ class Loader {
   void take(const std::string& name, const at::Tensor& stored, at::Tensor& tensor) {
     check(stored, name);
     tensor = stored.to(device_, dtype_, /*non_blocking=*/false, /*copy=*/true);
+    source_.forget(name);  // Else the process would hold file and model side by side.
   }
 
   void report() {

@@ -17,6 +17,7 @@
 #include <zstd_errors.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/io/file_kind.h>
 
@@ -239,8 +240,7 @@ class ZstdDecoder : public Decoder {
         throw FormatError("the zstd data need a window of ", human_bytes(window_),
                           ", more than can be unpacked; pack them anew with zstd --long=31 or less");
       case ZSTD_error_memory_allocation:
-        throw UnsupportedError("the zstd data need a window of ", human_bytes(window_),
-                               ", and there is not so much memory; pack them anew with a smaller one");
+        throw IoError("the zstd data need a window of ", human_bytes(window_), ": ", out_of_memory(window_));
       case ZSTD_error_dictionary_wrong:
         throw FormatError("the zstd data were packed with a dictionary; pack them anew without");
       default: throw FormatError("the zstd data are damaged: ", ZSTD_getErrorName(result));

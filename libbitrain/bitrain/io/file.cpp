@@ -82,6 +82,15 @@ MappedFile::~MappedFile() {
   ::munmap(const_cast<std::uint8_t*>(data_), size_);
 }
 
+void MappedFile::forget(std::size_t begin, std::size_t end) const {
+  static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  begin = (begin + page - 1) / page * page;
+  end = std::min(end, size_) / page * page;
+  if (begin >= end) return;
+  // Only memory is at stake: where the system refuses, the pages stay.
+  (void)::madvise(const_cast<std::uint8_t*>(data_) + begin, end - begin, MADV_DONTNEED);
+}
+
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       identity_(std::move(other.identity_)),

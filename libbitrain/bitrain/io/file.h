@@ -34,6 +34,10 @@ class MappedFile {
   /// Of the file when it was opened. Its check_not_written tells whether the bytes are still those.
   [[nodiscard]] const FileIdentity& identity() const { return identity_; }
 
+  /// Takes the pages that lie wholly in bytes [begin, end) out of the process's memory. What was read of them
+  /// is read from the file again when it is needed; what was written over them is lost.
+  void forget(std::size_t begin, std::size_t end) const;
+
  private:
   std::filesystem::path path_;
   FileIdentity identity_;

@@ -182,6 +182,11 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
       data, found.shape, [keep = mapping_](void*) {}, options);
 }
 
+void SafetensorsFile::forget(const std::string& name) const {
+  const Entry& found = entry(name);
+  mapping_->forget(found.begin, found.end);
+}
+
 namespace {
 
 /// Names the safetensors that lie in a folder under other names, if any.

@@ -33,6 +33,9 @@ class TensorSource {
   [[nodiscard]] virtual at::Tensor tensor(const std::string& name) const = 0;
   /// Its shape, without touching the data.
   [[nodiscard]] virtual std::vector<std::int64_t> shape(const std::string& name) const = 0;
+  /// Gives the memory of a tensor that was copied back to the system. No tensor over its part of the file may
+  /// have been written to.
+  virtual void forget(const std::string& /*name*/) const {}
   /// For messages: the file, or the folder.
   [[nodiscard]] virtual std::string where() const = 0;
   /// The file that holds a tensor. Throws FormatError when there is no such tensor.
@@ -54,6 +57,7 @@ class SafetensorsFile : public TensorSource {
   [[nodiscard]] bool contains(const std::string& name) const override { return entries_.count(name) != 0; }
   [[nodiscard]] at::Tensor tensor(const std::string& name) const override;
   [[nodiscard]] std::vector<std::int64_t> shape(const std::string& name) const override;
+  void forget(const std::string& name) const override;
   [[nodiscard]] std::string where() const override { return mapping_->path().string(); }
   [[nodiscard]] std::string file_of(const std::string& name) const override {
     (void)entry(name);
@@ -94,6 +98,7 @@ class SafetensorsFolder : public TensorSource {
   [[nodiscard]] bool contains(const std::string& name) const override { return shard_of_.count(name) != 0; }
   [[nodiscard]] at::Tensor tensor(const std::string& name) const override;
   [[nodiscard]] std::vector<std::int64_t> shape(const std::string& name) const override;
+  void forget(const std::string& name) const override { shard(name).forget(name); }
   [[nodiscard]] std::string where() const override { return directory_.string(); }
   [[nodiscard]] std::string file_of(const std::string& name) const override { return shard(name).where(); }
   void check_not_written() const override {

@@ -364,30 +364,36 @@ struct Change {
   std::function<void(StageShape&, ClusterOptions&)> apply;
 };
 
-/// All that could help, what costs least speed first.
+/// "stages.adapt.data.loader"
+std::string loader_of(const StageShape& stage) {
+  return to_text("stages.", stage.stage, ".", stage.loader_key);
+}
+
+/// All that could help, what costs least speed first, as keys of the recipe.
 std::vector<Change> changes_for(const StageShape& stage, const ClusterOptions& options,
                                 const StagePlan& plan) {
   std::vector<Change> changes;
   const auto shard = [&](const char* mode) {
-    changes.push_back(
-        {to_text("--shard ", mode), [mode](StageShape&, ClusterOptions& o) { o.parallel.shard = mode; }});
+    changes.push_back({to_text("parallel.shard=", mode),
+                       [mode](StageShape&, ClusterOptions& o) { o.parallel.shard = mode; }});
   };
   const std::vector<std::string> modes = {"none", "optimizer", "gradients", "parameters"};
   const auto now = std::find(modes.begin(), modes.end(), options.parallel.shard) - modes.begin();
   if (options.ranks() > 1 && now < 1) shard("optimizer");
   for (std::int64_t rows = plan.micro_batch_rows / 2; rows >= 1; rows /= 2)
-    changes.push_back({to_text("loader.micro_batch_rows=", rows),
+    changes.push_back({to_text(loader_of(stage), ".micro_batch_rows=", rows),
                        [rows](StageShape& s, ClusterOptions&) { s.loader.micro_batch_rows = rows; }});
   if (options.ranks() > 1 && now < 2) shard("gradients");
   if (!plan.recompute)
-    changes.push_back({"--recompute", [](StageShape&, ClusterOptions& o) { o.recompute = true; }});
+    changes.push_back({to_text("stages.", stage.stage, ".train.recompute=true"),
+                       [](StageShape&, ClusterOptions& o) { o.recompute = true; }});
   if (options.ranks() > 1 && now < 3) shard("parameters");
   if (!stage.model.causal) return changes;
   for (std::int64_t c = options.parallel.context * 2; c <= std::min(stage.model.heads, options.ranks());
        c *= 2)
     if (options.ranks() % c == 0)
       changes.push_back(
-          {to_text("--context ", c), [c](StageShape&, ClusterOptions& o) { o.parallel.context = c; }});
+          {to_text("parallel.context=", c), [c](StageShape&, ClusterOptions& o) { o.parallel.context = c; }});
   return changes;
 }
 
@@ -407,9 +413,10 @@ std::string remedy_for(const StageShape& stage, const ClusterOptions& options, c
     if (fits) break;
   }
   if (!fits)
-    return "nothing that can be set here makes it fit: take GPUs with more memory, or more of them with "
-           "--shard "
-           "parameters, or quantize with adapters, or shorten loader.sequence_length";
+    return to_text(
+        "no key by itself makes it fit: take GPUs with more memory, or more of them with ",
+        "parallel.shard=parameters, or lower ", loader_of(stage), ".sequence_length",
+        stage.model.causal ? ", or train adapters on a base in 4 bits (stages of type cpt and sft)" : "");
   for (std::size_t i = 0; i + 1 < chosen.size();) {
     std::vector<Change> without = chosen;
     without.erase(without.begin() + static_cast<std::ptrdiff_t>(i));
@@ -453,8 +460,8 @@ void check(const ClusterOptions& options) {
                       did_you_mean(parallel.reduce_dtype, dtypes));
   if (parallel.bucket_mib < 1) throw ConfigError("--bucket-mib must be >= 1, got ", parallel.bucket_mib);
   if (parallel.context < 1 || options.ranks() % parallel.context != 0)
-    throw ConfigError("--context must divide the ", options.ranks(), " ranks (", options.nodes, " nodes x ",
-                      options.gpus_per_node, " GPUs), got ", parallel.context);
+    throw ConfigError("parallel.context or --context must divide the ", options.ranks(), " ranks (",
+                      options.nodes, " nodes x ", options.gpus_per_node, " GPUs), got ", parallel.context);
   const auto rate = [](const char* name, double value) {
     if (!(value > 0 && value <= 1)) throw ConfigError(name, " must be above 0 and at most 1, got ", value);
   };

@@ -143,7 +143,7 @@ struct StagePlan {
   bool recompute = false;
   RankMemory memory;
   std::uint64_t gpu_bytes = 0;
-  std::string remedy;  ///< What makes it fit; empty where it does.
+  std::string remedy;  ///< Keys of the recipe that make it fit, with values; empty where it does.
   std::vector<Transfer> transfers;
   std::string no_time;  ///< Why there is no time; empty where there is.
   StepTime time;
@@ -156,6 +156,8 @@ struct StagePlan {
   std::vector<std::string> notes;
 
   [[nodiscard]] bool fits() const { return memory.total() <= gpu_bytes; }
+  /// Bytes of a rank that its GPU has not; 0 where it fits.
+  [[nodiscard]] std::uint64_t missing() const { return fits() ? 0 : memory.total() - gpu_bytes; }
 };
 
 /// Of a stage that trains. Throws ConfigError, with the stage's name, for a context above its heads or one

@@ -173,6 +173,18 @@ std::string describe(const std::vector<StagePlan>& plans, const ClusterOptions& 
   return text;
 }
 
+std::string what_does_not_fit(const std::vector<StagePlan>& plans) {
+  std::string text;
+  for (const StagePlan& plan : plans) {
+    if (plan.fits()) continue;
+    text += format("%sstages.%s needs %.1f GiB on each GPU, which has %.1f: %.1f GiB too much; ",
+                   text.empty() ? "" : "\n  ", plan.stage.c_str(), gib(plan.memory.total()),
+                   gib(plan.gpu_bytes), gib(plan.missing()));
+    text += plan.remedy;
+  }
+  return text;
+}
+
 io::Json to_json(const std::vector<StagePlan>& plans, const ClusterOptions& options) {
   const GpuSpec& gpu = options.gpu;
   io::Json json = {

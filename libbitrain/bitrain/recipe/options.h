@@ -401,6 +401,10 @@ void visit_fields(Visitor& v, MaskedLmStage& o) {
           "In place of the model's hidden_dropout_prob; -1: the model's.");
 }
 
+/// Held-out texts of each side that a merged model is compared on, and the tokens that each is cut to.
+inline constexpr std::int64_t kMergeRows = 8;
+inline constexpr std::int64_t kMergeRowTokens = 64;
+
 /// recipe: merge
 struct MergeStage {
   adapters::MergeOptions merge;

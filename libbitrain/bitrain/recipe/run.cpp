@@ -24,6 +24,7 @@
 #include <bitrain/io/file.h>
 #include <bitrain/io/temporary_directory.h>
 #include <bitrain/recipe/fingerprint.h>
+#include <bitrain/recipe/memory_plan.h>
 #include <bitrain/recipe/stage_context.h>
 #include <bitrain/recipe/stage_folders.h>
 #include <bitrain/train/peak_memory.h>
@@ -127,9 +128,22 @@ void run_function(const Stage& stage, StageContext& context) {
   }
 }
 
+/// What each stage is planned to need, by name. A recipe whose parts do not fit has no plan: the stage where
+/// they meet says so.
+std::map<std::string, std::uint64_t> planned_memory(const Recipe& recipe) {
+  std::map<std::string, std::uint64_t> planned;
+  try {
+    for (const MemoryPlan& plan : memory_plan(recipe)) planned[plan.stage] = plan.total();
+  } catch (const Error&) {
+    planned.clear();
+  }
+  return planned;
+}
+
 /// Runs one stage that is not finished; its figures, or nothing when a signal came.
 std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const io::Json& made_from,
-                                ContentHashes& contents, const Ranks& ranks, int& signal) {
+                                std::uint64_t planned, ContentHashes& contents, const Ranks& ranks,
+                                int& signal) {
   const fs::path directory = stage_directory(recipe, stage.name);
   const fs::path work = work_directory(directory);
   prepare_work(stage, work, made_from);
@@ -149,6 +163,7 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
       {"type", stage.type},
       {"seconds", std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count()},
       {"peak_memory_bytes", train::peak_memory_bytes(context.device())},
+      {"planned_memory_bytes", planned},
       {"directory", directory.string()}};
   if (trains(stage) && ranks->size() > 1) result["ranks"] = ranks->size();
   result.update(context.result);
@@ -167,6 +182,7 @@ int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
   const io::TemporaryDirectory scratch("bitrain-rank");
   StageContext context{recipe, stage, scratch.path(), work_directory(directory)};
   context.ranks = ranks;
+  train::reset_peak_memory(context.device());
   run_function(stage, context);
   return context.signal;
 }
@@ -233,6 +249,7 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
   const std::vector<Plan> plans = plan_stages(recipe, contents);
   const std::map<std::string, std::int64_t> invalid_rows = count_invalid_rows(recipe);
   if (!invalid_rows.empty()) result.summary["invalid_rows"] = invalid_rows;
+  const std::map<std::string, std::uint64_t> planned = planned_memory(recipe);
   for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
     const Stage& stage = recipe.stages[i];
     const std::string title =
@@ -246,8 +263,10 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
       continue;
     }
     log_info("stage ", title, " (", stage.type, ")");
+    const auto memory = planned.find(stage.name);
     const std::optional<io::Json> figures =
-        run_one(recipe, stage, plans[i].made_from, contents, ranks, result.signal);
+        run_one(recipe, stage, plans[i].made_from, memory == planned.end() ? 0 : memory->second, contents,
+                ranks, result.signal);
     lock.check();
     if (!figures) return result;
     log_info("stage ", title, ": done in ", human_seconds(figures->at("seconds").get<double>()));

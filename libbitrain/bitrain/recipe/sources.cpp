@@ -9,9 +9,7 @@
 #include <bitrain/recipe/stage_folders.h>
 
 namespace bitrain::recipe {
-namespace {
 
-/// One side as a source; rows kept for evaluation are the same everywhere.
 data::SourceOptions side_options(const Recipe& recipe, const TextOptions& side, const std::string& name) {
   data::SourceOptions options;
   options.path = resolve(recipe, side.path).string();
@@ -27,7 +25,6 @@ data::SourceOptions side_options(const Recipe& recipe, const TextOptions& side, 
   return options;
 }
 
-/// A file of conversations that `stage` reads.
 data::SourceOptions file_options(const Recipe& recipe, const SftStage& stage,
                                  const ConversationFileOptions& file) {
   data::SourceOptions options;
@@ -63,6 +60,17 @@ data::SourceOptions pair_file_options(const Recipe& recipe, const PairFileOption
   options.skip_invalid = recipe.skip_invalid;
   return options;
 }
+
+data::SourceOptions pair_options(const Recipe& recipe, const std::string& name) {
+  if (recipe.source.path != recipe.target.path)
+    throw ConfigError(name, ": pairs need source and target in one TSV file");
+  data::SourceOptions options = side_options(recipe, recipe.source, name);
+  options.pair_column = recipe.target.column;
+  options.pair_language = recipe.target.language;
+  return options;
+}
+
+namespace {
 
 /// Collects the files of stages besides source and target, those that earlier stages write left out.
 class StageFiles {
@@ -110,16 +118,6 @@ class StageFiles {
   std::vector<InputFile>& files_;
   std::string key_;
 };
-
-/// Both sides, as columns of one file.
-data::SourceOptions pair_options(const Recipe& recipe, const std::string& name) {
-  if (recipe.source.path != recipe.target.path)
-    throw ConfigError(name, ": pairs need source and target in one TSV file");
-  data::SourceOptions options = side_options(recipe, recipe.source, name);
-  options.pair_column = recipe.target.column;
-  options.pair_language = recipe.target.language;
-  return options;
-}
 
 data::SourcePtr open_instructions(const Recipe& recipe, const InstructionOptions& set, data::Split split) {
   const data::SourceOptions options =

@@ -28,6 +28,15 @@ struct StageData {
                                                   const std::shared_ptr<const text::Tokenizer>& tokenizer,
                                                   data::Split split);
 
+/// How the files of a recipe are read. One side; rows kept for evaluation are the same everywhere.
+[[nodiscard]] data::SourceOptions side_options(const Recipe& recipe, const TextOptions& side,
+                                               const std::string& name);
+/// Both sides, as columns of one file. Throws ConfigError when they are in two.
+[[nodiscard]] data::SourceOptions pair_options(const Recipe& recipe, const std::string& name);
+/// A file of conversations that `stage` reads.
+[[nodiscard]] data::SourceOptions file_options(const Recipe& recipe, const SftStage& stage,
+                                               const ConversationFileOptions& file);
+[[nodiscard]] data::SourceOptions pair_file_options(const Recipe& recipe, const PairFileOptions& file);
 /// A file that a recipe names, and how its rows are read.
 struct InputFile {
   std::string key;  ///< "source", "stages.tune.files[0]": where the recipe has its path.

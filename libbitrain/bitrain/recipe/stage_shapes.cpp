@@ -53,6 +53,7 @@ class Counter {
     for (const optim::Parameter& parameter : adapters::trainable_parameters(model)) {
       (parameter.tensor.itemsize() == 2 ? shape_.trained_16 : shape_.trained_32) += parameter.tensor.numel();
       if (parameter.adapter) shape_.adapter_bytes += parameter.tensor.nbytes();
+      shape_.largest_trained = std::max<std::uint64_t>(shape_.largest_trained, parameter.tensor.nbytes());
     }
     shape_.pieces = static_cast<std::int64_t>(pieces_.size());
     for (const auto& [name, bytes] : pieces_) {
@@ -92,6 +93,11 @@ class Counter {
     (&linear == head_ ? shape_.head : shape_.linear) += weights / shared;
     if (&linear == head_) shape_.head_trained = trained;
     if (&linear != head_ && trained) shape_.linear_trained += weights / shared;
+    if (&linear != head_) {
+      shape_.map_features = std::max(shape_.map_features, linear.in_features + linear.out_features);
+      shape_.map_weights = std::max(shape_.map_weights, weights);
+      for (const nn::LowRank& adapter : linear.adapters) shape_.adapter_ranks += adapter.a.size(0);
+    }
     for (const nn::LowRank& adapter : linear.adapters)
       shape_.adapter += adapter.a.numel() + adapter.b.numel();
   }
@@ -116,6 +122,11 @@ ModelShape encoder_shape(nn::Module& model, const models::BertConfig& c, at::Sca
   shape.element = static_cast<std::int64_t>(at::elementSize(dtype));
   shape.kept = static_cast<std::uint64_t>((10 * c.hidden_size + 2 * c.intermediate_size) * shape.element);
   shape.inputs = static_cast<std::uint64_t>(c.hidden_size * shape.element);
+  shape.vocab = c.vocab_size;
+  // The stream and its norm, then q, k, v and what they give, or the wide layer before and after its
+  // activation.
+  shape.widest = static_cast<std::uint64_t>(
+      (2 * c.hidden_size + std::max(4 * c.hidden_size, 2 * c.intermediate_size)) * shape.element);
   return shape;
 }
 
@@ -164,7 +175,7 @@ class Planner {
     shapes_[stage.name] = shape;
     const auto model = make(shape);
     adapters::train_all(*model);
-    hold(stage, *model, Training{options.data.loader, options.train});
+    hold(stage, *model, Training{options.data.loader, options.train, "data.loader"});
   }
 
   void visit(const Stage& stage, const ExtendStage& options) {
@@ -177,7 +188,7 @@ class Planner {
   }
 
   void visit(const Stage& stage, const CptStage& options) {
-    adapt(stage, options.quantize, options.lora, {options.data.loader, options.train});
+    adapt(stage, options.quantize, options.lora, {options.data.loader, options.train, "data.loader"});
   }
   void visit(const Stage& stage, const SftStage& options) {
     adapt(stage, options.quantize, options.lora, {options.loader, options.train});
@@ -191,13 +202,13 @@ class Planner {
     encode(stage, std::nullopt, options.vocab.pieces);
   }
   void visit(const Stage& stage, const CrossEncoderStage& options) {
-    encode(stage, Training{options.loader, options.train, 2});
+    encode(stage, Training{options.loader, options.train, "loader", 2});
   }
   void visit(const Stage& stage, const SimilarityStage& options) {
-    encode(stage, Training{options.loader, options.train, 2, true});
+    encode(stage, Training{options.loader, options.train, "loader", 2, true});
   }
   void visit(const Stage& stage, const MaskedLmStage& options) {
-    encode(stage, Training{options.loader, options.train, 2});
+    encode(stage, Training{options.loader, options.train, "loader", 2});
     if (found_.empty() || found_.back().stage != stage.name) return;
     StageShape& shape = found_.back();  // Its head is the table of words, for the words that were hidden.
     shape.model.head = encoders_[stage.name].vocab_size * shape.model.hidden;
@@ -205,17 +216,17 @@ class Planner {
     shape.head_share = options.objective.masking.share;
   }
   void visit(const Stage& stage, const ContrastiveStage& options) {
-    encode(stage, Training{options.loader, options.train, 2, true}, 0,
+    encode(stage, Training{options.loader, options.train, "loader", 2, true}, 0,
            trains_adapters(options) ? &options.lora : nullptr);
   }
   void visit(const Stage& stage, const LateInteractionStage& options) {
     if (options.train.max_steps > 0 || options.train.max_tokens > 0)
-      encode(stage, Training{options.loader, options.train, 2, true});
+      encode(stage, Training{options.loader, options.train, "loader", 2, true});
     else
       encode(stage);
   }
   void visit(const Stage& stage, const ContextPredictionStage& options) {
-    encode(stage, Training{options.loader, options.train, 2, true});
+    encode(stage, Training{options.loader, options.train, "loader", 2, true});
   }
   void visit(const Stage& stage, const LanguageAdaptersStage& options) {
     const auto found = encoders_.find(stage.from);
@@ -237,7 +248,7 @@ class Planner {
     ModelShape shape = encoder_shape(model, found->second, dtype_);
     // The sentences' activations; frozen, they leave none. Those of the layers above are few beside them.
     if (options.freeze_sentences) shape.kept = shape.inputs = 0;
-    add(stage, shape, Training{options.loader, options.train, 2, true});
+    add(stage, shape, Training{options.loader, options.train, "loader", 2, true});
     found_.back().tokens_are_unknown =
         "its rows are documents of several sentences, and the recipe does not say how many tokens they have";
   }
@@ -251,6 +262,7 @@ class Planner {
   struct Training {
     const data::LoaderOptions& loader;
     const train::TrainOptions& train;
+    const char* loader_key = "loader";
     std::int64_t texts = 1;
     bool embeds_first = false;
   };
@@ -308,6 +320,7 @@ class Planner {
     shape.model = model;
     if (training) {
       shape.trains = true;
+      shape.loader_key = training->loader_key;
       shape.loader = training->loader;
       shape.train = training->train;
       shape.texts = training->texts;
@@ -341,8 +354,11 @@ ModelShape shape_of(models::LanguageModel& model) {
   shape.kept = static_cast<std::uint64_t>((4 * c.hidden_size + 2 * q + 2 * kv + 3 * c.intermediate_size) *
                                           shape.element);
   shape.inputs = static_cast<std::uint64_t>(2 * c.hidden_size * shape.element);
-  constexpr std::int64_t kLogitRows = 1024;
   shape.logits = static_cast<std::uint64_t>(kLogitRows * c.vocab_size * shape.element);
+  shape.vocab = c.vocab_size;
+  // The stream and its norm, then q, k, v and what they give, or gate, up and their product.
+  shape.widest = static_cast<std::uint64_t>(
+      (2 * c.hidden_size + std::max(2 * q + 2 * kv, 3 * c.intermediate_size)) * shape.element);
   return shape;
 }
 

@@ -45,9 +45,19 @@ struct ModelShape {
   std::uint64_t kept = 0;    ///< Bytes of a token in a layer that wait for backward,
   std::uint64_t inputs = 0;  ///< those of the layer's inputs alone (recompute),
   std::uint64_t logits = 0;  ///< and bytes of the chunk of logits.
+  std::int64_t vocab = 0;    ///< Rows of the table of words.
+  std::uint64_t widest =
+      0;  ///< Bytes of a token at a layer's widest point, where nothing waits for backward.
+  std::uint64_t largest_trained = 0;  ///< Of the largest tensor that is trained.
+  std::int64_t map_features = 0;   ///< Of the linear map in layers that has most: what goes in and comes out,
+  std::int64_t map_weights = 0;    ///< and of the largest its weights.
+  std::int64_t adapter_ranks = 0;  ///< Of all adapters on linear maps in layers: their inner features.
 
   [[nodiscard]] std::int64_t trained() const { return trained_16 + trained_32; }
 };
+
+/// Tokens whose logits exist at a time.
+inline constexpr std::int64_t kLogitRows = 1024;
 
 /// Of a language model as it is now: quantised, adapted, its weights trained or not. Tensors may be
 /// LibTorch's meta tensors.
@@ -63,6 +73,7 @@ struct StageShape {
   std::string type;
   ModelShape model;
   bool trains = false;
+  std::string loader_key = "loader";  ///< Where the stage has its loader: "loader" or "data.loader".
   data::LoaderOptions loader;
   train::TrainOptions train;
   std::int64_t texts = 1;     ///< Texts of sequence_length tokens that a row is counted for: 2 for a pair.

@@ -118,16 +118,20 @@ train::LanguageFigures response_figures(models::LanguageModel& model, const obje
 }
 
 /// Texts to see every module at work: held-out lines of both languages, or held-out conversations of the sft
-/// stage that is merged.
+/// stage that is merged. At most kMergeRowTokens of each, for the logits of all are held.
 std::vector<std::vector<std::int32_t>> merge_rows(const StageContext& context,
                                                   const std::shared_ptr<const text::Tokenizer>& tokenizer) {
-  constexpr std::size_t kRows = 8;
+  const auto cut = [](std::vector<std::int32_t> ids) {
+    ids.resize(std::min(ids.size(), static_cast<std::size_t>(kMergeRowTokens)));
+    return ids;
+  };
+  constexpr auto kRows = static_cast<std::size_t>(kMergeRows);
   std::vector<std::vector<std::int32_t>> rows;
   if (has_lines(context.recipe)) {
     for (const bool target : {false, true}) {
       const std::vector<std::string> lines = held_out_lines(context.recipe, target);
       for (std::size_t i = 0; i < std::min(kRows, lines.size()); ++i) {
-        rows.push_back(tokenizer->encode(lines[i]));
+        rows.push_back(cut(tokenizer->encode(lines[i])));
         if (rows.back().empty()) rows.pop_back();
       }
     }
@@ -137,7 +141,7 @@ std::vector<std::vector<std::int32_t>> merge_rows(const StageContext& context,
       *stage_data(context.recipe, *context.recipe.find(context.stage.from), tokenizer, data::Split::kHeldOut);
   for (const data::SourcePtr& source : data.sources)
     for (std::int64_t i = 0; i < source->size() && rows.size() < kRows; ++i) {
-      std::vector<std::int32_t> ids = data.objective->encode(source->at(i)).ids;
+      std::vector<std::int32_t> ids = cut(data.objective->encode(source->at(i)).ids);
       if (!ids.empty()) rows.push_back(std::move(ids));
     }
   return rows;

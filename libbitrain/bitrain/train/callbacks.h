@@ -62,7 +62,7 @@ struct TrainResult {
   std::int64_t trainable_parameters = 0;  ///< Elements.
   std::int64_t skipped_steps = 0;
   std::int64_t resumed_from = 0;        ///< Step of the checkpoint this process began with; 0: none.
-  std::uint64_t peak_memory_bytes = 0;  ///< Of the process, or of the GPU where there is one.
+  std::uint64_t peak_memory_bytes = 0;  ///< As train::peak_memory_bytes at the end.
   std::int64_t best_step = 0;           ///< 0: nothing was evaluated.
   double best_metric = 0;
   std::int64_t kept_step = 0;  ///< Step that the weights are of: `steps`, or with keep_best the best one.

@@ -502,7 +502,6 @@ void Trainer::Run::finish() {
 
 TrainResult Trainer::Run::train() {
   const SignalWatch signals;
-  reset_peak_memory(device);
   resume();
   callbacks = make_callbacks(options, parts);
   begin();
