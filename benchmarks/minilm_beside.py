@@ -54,7 +54,7 @@ def theirs(folder, pairs, arguments):
     from sentence_transformers.sentence_transformer import losses
 
     device = arguments.device
-    model = SentenceTransformer(str(folder / "2-extend"), device=device).float()
+    model = SentenceTransformer(str(folder / "extend"), device=device).float()
     teacher = SentenceTransformer(str(ROOT / "runs/models/all-MiniLM-L6-v2"), device=device).float().eval()
 
     def embed(encoder, texts):

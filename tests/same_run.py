@@ -73,11 +73,11 @@ def is_locked(run):
 def progress(run, stages):
     """How far a run is: stages finished from the first on, and the step of the newest whole checkpoint of the next one."""
     finished = 0
-    while finished < len(stages) and (run / f"{finished + 1}-{stages[finished]}" / "stage.json").exists():
+    while finished < len(stages) and (run / stages[finished] / "stage.json").exists():
         finished += 1
     steps = [0]
     if finished < len(stages):
-        for manifest in Path(run / f"{finished + 1}-{stages[finished]}.work").glob("checkpoint-*/manifest.json"):
+        for manifest in Path(run / f"{stages[finished]}.work").glob("checkpoint-*/manifest.json"):
             number = manifest.parent.name.removeprefix("checkpoint-")
             steps += [int(number)] if number.isdigit() else []
     return finished, max(steps)

@@ -72,7 +72,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def model(made, tmp_path):
-    return Path(shutil.copytree(made / "2-first", tmp_path / "model"))
+    return Path(shutil.copytree(made / "first", tmp_path / "model"))
 
 
 def set_first_number(path, name, value):
@@ -94,8 +94,8 @@ def test_verbs_name_the_weight_that_is_no_number(model, made, tmp_path, value):
     out = tmp_path / "out"
     for verb in (
         ["eval", model, "--data", lines, "--language", "es", "--json"],
-        ["merge", model, "--adapter", made / "3-adapt", "--out", out],
-        ["merge", model, "--adapter", made / "3-adapt", "--out", out, "--verify"],
+        ["merge", model, "--adapter", made / "adapt", "--out", out],
+        ["merge", model, "--adapter", made / "adapt", "--out", out, "--verify"],
         ["vocab", "extend", model, "--data", lines, "--out", out],
         ["generate", model, "the cat"],
     ):
@@ -105,7 +105,7 @@ def test_verbs_name_the_weight_that_is_no_number(model, made, tmp_path, value):
 
 
 def test_an_adapter_that_is_no_number_is_named(model, made, tmp_path):
-    adapter = Path(shutil.copytree(made / "3-adapt", tmp_path / "adapter"))
+    adapter = Path(shutil.copytree(made / "adapt", tmp_path / "adapter"))
     weights = adapter / "adapter_model.safetensors"
     name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
     set_first_number(weights, name, NAN)
@@ -223,7 +223,7 @@ def test_a_recipe_comes_from_a_file_or_a_pipe(tmp_path):
                 [PROGRAM, verb, "/dev/stdin"], input=given, capture_output=True, text=True, cwd=ROOT, timeout=60
             )
             assert done.returncode == code and said in done.stderr, (verb, given, done)
-    assert (tmp_path / "run" / "1-tok" / "tokenizer.model").is_file()
+    assert (tmp_path / "run" / "tok" / "tokenizer.model").is_file()
 
 
 def test_text_that_is_cut_during_a_run_is_named(tmp_path):
@@ -238,7 +238,7 @@ def test_text_that_is_cut_during_a_run_is_named(tmp_path):
     }
     child = subprocess.Popen([PROGRAM, "run", recipe(tmp_path, stages)], stderr=subprocess.PIPE, text=True)
     try:
-        work = tmp_path / "run" / "2-first.work"
+        work = tmp_path / "run" / "first.work"
         deadline = time.monotonic() + 60
         while not list(work.glob("checkpoint-*/manifest.json")) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -75,21 +75,21 @@ def test_every_stage_left_what_it_should(run):
     assert {"zip_tie", "gaussian", "global_mean"} <= stages["extend"]["initialisers"].keys()
     assert abs(stages["adapt"]["shares"]["es"]["asked"] - 0.8) < 1e-9
     assert stages["adapt"]["curve"]["step"] and summary["peak_memory_bytes"] > 0
-    assert (run / "5-adapt" / "adapter_model.safetensors").exists()
-    assert (run / "5-adapt" / "metrics.jsonl").exists()
+    assert (run / "adapt" / "adapter_model.safetensors").exists()
+    assert (run / "adapt" / "metrics.jsonl").exists()
     assert "</html>" in (run / "report.html").read_text()
     assert not list(run.glob("*.work")) and not list(run.glob("*.tmp-*"))
 
 
 def test_a_second_run_skips_everything(run):
-    before = (run / "6-merge" / "model.safetensors").stat().st_mtime_ns
+    before = (run / "merge" / "model.safetensors").stat().st_mtime_ns
     done = bitrain("run", QUICKSTART, f"dir={run}", *SHORT)
     assert done.stderr.count("finished before, skipped") == 6
-    assert (run / "6-merge" / "model.safetensors").stat().st_mtime_ns == before
+    assert (run / "merge" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_verbs_on_the_result(run, tmp_path):
-    model = run / "6-merge"
+    model = run / "merge"
     figures = json.loads(bitrain("eval", model, "--data", "examples/data/en-es.tsv.zst", "--column", 3, "--language", "es",
                                  "--held-out-every", 64, "--max-documents", 40, "--json").stdout)
     expected = json.loads((run / "summary.json").read_text())["stages"]["merge"]["languages"]["es"]
@@ -97,11 +97,11 @@ def test_verbs_on_the_result(run, tmp_path):
     assert bitrain("generate", model, "En el principio", "--max-new-tokens", 5).stdout.startswith("En el principio")
     text = tmp_path / "text.txt"
     text.write_text("en el principio creó dios los cielos y la tierra\n" * 3)
-    report = json.loads(bitrain("vocab", "report", run / "1-tokenizer", model, "--data", text, "--json").stdout)
+    report = json.loads(bitrain("vocab", "report", run / "tokenizer", model, "--data", text, "--json").stdout)
     assert report[1]["tokens"] < report[0]["tokens"]
-    bitrain("merge", run / "4-extend", "--adapter", run / "5-adapt", "--nf4", "--verify", "--out", tmp_path / "merged")
+    bitrain("merge", run / "extend", "--adapter", run / "adapt", "--nf4", "--verify", "--out", tmp_path / "merged")
     assert (tmp_path / "merged" / "config.json").exists()
-    bitrain("vocab", "extend", run / "2-pretrain", "--data", "examples/data/en-es.tsv.zst", "--column", 3, "--pieces", 50,
+    bitrain("vocab", "extend", run / "pretrain", "--data", "examples/data/en-es.tsv.zst", "--column", 3, "--pieces", 50,
             "--out", tmp_path / "extended")
     assert json.loads((tmp_path / "extended" / "config.json").read_text())["vocab_size"] > 8000
     shown = bitrain("data", "inspect", QUICKSTART, "adapt", f"dir={run}", *SHORT).stdout
@@ -184,7 +184,7 @@ def test_bad_rows_are_named_or_counted(tmp_path):
     data.write_bytes(data.read_bytes() + b"300\tbroken \xff\xfe\tx\n301\tonly two\n")
     recipe = tiny(tmp_path, data)
     assert "pairs.tsv:301" in bitrain("run", recipe, code=3).stderr
-    assert not (tmp_path / "run" / "1-tok").exists()
+    assert not (tmp_path / "run" / "tok").exists()
     skipped = bitrain("run", recipe, "skip_invalid=true")
     # The row of two columns lacks only the target; the broken one is unreadable for both.
     assert "1 of 302 rows" in skipped.stderr and "2 of 302 rows" in skipped.stderr
@@ -224,7 +224,7 @@ def test_interrupted_and_taken_up_again(tmp_path):
             break
     first.communicate(timeout=60)
     assert first.returncode == 130
-    assert list(broken.glob("2-first.work/checkpoint-*")) and not (broken / "2-first").exists()
+    assert list(broken.glob("first.work/checkpoint-*")) and not (broken / "first").exists()
     bitrain("run", whole, f"dir={broken}", *steps)
 
     def curve(directory):
@@ -253,7 +253,7 @@ def test_kill_leaves_nothing_half_written(tmp_path):
             break
     first.kill()
     first.wait()
-    assert not (tmp_path / "run" / "2-first").exists()
+    assert not (tmp_path / "run" / "first").exists()
     bitrain("run", recipe, "stages.first.train.max_steps=300")
     assert not list((tmp_path / "run").glob("*.tmp-*"))
 
@@ -261,7 +261,7 @@ def test_kill_leaves_nothing_half_written(tmp_path):
 def test_damaged_model_folder(run, tmp_path):
     import shutil
 
-    shutil.copytree(run / "6-merge", tmp_path / "model")
+    shutil.copytree(run / "merge", tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "truncated" in bitrain("generate", tmp_path / "model", "x", code=4).stderr

@@ -79,7 +79,7 @@ def wait_for(what, *processes, seconds=100):
 
 def steps_logged(folder):
     try:
-        return len((folder / "2-dense.work" / "metrics.jsonl").read_text().splitlines())
+        return len((folder / "dense.work" / "metrics.jsonl").read_text().splitlines())
     except FileNotFoundError:
         return 0
 
@@ -133,7 +133,7 @@ def test_a_micro_batch_a_process_is_the_same_run_bit_for_bit(recipe, tmp_path, d
         assert two[stage]["curve"]["loss"] == one[stage]["curve"]["loss"]
         for ours, wanted in zip(two[stage]["evaluations"], one[stage]["evaluations"], strict=True):
             assert ours["languages"] == wanted["languages"]
-    weights = [load_file(next((tmp_path / name).glob("2-dense/*.safetensors"))) for name in ("one", "two")]
+    weights = [load_file(next((tmp_path / name).glob("dense/*.safetensors"))) for name in ("one", "two")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -243,10 +243,10 @@ def test_gradients_are_those_of_ddp(recipe, tmp_path):
     assert len(segments) > 8
     (tmp_path / "step.json").write_text(json.dumps(segments))
     (tmp_path / "oracle.py").write_text(ORACLE)
-    run(*torchrun(2)[:-1], tmp_path / "oracle.py", start / "2-dense", tmp_path / "step.json",
+    run(*torchrun(2)[:-1], tmp_path / "oracle.py", start / "dense", tmp_path / "step.json",
         tmp_path / "gradients.safetensors")
     theirs = load_file(tmp_path / "gradients.safetensors")
-    before, weights = (load_file(folder / "2-dense" / "model.safetensors") for folder in (start, after))
+    before, weights = (load_file(folder / "dense" / "model.safetensors") for folder in (start, after))
     for name, gradient in theirs.items():
         ours = before[name].double() - weights[name].double()
         assert gradient.abs().max() > 1e-4, name
@@ -261,7 +261,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(recipe, alone, tmp_path):
                                 "stages.dense.train.save_every=3", "parallel.timeout_seconds=10")],
         cwd=ROOT, env=CLEAN, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
-        wait_for(lambda: list(folder.glob("2-dense.work/checkpoint-*")), process)
+        wait_for(lambda: list(folder.glob("dense.work/checkpoint-*")), process)
         children = subprocess.run(["pgrep", "-P", str(process.pid), "-f", "bitrain run"], capture_output=True, text=True)
         os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
         errors = process.communicate(timeout=200)[1]
@@ -281,7 +281,7 @@ def test_a_stop_on_four_goes_on_with_three(recipe, alone, tmp_path):
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=100)[1]
     assert process.returncode == 143, errors
-    assert list(folder.glob("2-dense.work/checkpoint-*/optimizer-00003-of-00004.safetensors")), errors
+    assert list(folder.glob("dense.work/checkpoint-*/optimizer-00003-of-00004.safetensors")), errors
     run(PROGRAM, "launch", "--nproc", 3, *shared)
     expect_same(summary(folder), alone)
 
@@ -296,7 +296,7 @@ def test_a_full_disk_on_one_rank(recipe, tmp_path, background):
                f'if [ "$RANK" = 1 ]; then trap "" XFSZ; ulimit -f 8; fi; exec {command}', code=5)
     assert re.search(r"cannot save .*checkpoint-5: .*File too large", done.stderr), done.stderr
     assert "rank 1" in done.stderr
-    assert not [path for path in folder.glob("2-dense.work/checkpoint-*") if (path / "manifest.json").exists()]
+    assert not [path for path in folder.glob("dense.work/checkpoint-*") if (path / "manifest.json").exists()]
 
 
 @pytest.fixture

@@ -97,8 +97,8 @@ def workplace(tmp_path_factory):
                   "data": {"loader": {"sequence_length": 64, "rows_per_step": 2}}}})
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     subprocess.run([PROGRAM, "run", "recipe.yaml", "dir=base"], cwd=place, check=True, capture_output=True)
-    for copy in ("path/to/llama", "path/to/model", "MODEL", "llama", "runs/en_es/6-merge"):
-        shutil.copytree(place / "base" / "2-first", place / copy)
+    for copy in ("path/to/llama", "path/to/model", "MODEL", "llama", "runs/en_es/merge"):
+        shutil.copytree(place / "base" / "first", place / copy)
     (place / "my.yaml").write_text(yaml.safe_dump(tiny_recipe(base="llama", stages={"adapt": {**CPT, "from": "base"}})))
     return place
 

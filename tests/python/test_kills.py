@@ -36,18 +36,18 @@ def test_twenty_kills_lose_nothing(tmp_path):
 def test_differences_are_found(tmp_path):
     """What compares the runs sees what differs, and only times may."""
     for name, seconds, loss in (("a", 1.0, 2.0), ("b", 3.0, 2.0), ("c", 1.0, 2.5)):
-        stage = tmp_path / name / "1-tok"
+        stage = tmp_path / name / "tok"
         (stage / "tensorboard").mkdir(parents=True)
         (stage / "stage.json").write_text(json.dumps({"result": {"seconds": seconds, "loss": loss}}))
         (stage / "model.safetensors").write_bytes(b"x")
         (stage / "tensorboard" / f"events.{name}").write_text(name)
     assert not same_run.differences(tmp_path / "b", tmp_path / "a")
-    assert same_run.differences(tmp_path / "c", tmp_path / "a") == ["1-tok/stage.json: differs"]
-    (tmp_path / "b" / "1-tok" / "model.safetensors").write_bytes(b"y")
+    assert same_run.differences(tmp_path / "c", tmp_path / "a") == ["tok/stage.json: differs"]
+    (tmp_path / "b" / "tok" / "model.safetensors").write_bytes(b"y")
     (tmp_path / "b" / ".tmp-x").write_text("")
-    (tmp_path / "b" / "2-first.work").mkdir()
+    (tmp_path / "b" / "first.work").mkdir()
     assert same_run.differences(tmp_path / "b", tmp_path / "a") == [
-        ".tmp-x: is left over", "2-first.work/: is left over", "1-tok/model.safetensors: differs"]
+        ".tmp-x: is left over", "first.work/: is left over", "tok/model.safetensors: differs"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

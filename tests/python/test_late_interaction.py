@@ -140,7 +140,7 @@ def test_our_folder_searches_the_same_in_theirs(tmp_path):
         "search": {**SEARCH},
     }
     ours = bitrain_scores(tmp_path, stages, "search", "es")
-    model = MultiVectorEncoder(str(tmp_path / "run" / "2-train"), device="cpu")
+    model = MultiVectorEncoder(str(tmp_path / "run" / "train"), device="cpu")
     assert model.prompts["query"] == "the "
     assert model[0].query_expansion["length"] == 16 and model[0].document_length == 24
     model[0].auto_model.set_default_language("es")

@@ -41,7 +41,7 @@ def base(tmp_path_factory):
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     subprocess.run([PROGRAM, "run", path], check=True, timeout=300)
-    return folder / "run" / "2-first", json.loads((folder / "run" / "summary.json").read_text())["stages"]
+    return folder / "run" / "first", json.loads((folder / "run" / "summary.json").read_text())["stages"]
 
 
 def hidden_states(model, tokenizer, sentence):

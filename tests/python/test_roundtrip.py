@@ -301,7 +301,7 @@ def test_train_adapters(name, folder_of, tmp_path):
         "stages": {"adapt": {"recipe": "cpt", "from": "base", "quantize": {"enabled": False}, "lora": LORA,
                              "data": {"loader": {"sequence_length": 64, "rows_per_step": 2}}, "train": {"max_steps": 1}}}})
     run("run", tmp_path / "recipe.yaml")
-    out = tmp_path / "run" / "1-adapt"
+    out = tmp_path / "run" / "adapt"
     # An adapter's folder has the tokenizer, and of the model only the name.
     assert changed_keys(folder, out) - {"config.json", "generation_config.json"} == TOKENIZER[name]
     assert read(out / "adapter_config.json")["base_model_name_or_path"] == str(folder)

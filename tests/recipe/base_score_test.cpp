@@ -55,7 +55,7 @@ class BaseScore : public ::testing::Test {
     test::write_pairs(path("pairs.tsv"));
     write("base.yaml", kPretrained);
     (void)run(load_recipe(path("base.yaml"), {"dir=" + path("made").string()}));
-    fs::copy(path("made/2-first"), path("base"), fs::copy_options::recursive);
+    fs::copy(path("made/first"), path("base"), fs::copy_options::recursive);
     write("adapt.yaml", kAdapt);
   }
   static void TearDownTestSuite() { folder_.reset(); }
@@ -92,7 +92,7 @@ class BaseScore : public ::testing::Test {
   }
   /// Runs adapt.yaml until its first checkpoint, then sends SIGINT.
   static void interrupt_adapt() {
-    const fs::path work = dir() / "1-adapt.work";
+    const fs::path work = dir() / "adapt.work";
     std::atomic<bool> over = false;
     std::thread watcher([&] {
       while (!fs::exists(work / "checkpoint-1" / "manifest.json") && !over)
@@ -110,7 +110,7 @@ class BaseScore : public ::testing::Test {
   /// Ends it one step after the newest checkpoint.
   static io::Json finish_adapt(const std::string& base = "base") {
     std::int64_t newest = 0;
-    for (const auto& entry : fs::directory_iterator(dir() / "1-adapt.work"))
+    for (const auto& entry : fs::directory_iterator(dir() / "adapt.work"))
       if (const std::string name = entry.path().filename().string(); name.rfind("checkpoint-", 0) == 0)
         newest = std::max<std::int64_t>(newest, std::stoll(name.substr(11)));
     return stages_of("adapt.yaml", {"stages.adapt.train.max_steps=" + std::to_string(newest + 1)},
@@ -194,7 +194,7 @@ TEST_F(BaseScore, AnExtensionIsComparedWithTheModelBeforeIt) {
 
 TEST_F(BaseScore, ARunThatGoesOnKeepsTheScore) {
   interrupt_adapt();
-  const fs::path file = dir() / "1-adapt.work" / "before.json";
+  const fs::path file = dir() / "adapt.work" / "before.json";
   io::Json kept = io::read_json(file);
   kept["base"]["es"]["bits_per_byte"] = 1.25;  // Not what scoring it would give.
   io::write_json(file, kept);
@@ -225,7 +225,7 @@ TEST_F(BaseScore, FiguresThatCannotBeReadAreTakenAgain) {
 
 TEST_F(BaseScore, AnotherBaseIsScoredAnew) {
   interrupt_adapt();
-  const fs::path work = dir() / "1-adapt.work";
+  const fs::path work = dir() / "adapt.work";
   io::Json kept = io::read_json(work / "before.json");
   kept["base"]["es"]["bits_per_byte"] = 1.25;
   io::write_json(work / "before.json", kept);

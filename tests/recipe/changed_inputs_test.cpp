@@ -81,15 +81,15 @@ class ChangedInputs : public ::testing::Test {
 
 TEST_F(ChangedInputs, TextThatGrowsStopsTheRun) {
   const std::string message =
-      stopped_by("2-first.work", [&] { std::ofstream(text_, std::ios::app) << "300\tone\tuno\n"; });
+      stopped_by("first.work", [&] { std::ofstream(text_, std::ios::app) << "300\tone\tuno\n"; });
   EXPECT_THAT(message, AllOf(HasSubstr("stage first"), HasSubstr(text_.string()), HasSubstr("changed")));
-  EXPECT_FALSE(fs::exists(dir() / "2-first"));
+  EXPECT_FALSE(fs::exists(dir() / "first"));
 }
 
 TEST_F(ChangedInputs, TextThatIsCutStopsTheRun) {
   // Within its last page: reading more than that in this moment would end the test program.
   const auto cut = [&] { fs::resize_file(text_, fs::file_size(text_) - 10); };
-  EXPECT_THAT(stopped_by("2-first.work", cut), HasSubstr(text_.string()));
+  EXPECT_THAT(stopped_by("first.work", cut), HasSubstr(text_.string()));
 }
 
 TEST_F(ChangedInputs, TextThatIsReplacedStopsTheRun) {
@@ -97,15 +97,14 @@ TEST_F(ChangedInputs, TextThatIsReplacedStopsTheRun) {
     test::write_pairs(directory_.path() / "new", 300, "dog");  // Of the same size.
     fs::rename(directory_.path() / "new", text_);
   };
-  EXPECT_THAT(stopped_by("2-first.work", replace),
-              AllOf(HasSubstr("stage first"), HasSubstr(text_.string())));
+  EXPECT_THAT(stopped_by("first.work", replace), AllOf(HasSubstr("stage first"), HasSubstr(text_.string())));
 }
 
 TEST_F(ChangedInputs, TextThatIsTouchedStopsTheRunWhichGoesOn) {
   const auto touch = [&] { fs::last_write_time(text_, fs::file_time_type::clock::now()); };
-  EXPECT_THAT(stopped_by("2-first.work", touch), HasSubstr(text_.string() + ": changed while it was in use"));
+  EXPECT_THAT(stopped_by("first.work", touch), HasSubstr(text_.string() + ": changed while it was in use"));
   EXPECT_NO_THROW((void)run_with({"stages.first.train.max_steps=500", "stages.first.train.save_every=500"}));
-  EXPECT_TRUE(fs::exists(dir() / "2-first"));
+  EXPECT_TRUE(fs::exists(dir() / "first"));
 }
 
 TEST_F(ChangedInputs, PackedTextThatChangesStopsAtACheckpoint) {
@@ -113,14 +112,14 @@ TEST_F(ChangedInputs, PackedTextThatChangesStopsAtACheckpoint) {
   std::ofstream(packed, std::ios::binary) << test::gzip(io::read_file(text_));
   const std::vector<std::string> both = {"source.path=" + packed.string(), "target.path=" + packed.string()};
   const std::string message = stopped_by(
-      "2-first.work", [&] { std::ofstream(packed, std::ios::app) << "x"; }, both);
+      "first.work", [&] { std::ofstream(packed, std::ios::app) << "x"; }, both);
   EXPECT_THAT(message, HasSubstr(packed.string()));
 }
 
 TEST_F(ChangedInputs, AShardThatIsReplacedStopsTheRun) {
   (void)run_with({"stages.first.train.max_steps=2"});
   const fs::path base = directory_.path() / "base";
-  fs::rename(dir() / "2-first", base);
+  fs::rename(dir() / "first", base);
   fs::remove_all(dir());
   const fs::path weights = base / "model.safetensors";
   const auto replace = [&] {
@@ -128,7 +127,7 @@ TEST_F(ChangedInputs, AShardThatIsReplacedStopsTheRun) {
     bytes.back() = static_cast<char>(bytes.back() ^ 1);
     io::write_file_atomic(weights, bytes);
   };
-  const std::string message = stopped_by("1-adapt.work", replace, {"base=" + base.string()}, "more.yaml");
+  const std::string message = stopped_by("adapt.work", replace, {"base=" + base.string()}, "more.yaml");
   EXPECT_THAT(message, AllOf(HasSubstr("stage adapt"), HasSubstr(weights.string())));
 }
 

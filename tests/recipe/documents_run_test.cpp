@@ -115,7 +115,7 @@ TEST_F(DocumentsRun, PredictsContextsCalibratesAndEncodesDocuments) {
   }
   EXPECT_EQ(context["tables"][0]["rows"].size(), 2U);
   // The folder is a plain sentence encoder: the head is not in it.
-  const hub::OpenedSentenceEncoder encoder = hub::open_sentence_encoder(dir() / "1-context");
+  const hub::OpenedSentenceEncoder encoder = hub::open_sentence_encoder(dir() / "context");
   EXPECT_EQ(encoder.model->dimension(), 16);
   EXPECT_TRUE(encoder.model->dense().empty());
 
@@ -137,7 +137,7 @@ TEST_F(DocumentsRun, PredictsContextsCalibratesAndEncodesDocuments) {
   EXPECT_LT(documents["curve"]["loss"].back().get<double>(),
             0.7 * documents["curve"]["loss"][0].get<double>());
   EXPECT_EQ(documents["tables"][0]["rows"].size(), 4U);
-  const hub::OpenedDocumentEncoder opened = hub::open_document_encoder(dir() / "3-documents");
+  const hub::OpenedDocumentEncoder opened = hub::open_document_encoder(dir() / "documents");
   EXPECT_EQ(opened.model->max_sentences(), 5);
   EXPECT_EQ(eval::encode_documents(*opened.model, *opened.tokenizer, {{"ab saw pp", "ab saw qq"}}).size(1),
             16);
@@ -156,8 +156,8 @@ TEST_F(DocumentsRun, AFrozenLowerEncoderIsThatOfTheStageBefore) {
     opened.model->visit_tensors([&](const std::string& name, at::Tensor& tensor) { all[name] = tensor; });
     return all;
   };
-  const auto before = weights(dir() / "1-context");
-  for (const auto& [name, now] : weights(dir() / "3-documents"))
+  const auto before = weights(dir() / "context");
+  for (const auto& [name, now] : weights(dir() / "documents"))
     EXPECT_TRUE(at::equal(now, before.at(name))) << name;
 }
 

@@ -124,7 +124,7 @@ TEST_F(EncoderRun, LearnsPairsAndWritesAnEncoder) {
   EXPECT_TRUE(fs::exists(dir() / "report.html"));
 
   // The folder is the model that was scored last.
-  const hub::OpenedSentenceEncoder opened = hub::open_sentence_encoder(dir() / "3-align");
+  const hub::OpenedSentenceEncoder opened = hub::open_sentence_encoder(dir() / "align");
   EXPECT_EQ(opened.tokenizer->vocab_size(), stages["extend"]["vocab_size"]);
   const at::Tensor rows =
       eval::encode_texts(*opened.model, *opened.tokenizer, {"cat b saw dog b", "gato b vio perro b"});
@@ -176,7 +176,7 @@ TEST_F(EncoderRun, SearchesRetrievalSets) {
     EXPECT_GE(search["set"]["encoder"][metric].get<double>(), 0) << metric;
     EXPECT_LE(search["set"]["encoder"][metric].get<double>(), 1) << metric;
   }
-  const eval::RetrievalRun run = eval::read_trec_run(dir() / "1-search" / "set.encoder.trec");
+  const eval::RetrievalRun run = eval::read_trec_run(dir() / "search" / "set.encoder.trec");
   EXPECT_EQ(run.size(), 20U);
   EXPECT_EQ(run.at("qa").size(), 5U);
   const eval::RetrievalSet read = eval::read_beir(set);
@@ -254,8 +254,8 @@ TEST_F(EncoderRun, FrozenWeightsStayAsTheyWere) {
     opened.model->visit_tensors([&](const std::string& name, at::Tensor& tensor) { all[name] = tensor; });
     return all;
   };
-  const auto before = weights(dir() / "2-extend");
-  for (const auto& [name, now] : weights(dir() / "3-align")) {
+  const auto before = weights(dir() / "extend");
+  for (const auto& [name, now] : weights(dir() / "align")) {
     const bool frozen =
         name.find("word_embeddings") != std::string::npos || name.find("layer.0") != std::string::npos;
     EXPECT_EQ(at::equal(now, before.at(name)), frozen) << name;
@@ -279,14 +279,14 @@ TEST_F(EncoderRun, TrainsAdaptersAndMergesThem) {
   // The folder is the float32 base with the adapter of adapter/ merged into it.
   hub::OpenOptions exact;
   exact.dtype = at::kFloat;
-  hub::OpenedSentenceEncoder base = hub::open_sentence_encoder(dir() / "2-extend", exact);
-  const hub::OpenedSentenceEncoder merged = hub::open_sentence_encoder(dir() / "3-align", exact);
+  hub::OpenedSentenceEncoder base = hub::open_sentence_encoder(dir() / "extend", exact);
+  const hub::OpenedSentenceEncoder merged = hub::open_sentence_encoder(dir() / "align", exact);
   const std::vector<std::string> texts = {"cat b saw dog b", "gato b vio perro b"};
   const auto embed = [&](const hub::OpenedSentenceEncoder& opened) {
     return eval::encode_texts(*opened.model, *opened.tokenizer, texts);
   };
   const at::Tensor before = embed(base);
-  const adapters::LoraOptions read = hub::load_adapter(dir() / "3-align" / "adapter", base.model->encoder());
+  const adapters::LoraOptions read = hub::load_adapter(dir() / "align" / "adapter", base.model->encoder());
   EXPECT_EQ(read.r, 2);
   EXPECT_LT((embed(base) - embed(merged)).abs().max().item<double>(), 1e-5);
   EXPECT_GT((embed(base) - before).abs().max().item<double>(), 1e-2);
@@ -314,7 +314,7 @@ TEST_F(EncoderRun, LearnsHiddenWordsOfTextsAndPairs) {
   }
   EXPECT_EQ(tlm["shares"].size(), 3U);
   // What it wrote opens with its heads; the next stage read it as an encoder with mean pooling.
-  EXPECT_NO_THROW((void)hub::open_masked_lm(dir() / "1-tlm"));
+  EXPECT_NO_THROW((void)hub::open_masked_lm(dir() / "tlm"));
   EXPECT_EQ(result.summary["stages"]["search"]["pairs"], 13);
   // The masks do not depend on the split into micro-batches.
   const RunResult whole =
@@ -353,7 +353,7 @@ TEST_F(EncoderRun, LearnsWhetherASentenceFollows) {
     EXPECT_NEAR(nsp["before"][language]["next_sentence_accuracy"].get<double>(), 0.5, 0.2) << language;
     EXPECT_GT(nsp["masked"][language]["next_sentence_accuracy"].get<double>(), 0.65) << language;
   }
-  const hub::OpenedMaskedLm written = hub::open_masked_lm(dir() / "1-nsp");
+  const hub::OpenedMaskedLm written = hub::open_masked_lm(dir() / "nsp");
   EXPECT_TRUE(written.model->has_next_sentence());
   EXPECT_THAT(problems_with(options), HasSubstr("leaves no line beside its next"));
   EXPECT_THAT(

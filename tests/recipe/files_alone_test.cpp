@@ -65,7 +65,7 @@ stages:
 
   static fs::path path(const std::string& name) { return folder_->path() / name; }
   static std::vector<std::string> with_base(std::vector<std::string> overrides = {}) {
-    overrides.push_back("base=" + path("base/2-first").string());
+    overrides.push_back("base=" + path("base/first").string());
     return overrides;
   }
   static std::string problem_with(const std::vector<std::string>& overrides) {
@@ -105,7 +105,7 @@ TEST_F(FilesAloneTest, RunsFromEndToEnd) {
   EXPECT_EQ(whole["verified"], true);
   EXPECT_FALSE(whole.contains("languages"));
   EXPECT_EQ(whole["generations"].size(), 1U);
-  EXPECT_TRUE(fs::exists(path("run") / "2-whole" / "model.safetensors"));
+  EXPECT_TRUE(fs::exists(path("run") / "whole" / "model.safetensors"));
   EXPECT_THAT(io::read_file(path("run") / "report.html"),
               AllOf(HasSubstr("tune: held-out conversations"), Not(HasSubstr("From "))));
 }

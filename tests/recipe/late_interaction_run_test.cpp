@@ -128,7 +128,7 @@ TEST_F(LateInteractionRun, TrainsInOneLanguageAndSearchesInBoth) {
     EXPECT_GT(found["index"]["vectors"].get<std::int64_t>(), 20 * 5);
     EXPECT_GT(found["index"]["bytes"].get<std::int64_t>(),
               found["index"]["vectors"].get<std::int64_t>() * 16);
-    EXPECT_TRUE(fs::exists(dir() / "4-search" / (std::string(set) + ".late_interaction.trec")));
+    EXPECT_TRUE(fs::exists(dir() / "search" / (std::string(set) + ".late_interaction.trec")));
   }
   EXPECT_GT(stages["search"]["search"]["en"]["late_interaction"]["accuracy@1"].get<double>(), 0.5);
 
@@ -139,8 +139,8 @@ TEST_F(LateInteractionRun, TrainsInOneLanguageAndSearchesInBoth) {
     opened.model->visit_tensors([&](const std::string& name, at::Tensor& tensor) { all[name] = tensor; });
     return all;
   };
-  const auto before = weights("2-untrained");
-  for (const auto& [name, now] : weights("3-train")) {
+  const auto before = weights("untrained");
+  for (const auto& [name, now] : weights("train")) {
     const bool frozen = name.find("word_embeddings") != std::string::npos ||
                         name.find("adapter_modules") != std::string::npos;
     EXPECT_EQ(at::equal(now, before.at(name)), frozen) << name;

@@ -153,12 +153,12 @@ TEST_F(RerankingRun, FromNegativesByWordsToACrossEncoderThatKnowsBetter) {
   EXPECT_EQ(found["bm25"]["mrr@10"], 0.5);
   EXPECT_GT(found["reranked"]["accuracy@1"].get<double>(), 0.9);
   EXPECT_EQ(found["reranked"]["recall@50"], found["bm25"]["recall@50"]);
-  EXPECT_TRUE(fs::exists(path("run/5-search/set.reranked.trec")));
+  EXPECT_TRUE(fs::exists(path("run/search/set.reranked.trec")));
   EXPECT_THAT(io::read_file(path("run/report.html")), HasSubstr("search, reranked"));
-  EXPECT_NO_THROW((void)hub::open_cross_encoder(path("run/4-cross")));
+  EXPECT_NO_THROW((void)hub::open_cross_encoder(path("run/cross")));
   const io::Json row = io::parse_json(
       [&] {
-        const std::string text = io::read_file(path("run/1-words/mined.jsonl"));
+        const std::string text = io::read_file(path("run/words/mined.jsonl"));
         return text.substr(0, text.find('\n'));
       }(),
       "mined.jsonl");

@@ -55,7 +55,7 @@ class ResumeTest : public ::testing::Test {
   }
 
   [[nodiscard]] fs::path dir() const { return directory_.path() / "run"; }
-  [[nodiscard]] fs::path work() const { return dir() / "2-first.work"; }
+  [[nodiscard]] fs::path work() const { return dir() / "first.work"; }
 
   RunResult run_with(std::vector<std::string> overrides = {}, const std::string& file = "recipe.yaml") {
     {
@@ -133,10 +133,10 @@ TEST_F(ResumeTest, OptionsThatChangeNoStepAreFree) {
   EXPECT_THAT(log_, Contains(HasSubstr("train.max_steps (was 100000")));
   EXPECT_FALSE(fs::exists(work()));
   // Finished: other logging is no reason to train again.
-  std::ofstream(dir() / "2-first" / "mark") << "x";
+  std::ofstream(dir() / "first" / "mark") << "x";
   (void)run_with(
       {"stages.first.train.max_steps=" + std::to_string(further + 2), "stages.first.train.log_every=3"});
-  EXPECT_TRUE(fs::exists(dir() / "2-first" / "mark"));
+  EXPECT_TRUE(fs::exists(dir() / "first" / "mark"));
   EXPECT_THAT(log_, Contains(AllOf(HasSubstr("stays as it was made"), HasSubstr("train.log_every"))));
 }
 
@@ -153,7 +153,7 @@ TEST_F(ResumeTest, WhatMessagesAdviseIsFree) {
   EXPECT_THAT(log_, Contains(AllOf(HasSubstr("goes on with"),
                                    HasSubstr("data.loader.micro_batch_rows (was 0, is 1)"))));
   // The other way round steps may have been skipped that would have stopped it.
-  fs::remove_all(dir() / "2-first");
+  fs::remove_all(dir() / "first");
   interrupt_after(2, {"stages.first.train.guards.on_nonfinite=skip"});
   EXPECT_THAT(refusal_of({"stages.first.train.guards.on_nonfinite=stop"}),
               HasSubstr("train.guards.on_nonfinite (was \"skip\", is \"stop\")"));
@@ -176,7 +176,7 @@ TEST_F(ResumeTest, UnfinishedWorkOfOtherOptionsIsRefusedAndKept) {
                                HasSubstr("a checkpoint of step " + std::to_string(reached)),
                                HasSubstr("to begin anew, remove or rename that folder")));
     EXPECT_TRUE(has_checkpoint(reached)) << what;
-    EXPECT_TRUE(fs::exists(dir() / "1-tok" / "stage.json"));
+    EXPECT_TRUE(fs::exists(dir() / "tok" / "stage.json"));
   }
   write_rows("dog");  // Of the same length.
   EXPECT_THAT(refusal_of({}), HasSubstr("source_file.hash"));
@@ -202,10 +202,10 @@ TEST_F(ResumeTest, WorkOfARenamedOrMovedStageGoesOn) {
   edit("  first:\n", "  anders:\n    from: tok\n");
   const RunResult done = run_with({"stages.anders.train.max_steps=" + std::to_string(reached + 2)});
   EXPECT_EQ(done.summary["stages"]["anders"]["steps"], reached + 2);
-  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("2-first.work"), HasSubstr("3-anders.work now"))));
+  EXPECT_THAT(log_, Contains(AllOf(HasSubstr("first.work"), HasSubstr("anders.work now"))));
   EXPECT_THAT(log_, Contains(HasSubstr("goes on with")));
   EXPECT_FALSE(fs::exists(work()));
-  EXPECT_FALSE(fs::exists(dir() / "3-anders.work"));
+  EXPECT_FALSE(fs::exists(dir() / "anders.work"));
 }
 
 TEST_F(ResumeTest, WorkOfNoStageIsNamedAndKept) {
@@ -271,12 +271,12 @@ TEST_F(ResumeTest, LogsAloneAreNoWork) {
 TEST_F(ResumeTest, InputsAreKnownByTheirContent) {
   (void)run_with({"stages.first.train.max_steps=2"});
   const fs::path base = directory_.path() / "base";
-  fs::copy(dir() / "2-first", base, fs::copy_options::recursive);
+  fs::copy(dir() / "first", base, fs::copy_options::recursive);
   fs::remove_all(dir());
   const auto scored = [&] {
     (void)run_with({"base=" + base.string()}, "score.yaml");
-    const bool again = !fs::exists(dir() / "1-score" / "mark");
-    std::ofstream(dir() / "1-score" / "mark") << "x";
+    const bool again = !fs::exists(dir() / "score" / "mark");
+    std::ofstream(dir() / "score" / "mark") << "x";
     return again;
   };
   EXPECT_TRUE(scored());
@@ -318,16 +318,16 @@ TEST_F(ResumeTest, InputsAreKnownByTheirContent) {
 
 TEST_F(ResumeTest, AStagesFolderMayBeALink) {
   (void)run_with({"stages.first.train.max_steps=2"});
-  fs::rename(dir() / "2-first", directory_.path() / "big-disk");
-  fs::create_directory_symlink(directory_.path() / "big-disk", dir() / "2-first");
+  fs::rename(dir() / "first", directory_.path() / "big-disk");
+  fs::create_directory_symlink(directory_.path() / "big-disk", dir() / "first");
   (void)run_with({"stages.first.train.max_steps=3"});
-  EXPECT_TRUE(fs::is_symlink(dir() / "2-first"));
+  EXPECT_TRUE(fs::is_symlink(dir() / "first"));
   EXPECT_EQ(io::read_json(directory_.path() / "big-disk" / "stage.json")["result"]["steps"], 3);
-  fs::remove(dir() / "2-first");
-  std::ofstream(dir() / "2-first") << "a file";
-  fs::remove_all(dir() / "1-tok");
+  fs::remove(dir() / "first");
+  std::ofstream(dir() / "first") << "a file";
+  fs::remove_all(dir() / "tok");
   EXPECT_THROW((void)run_with({"stages.first.train.max_steps=3"}), ConfigError);
-  EXPECT_FALSE(fs::exists(dir() / "1-tok"));  // Before any work.
+  EXPECT_FALSE(fs::exists(dir() / "tok"));  // Before any work.
 }
 
 }  // namespace

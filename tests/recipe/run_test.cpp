@@ -51,11 +51,11 @@ class RunTest : public ::testing::Test {
 
   /// Puts a mark into every finished stage; a stage that runs again loses it, for its folder is replaced.
   void mark_stages() const {
-    for (const char* stage : {"1-tok", "2-first", "3-score"}) std::ofstream(dir() / stage / "mark") << "x";
+    for (const char* stage : {"tok", "first", "score"}) std::ofstream(dir() / stage / "mark") << "x";
   }
   [[nodiscard]] std::vector<std::string> stages_run_again() const {
     std::vector<std::string> again;
-    for (const char* stage : {"1-tok", "2-first", "3-score"})
+    for (const char* stage : {"tok", "first", "score"})
       if (!fs::exists(dir() / stage / "mark")) again.emplace_back(stage);
     return again;
   }
@@ -93,7 +93,7 @@ TEST_F(RunTest, StagesRunAndLeaveTheirFigures) {
     EXPECT_GT(figures["bits_per_byte"].get<double>(), 0) << language;
   }
   EXPECT_TRUE(fs::exists(dir() / "report.html"));
-  EXPECT_TRUE(fs::exists(dir() / "2-first" / "model.safetensors"));
+  EXPECT_TRUE(fs::exists(dir() / "first" / "model.safetensors"));
   for (const auto& entry : fs::directory_iterator(dir())) {
     EXPECT_NE(entry.path().extension(), ".work") << entry.path();
     EXPECT_EQ(entry.path().string().find(".tmp-"), std::string::npos) << entry.path();
@@ -110,14 +110,14 @@ TEST_F(RunTest, AChangeRunsItsStageAndThoseAfter) {
   (void)run_with();
   mark_stages();
   (void)run_with({"stages.first.train.max_steps=3"});
-  EXPECT_THAT(stages_run_again(), ElementsAre("2-first", "3-score"));
+  EXPECT_THAT(stages_run_again(), ElementsAre("first", "score"));
   mark_stages();
   (void)run_with({"stages.first.train.max_steps=3", "stages.tok.tokenizer.vocab_size=310"});
-  EXPECT_THAT(stages_run_again(), ElementsAre("1-tok", "2-first", "3-score"));
+  EXPECT_THAT(stages_run_again(), ElementsAre("tok", "first", "score"));
   mark_stages();
   write_rows(290);  // Other text, other everything.
   (void)run_with({"stages.first.train.max_steps=3", "stages.tok.tokenizer.vocab_size=310"});
-  EXPECT_THAT(stages_run_again(), ElementsAre("1-tok", "2-first", "3-score"));
+  EXPECT_THAT(stages_run_again(), ElementsAre("tok", "first", "score"));
 }
 
 TEST_F(RunTest, AFinishedStageWithOtherFilesIsRefusedAndKept) {
@@ -132,8 +132,7 @@ TEST_F(RunTest, AFinishedStageWithOtherFilesIsRefusedAndKept) {
     return std::string("it ran");
   };
   const auto content = [](const fs::path& file) { return io::read_file(file); };
-  for (const std::string file :
-       {"1-tok/tokenizer.json", "2-first/model.safetensors", "2-first/config.json"}) {
+  for (const std::string file : {"tok/tokenizer.json", "first/model.safetensors", "first/config.json"}) {
     const std::string whole = content(dir() / file);
     std::string other = whole;
     other[other.size() / 2] ^= 1;  // Of the same length.
@@ -146,19 +145,19 @@ TEST_F(RunTest, AFinishedStageWithOtherFilesIsRefusedAndKept) {
     EXPECT_THAT(refusal(), HasSubstr("is missing"));
     std::ofstream(dir() / file) << whole;
   }
-  std::ofstream(dir() / "2-first" / "added_tokens.json") << "{\"<x>\": 3}";
+  std::ofstream(dir() / "first" / "added_tokens.json") << "{\"<x>\": 3}";
   EXPECT_THAT(refusal(), HasSubstr("added_tokens.json was added"));
-  fs::remove(dir() / "2-first" / "added_tokens.json");
+  fs::remove(dir() / "first" / "added_tokens.json");
   // What nobody reads may change.
-  std::ofstream(dir() / "2-first" / "README.md", std::ios::app) << "My model.";
-  std::ofstream(dir() / "2-first" / "metrics.jsonl", std::ios::app) << "{}\n";
+  std::ofstream(dir() / "first" / "README.md", std::ios::app) << "My model.";
+  std::ofstream(dir() / "first" / "metrics.jsonl", std::ios::app) << "{}\n";
   (void)run_with();
   EXPECT_THAT(stages_run_again(), IsEmpty());
   // As the advice says.
-  fs::remove_all(dir() / "2-first");
-  std::ofstream(dir() / "1-tok" / "mark") << "x";
+  fs::remove_all(dir() / "first");
+  std::ofstream(dir() / "tok" / "mark") << "x";
   (void)run_with();
-  EXPECT_THAT(stages_run_again(), ElementsAre("2-first"));
+  EXPECT_THAT(stages_run_again(), ElementsAre("first"));
 }
 
 TEST_F(RunTest, StagesWithOtherNamesAndNumbersAreFound) {
@@ -174,15 +173,40 @@ TEST_F(RunTest, StagesWithOtherNamesAndNumbersAreFound) {
   edit("{recipe: evaluate}", "{recipe: evaluate, from: erste}");
   const RunResult result = run_with();
   EXPECT_EQ(result.summary["stages"].size(), 4U);
-  for (const char* there : {"1-tok/mark", "2-extra/stage.json", "3-erste/mark", "4-score/mark"})
+  for (const char* there : {"tok/mark", "extra/stage.json", "erste/mark", "score/mark"})
     EXPECT_TRUE(fs::exists(dir() / there)) << there;
-  for (const char* gone : {"2-first", "3-score"}) EXPECT_FALSE(fs::exists(dir() / gone)) << gone;
+  EXPECT_FALSE(fs::exists(dir() / "first"));
   // Two of them change places.
   edit("  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}\n", "");
   edit("  erste:", "  tok: {recipe: tokenizer, tokenizer: {vocab_size: 320}}\n  erste:");
   (void)run_with();
-  for (const char* there : {"1-extra/stage.json", "2-tok/mark", "3-erste/mark", "4-score/mark"})
+  for (const char* there : {"extra/stage.json", "tok/mark", "erste/mark", "score/mark"})
     EXPECT_TRUE(fs::exists(dir() / there)) << there;
+}
+
+TEST_F(RunTest, FoldersOfEarlierVersionsAreFound) {
+  (void)run_with();
+  mark_stages();
+  fs::rename(dir() / "tok", dir() / "1-tok");
+  fs::rename(dir() / "first", dir() / "2-first");
+  fs::rename(dir() / "score", dir() / "3-score");
+  (void)run_with();
+  for (const char* there : {"tok/mark", "first/mark", "score/mark"})
+    EXPECT_TRUE(fs::exists(dir() / there)) << there;
+  EXPECT_FALSE(fs::exists(dir() / "2-first"));
+}
+
+TEST_F(RunTest, AFolderThatNoStageWroteIsLeftAlone) {
+  fs::create_directories(dir() / "first");
+  std::ofstream(dir() / "first" / "mine.txt") << "x";
+  try {
+    (void)run_with();
+    ADD_FAILURE() << "no StateError";
+  } catch (const StateError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("no stage wrote it (it has no stage.json): move it away"));
+  }
+  EXPECT_FALSE(fs::exists(dir() / "tok"));  // Before any work.
+  EXPECT_TRUE(fs::exists(dir() / "first" / "mine.txt"));
 }
 
 TEST_F(RunTest, AFileIsKnownByItsContentUnderAnyName) {
@@ -198,24 +222,20 @@ TEST_F(RunTest, AFileIsKnownByItsContentUnderAnyName) {
 TEST_F(RunTest, LeftoversOfAHalfRunAreRemoved) {
   // What a killed run leaves: a folder being written by a process that is gone, and work of other options.
   fs::create_directories(dir() / "my.tmp-2024" / "notes");
-  fs::create_directories(dir() / "1-tok.tmp-0123456789abcdef");
-  fs::create_directories(dir() / "2-first.work" / "checkpoint-2");
-  std::ofstream(dir() / "2-first.work" / "made_from.json") << "{\"other\": 1}";
-  // A stage without its stage.json is not finished.
-  fs::create_directories(dir() / "1-tok");
-  std::ofstream(dir() / "1-tok" / "mark") << "x";
+  fs::create_directories(dir() / "tok.tmp-0123456789abcdef");
+  fs::create_directories(dir() / "first.work" / "checkpoint-2");
+  std::ofstream(dir() / "first.work" / "made_from.json") << "{\"other\": 1}";
   const RunResult result = run_with();
-  EXPECT_FALSE(fs::exists(dir() / "1-tok.tmp-0123456789abcdef"));
-  EXPECT_FALSE(fs::exists(dir() / "2-first.work"));
+  EXPECT_FALSE(fs::exists(dir() / "tok.tmp-0123456789abcdef"));
+  EXPECT_FALSE(fs::exists(dir() / "first.work"));
   EXPECT_TRUE(fs::exists(dir() / "my.tmp-2024" / "notes"));  // Somebody's own.
-  EXPECT_FALSE(fs::exists(dir() / "1-tok" / "mark"));
   EXPECT_EQ(result.summary["stages"]["first"]["steps"], 4);
 }
 
 TEST_F(RunTest, OneRunAFolder) {
   const io::DirectoryLock other(dir());
   EXPECT_THROW((void)run_with(), StateError);
-  EXPECT_FALSE(fs::exists(dir() / "1-tok"));
+  EXPECT_FALSE(fs::exists(dir() / "tok"));
 }
 
 TEST_F(RunTest, AnErrorNamesItsStageAndLeavesNoFolder) {
@@ -227,7 +247,7 @@ TEST_F(RunTest, AnErrorNamesItsStageAndLeavesNoFolder) {
     EXPECT_THAT(error.what(), HasSubstr("stage "));
     EXPECT_THAT(error.what(), HasSubstr("pairs.tsv:301"));
   }
-  EXPECT_FALSE(fs::exists(dir() / "2-first"));
+  EXPECT_FALSE(fs::exists(dir() / "first"));
   EXPECT_FALSE(fs::exists(dir() / "summary.json") &&
                io::read_json(dir() / "summary.json")["stages"].contains("first"));
 }
@@ -238,7 +258,7 @@ TEST_F(RunTest, RefusesTwiceTheSameLanguage) {
 
 TEST_F(RunTest, FoldersOfStages) {
   const Recipe recipe = load_recipe(directory_.path() / "recipe.yaml", {"dir=out"});
-  EXPECT_EQ(stage_directory(recipe, "first"), fs::path("out") / "2-first");
+  EXPECT_EQ(stage_directory(recipe, "first"), fs::path("out") / "first");
   EXPECT_THROW((void)stage_directory(recipe, "frist"), StateError);
 }
 

@@ -122,7 +122,7 @@ TEST_F(SimilarityRun, LearnsScores) {
   EXPECT_EQ(stages["after"]["tables"][0]["rows"].size(), 3U);
   EXPECT_EQ(stages["sts"]["steps"], 60);
   EXPECT_TRUE(result.summary["claims"][0]["held"].get<bool>());
-  EXPECT_NO_THROW((void)hub::open_sentence_encoder(directory_.path() / "run" / "2-sts"));
+  EXPECT_NO_THROW((void)hub::open_sentence_encoder(directory_.path() / "run" / "sts"));
 }
 
 TEST_F(SimilarityRun, BadScoresAndTextsAreNamed) {

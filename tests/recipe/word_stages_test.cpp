@@ -188,14 +188,14 @@ TEST_F(AlignStage, RecoversAHiddenRotationAndWritesTheMappedVectors) {
   EXPECT_DOUBLE_EQ(alignment["train_coverage"].get<double>(), 1);
   EXPECT_DOUBLE_EQ(alignment["coverage"].get<double>(), 60.0 / 62);  // Two words have no vector.
   EXPECT_EQ(figures["tables"][0]["rows"].size(), 6U);
-  const eval::WordVectors mapped = eval::read_word_vectors(file("run/1-align/en.procrustes.vec"));
+  const eval::WordVectors mapped = eval::read_word_vectors(file("run/align/en.procrustes.vec"));
   const eval::WordVectors target = eval::read_word_vectors(file("target.vec"));
   EXPECT_EQ(mapped.words.front(), "s0");
   for (std::int64_t word : {0, 60, 119}) {
     const at::Tensor wanted = target.vectors[word] / target.vectors[word].norm();
     EXPECT_LT((mapped.vectors[word] - wanted).abs().max().item<double>(), 1e-4) << word;
   }
-  EXPECT_TRUE(fs::exists(file("run/1-align/en.rcsls.vec")));
+  EXPECT_TRUE(fs::exists(file("run/align/en.rcsls.vec")));
   // Without neighbours there is no CSLS.
   const io::Json plain = run_stages(stage(", lexicon: {csls_neighbours: 0}"), kNoLines, "plain")["align"];
   EXPECT_FALSE(plain["alignment"]["procrustes"].contains("csls"));
@@ -343,15 +343,15 @@ TEST_F(FusionStage, DocumentsCarryTheirQueries) {
   EXPECT_EQ(set["fused_1"]["mrr@10"], 1.0);   // The query itself.
   EXPECT_GE(set["fused_0.01"]["mrr@10"].get<double>(), set["encoder"]["mrr@10"].get<double>());
   EXPECT_LT(set["encoder"]["mrr@10"].get<double>(), 1.0);
-  EXPECT_TRUE(fs::exists(file("run/1-search/set.fused_0.01.trec")));
+  EXPECT_TRUE(fs::exists(file("run/search/set.fused_0.01.trec")));
   const io::Json& table = figures["tables"][0];
   EXPECT_EQ(table["rows"].size(), 4U);
   EXPECT_EQ(table["rows"][0][0], "none");
   EXPECT_EQ(table["rows"][3][0], "1");
   // Fusion is linear: a run of dot products is the same mixture of runs.
-  const eval::RetrievalRun plain = eval::read_trec_run(file("run/1-search/set.encoder.trec"));
-  const eval::RetrievalRun queries = eval::read_trec_run(file("run/1-search/set.fused_1.trec"));
-  const eval::RetrievalRun fused = eval::read_trec_run(file("run/1-search/set.fused_0.01.trec"));
+  const eval::RetrievalRun plain = eval::read_trec_run(file("run/search/set.encoder.trec"));
+  const eval::RetrievalRun queries = eval::read_trec_run(file("run/search/set.fused_1.trec"));
+  const eval::RetrievalRun fused = eval::read_trec_run(file("run/search/set.fused_0.01.trec"));
   const auto score = [](const eval::RetrievalRun& run, const std::string& document) {
     for (const eval::Hit& hit : run.at("qc"))
       if (hit.document == document) return hit.score;

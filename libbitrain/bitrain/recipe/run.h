@@ -18,7 +18,7 @@ struct RunResult {
   int signal = 0;    ///< SIGINT or SIGTERM when one ended the run; running it again goes on.
 };
 
-/// Runs the stages in order. Each writes "<dir>/<number>-<name>/", which appears whole, with stage.json (what
+/// Runs the stages in order. Each writes "<dir>/<name>/", which appears whole, with stage.json (what
 /// it was made from, and its figures) inside. A stage that is there already, made from the same options and
 /// inputs, is skipped; a training stage that was interrupted goes on from its last checkpoint. After each
 /// stage summary.json and report.html are written anew.

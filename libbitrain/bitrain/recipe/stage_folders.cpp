@@ -46,22 +46,21 @@ std::string find_change(const fs::path& folder, const io::Json& wrote, ContentHa
   return "";
 }
 
-/// The stage that a folder is named after, in "<number>-<name>" or "<number>-<name>.work"; "" for other
-/// folders.
+/// The stage that a folder, or its unfinished work, is named after. Earlier versions put the stage's number
+/// before it: "2-" and the name.
 std::string stage_of(std::string name, bool& work) {
   work = ends_with(name, kWork);
   if (work) name.resize(name.size() - kWork.size());
   const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
-  if (digits == 0 || digits + 1 >= name.size() || name[digits] != '-') return "";
-  return name.substr(digits + 1);
+  const bool numbered = digits > 0 && digits + 1 < name.size() && name[digits] == '-';
+  return numbered ? name.substr(digits + 1) : name;
 }
 
 }  // namespace
 
 fs::path stage_directory(const Recipe& recipe, const std::string& stage) {
-  for (std::size_t i = 0; i < recipe.stages.size(); ++i)
-    if (recipe.stages[i].name == stage) return fs::path(recipe.dir) / (std::to_string(i + 1) + "-" + stage);
-  throw StateError("there is no stage '", stage, "'");
+  if (recipe.find(stage) == nullptr) throw StateError("there is no stage '", stage, "'");
+  return fs::path(recipe.dir) / stage;
 }
 
 fs::path work_directory(const fs::path& stage_directory) {
@@ -82,6 +81,11 @@ void write_stage_file(const fs::path& folder, const Stage& stage, const io::Json
 std::optional<io::Json> finished(const Stage& stage, const fs::path& folder, const io::Json& made_from,
                                  ContentHashes& contents) {
   std::optional<io::Json> there = read_stage_file(folder);
+  std::error_code ignored;
+  if (!there && fs::is_directory(folder, ignored) && !fs::is_empty(folder, ignored))
+    throw StateError("stage ", stage.name, ": ", folder.string(),
+                     " is there, and no stage wrote it (it has no ", kStageFile,
+                     "): move it away, or give the stage another name");
   if (!there) return std::nullopt;
   const io::Json& before = there->at("made_from");
   if (const auto differences = io::differences(identity_of(before), identity_of(made_from));
@@ -113,8 +117,7 @@ StrayFolders::StrayFolders(const Recipe& recipe) {
   for (fs::directory_iterator entry(recipe.dir, error), end; !error && entry != end; entry.increment(error)) {
     Folder folder{entry->path(), "", false};
     folder.stage = stage_of(folder.path.filename().string(), folder.work);
-    if (folder.stage.empty() || !entry->is_directory(error) || places.count(folder.path.filename()) != 0)
-      continue;
+    if (!entry->is_directory(error) || places.count(folder.path.filename()) != 0) continue;
     if (folder.work ? holds_work(folder.path) : read_stage_file(folder.path).has_value())
       folders_.push_back(std::move(folder));
   }

@@ -9,8 +9,8 @@
 #include <bitrain/recipe/content_hashes.h>
 #include <bitrain/recipe/recipe.h>
 
-/// The folders of a run: of each stage "<number>-<name>", once it is finished, and "<number>-<name>.work" as
-/// long as it is not.
+/// The folders of a run: of each stage one of its name, once it is finished, and "<name>.work" as long as it
+/// is not.
 namespace bitrain::recipe {
 
 /// Throws StateError when the recipe has no such stage.
@@ -25,13 +25,14 @@ void write_stage_file(const std::filesystem::path& folder, const Stage& stage, c
                       const io::Json& result);
 
 /// stage.json of a folder that was made from the same things, or nothing. A stage that runs again, or was
-/// made with other options that do not matter, says so. Throws StateError for a file that is not as the stage
-/// wrote it: to go on from it would be another run, to replace it could lose somebody's work.
+/// made with other options that do not matter, says so. Throws StateError for a folder that no stage wrote,
+/// and for a file that is not as the stage wrote it: to go on from it would be another run, to replace it
+/// could lose somebody's work.
 [[nodiscard]] std::optional<io::Json> finished(const Stage& stage, const std::filesystem::path& folder,
                                                const io::Json& made_from, ContentHashes& contents);
 
 /// Folders of stages in a run's folder that have no place in its recipe as it is now: of stages that were
-/// renamed, got another number or were taken out.
+/// renamed or taken out, and those that earlier versions made.
 class StrayFolders {
  public:
   explicit StrayFolders(const Recipe& recipe);
