@@ -6,23 +6,12 @@
 
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
-#include <bitrain/base/fields.h>
 #include <bitrain/base/registry.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/base/strings.h>
 
 namespace bitrain {
 namespace {
-
-struct Options {
-  std::int64_t rank = 8;
-  double alpha = 16;
-};
-template <class Visitor>
-void visit_fields(Visitor& v, Options& o) {
-  v.field("rank", o.rank, at_least(1), "Rank.");
-  v.field("alpha", o.alpha, above(0), "Alpha.");
-}
 
 // Known-answer tests of Random123 (Salmon et al.), file kat_vectors, philox4x32 with 10 rounds.
 TEST(Philox, GivesThePublishedVectors) {
@@ -108,12 +97,6 @@ TEST(Registry, ListsNamesAndTheNearest) {
   } catch (const ConfigError& error) {
     EXPECT_NE(std::string(error.what()).find("did you mean 'cosine'"), std::string::npos);
   }
-}
-
-TEST(Fields, AreSeenByVisitors) {
-  EXPECT_EQ(field_names<Options>(), (std::vector<std::string>{"rank", "alpha"}));
-  EXPECT_TRUE(has_fields_v<Options>);
-  EXPECT_FALSE(has_fields_v<std::string>);
 }
 
 TEST(Batch, HoldsSegmentsWithoutPadding) {

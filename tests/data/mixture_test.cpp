@@ -213,12 +213,12 @@ TEST(Mixture, WrongOptionsAreNamed) {
   EXPECT_THAT(with(weights({{"a", 1}, {"bb", 1}})), AllOf(HasSubstr("'bb'"), HasSubstr("there are: a, b")));
   EXPECT_THAT(with(weights({{"a", 1}})), HasSubstr("do not name the source 'b'"));
   EXPECT_THAT(with(weights({{"a", -1}, {"b", 1}})), HasSubstr("0 or more"));
-  EXPECT_THAT(with(weights({{"a", NAN}, {"b", 1}})), HasSubstr("0 or more"));
+  EXPECT_THAT(with(weights({{"a", NAN}, {"b", 1}})), HasSubstr("mixture.weights.a must be a finite number"));
   EXPECT_THAT(with(weights({{"a", 0}, {"b", 0}})), HasSubstr("all 0"));
-  EXPECT_THAT(with(weights({}, "words")), HasSubstr("unit 'words'"));
+  EXPECT_THAT(with(weights({}, "words")), HasSubstr("mixture.unit: 'words' is none of samples, tokens"));
   MixtureOptions o;
   o.kind = "uniform";
-  EXPECT_THAT(with(o), HasSubstr("unknown mixture kind 'uniform'"));
+  EXPECT_THAT(with(o), HasSubstr("mixture.kind: 'uniform' is none of"));
   o.kind = "unimax";
   o.max_epochs = 0;
   EXPECT_THAT(with(o), HasSubstr("max_epochs"));

@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <bitrain/base/error.h>
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/fields.h>
 #include <support/temporary_directory.h>
 
 namespace bitrain::data {
@@ -210,11 +210,11 @@ TEST_F(SourceTest, ContradictingOptionsAreErrors) {
     return message_of([&] { (void)open_source(o); });
   };
   EXPECT_THAT(with([](auto& o) { o.format = "tvs"; }), HasSubstr("did you mean 'tsv'"));
-  EXPECT_THAT(with([](auto& o) { o.column = 0; }), HasSubstr("counted from 1"));
+  EXPECT_THAT(with([](auto& o) { o.column = 0; }), HasSubstr("column must be at least 1"));
   EXPECT_THAT(with([](auto& o) { o.held_out_last = o.held_out_every = 2; }), HasSubstr("not both"));
   EXPECT_THAT(with([](auto& o) { o.held_out_every = 1; }), HasSubstr("nothing to train on"));
   EXPECT_THAT(with([](auto& o) { o.pair_column = 2; }), HasSubstr("TSV"));
-  EXPECT_THAT(with([](auto& o) { o.max_rows = -1; }), HasSubstr("negative"));
+  EXPECT_THAT(with([](auto& o) { o.max_rows = -1; }), HasSubstr("max_rows must be at least 0"));
 }
 
 TEST_F(SourceTest, HeldOutRowsAndTrainingRowsPartTheFile) {

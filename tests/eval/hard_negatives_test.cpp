@@ -136,12 +136,12 @@ TEST(HardNegatives, BadOptionsAreNamed) {
   refused({.negatives = 0}, "negatives must be at least 1, not 0");
   refused({.rank_from = -1}, "rank_from must be at least 0, not -1");
   refused({.negatives = 4, .rank_from = 7, .rank_to = 10}, "hold fewer than 4 candidates");
-  refused({.max_score = nan}, "max_score must be finite");
+  refused({.max_score = nan}, "max_score must be a finite number");
   refused({.margin = -0.1}, "margin must be at least 0");
-  refused({.margin = nan}, "margin must be at least 0");
-  refused({.relative_margin = 1.5}, "relative_margin must be from 0 to 1, not 1.5");
-  refused({.sampling = "best"}, "sampling 'best' is not known");
-  refused({.similarity = "l2"}, "similarity 'l2' is not known");
+  refused({.margin = nan}, "margin must be a finite number");
+  refused({.relative_margin = 1.5}, "relative_margin must be at least 0 and at most 1, not 1.5");
+  refused({.sampling = "best"}, "sampling: 'best' is none of top, random");
+  refused({.similarity = "l2"}, "similarity: 'l2' is none of cosine, dot");
 }
 
 /// 40 queries, 60 texts; query i has text i as its answer, and every fourth also text 40 + i.

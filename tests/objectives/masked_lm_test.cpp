@@ -308,7 +308,7 @@ TEST(MaskedLm, WrongInputIsNamed) {
   options.max_length = 64;
   options.masking.share = 2;
   EXPECT_THAT([&] { MaskedLm(letters(), kLanguages, 1, options); },
-              ThrowsMessage<ConfigError>(HasSubstr("share must lie above 0")));
+              ThrowsMessage<ConfigError>(HasSubstr("share must be above 0")));
   const FramedText text = objective.encode(example("a b"));
   EXPECT_THROW((void)objective.collate({text}, {1, 2}), StateError);
   EXPECT_THROW((void)objective.collate({FramedText{}}, {1}), StateError);

@@ -218,7 +218,7 @@ TEST(Masking, SharesThatAreNoneAreNamed) {
   MaskingOptions options;
   EXPECT_NO_THROW(check(options));
   options.share = 0;
-  EXPECT_THAT([&] { check(options); }, ThrowsMessage<ConfigError>(HasSubstr("share must lie above 0")));
+  EXPECT_THAT([&] { check(options); }, ThrowsMessage<ConfigError>(HasSubstr("share must be above 0")));
   options = {};
   options.max_predictions = 0;
   EXPECT_THAT([&] { check(options); }, ThrowsMessage<ConfigError>(HasSubstr("max_predictions")));

@@ -29,7 +29,7 @@ struct Read {
 Read read(const std::string& text) {
   Read result;
   Problems problems;
-  decode(parse_yaml(text, "r.yaml"), "s", any(), result.stage, problems);
+  decode_to(parse_yaml(text, "r.yaml"), "s", any(), result.stage, problems);
   for (const Problem& problem : problems.list()) result.problems.push_back(problem.key + ": " + problem.what);
   return result;
 }
@@ -53,7 +53,8 @@ TEST(ConversationFiles, ArePathsOrMaps) {
 }
 
 TEST(ConversationFiles, AreReferencesAndExplained) {
-  const std::vector<Reference> references = references_of(read("files: [a.jsonl, {path: b.json}]").stage);
+  auto stage = read("files: [a.jsonl, {path: b.json}]").stage;
+  const std::vector<Reference> references = references_of(fields_of(stage));
   ASSERT_EQ(references.size(), 2u);
   EXPECT_EQ(references[1].key, "files[1].path");
   EXPECT_EQ(references[1].name, "b.json");

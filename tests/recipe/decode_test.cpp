@@ -57,7 +57,7 @@ Read read(const std::string& text, bool whole_text = false) {
   const Node node = parse_yaml(whole_text ? text : text + "\nneeded: n\n", "r.yaml");
   Problems problems;
   Read result;
-  decode(node, "", any(), result.value, problems);
+  decode_to(node, "", any(), result.value, problems);
   for (const Problem& problem : problems.list()) result.problems.push_back(problem.text());
   return result;
 }

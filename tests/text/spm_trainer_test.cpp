@@ -160,9 +160,10 @@ TEST(SpmTrainer, OptionsThatTheTrainerRefusesWithoutAWordAreNamed) {
   };
   EXPECT_THAT(refused([](TrainOptions& o) { o.character_coverage = 0.95; }),
               HasSubstr("config error: character_coverage must be at least 0.98 and at most 1, not 0.95"));
-  EXPECT_THAT(refused([](TrainOptions& o) { o.model_type = "word"; }), HasSubstr("there are: bpe, unigram"));
+  EXPECT_THAT(refused([](TrainOptions& o) { o.model_type = "word"; }),
+              HasSubstr("'word' is none of bpe, unigram"));
   EXPECT_THAT(refused([](TrainOptions& o) { o.normalization = "nfc"; }),
-              HasSubstr("normalization: there is no 'nfc'"));
+              HasSubstr("normalization: 'nfc' is none of"));
   EXPECT_THAT(refused([](TrainOptions& o) { o.max_piece_length = 600; }),
               HasSubstr("max_piece_length must be"));
   EXPECT_THAT(refused([](TrainOptions& o) { o.max_line_bytes = 3; }), HasSubstr("max_line_bytes must be"));

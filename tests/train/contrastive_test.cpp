@@ -341,7 +341,8 @@ TEST(Contrastive, RefusesWhatItCannotLearnFrom) {
   EXPECT_THROW(Contrastive(bytes(), {}, distil), ConfigError);
   ContrastiveOptions unknown;
   unknown.loss = "triplet";
-  EXPECT_THAT(message_of([&] { Contrastive(bytes(), {}, unknown); }), HasSubstr("'triplet' is not known"));
+  EXPECT_THAT(message_of([&] { Contrastive(bytes(), {}, unknown); }),
+              HasSubstr("'triplet' is none of info_nce, nt_xent, supcon"));
   const auto model = encoder(at::kFloat);
   adapters::train_all(*model);
   optim::AdamW optimizer(optim::make_groups(adapters::trainable_parameters(*model), {}));

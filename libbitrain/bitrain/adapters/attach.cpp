@@ -16,6 +16,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/models/language_model.h>
 #include <bitrain/nn/embedding.h>
 #include <bitrain/nn/linear.h>
@@ -147,19 +148,7 @@ class Attacher {
       if (adapted)
         throw StateError(module.path, " has an adapter already: merge or detach it before attaching another");
     }
-    if (options_.r < 1 || options_.r > kHighestRank)
-      throw ConfigError("r must be at least 1 and at most ", kHighestRank, ", not ", options_.r);
-    for (const auto& [entry, rank] : options_.rank_pattern)
-      if (rank < 1 || rank > kHighestRank)
-        throw ConfigError("rank_pattern: ", entry, ": the rank must be at least 1 and at most ", kHighestRank,
-                          ", not ", rank);
-    if (!(options_.lora_alpha > 0)) throw ConfigError("lora_alpha must be above 0");
-    if (!(options_.lora_dropout >= 0 && options_.lora_dropout <= kHighestLoraDropout))
-      throw ConfigError("lora_dropout must be at least 0 and at most ", kHighestLoraDropout, ", not ",
-                        options_.lora_dropout);
-    const std::string& how = options_.init_lora_weights;
-    if (how != "true" && how != "gaussian" && how != "false")
-      throw ConfigError("init_lora_weights: '", how, "' is not supported; there are: true, gaussian, false");
+    check_fields(options_);
     check_sizes();
     for (const std::string& entry : options_.exclude_modules)
       check_pattern("exclude_modules", entry, matches);

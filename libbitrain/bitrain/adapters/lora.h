@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::adapters {
 
@@ -42,7 +42,7 @@ void visit_fields(Visitor& v, LoraOptions& o) {
           "(.*layers.[0-3].mlp.*), or all-linear for every linear map but the head.");
   v.field("exclude_modules", o.exclude_modules, any(), "Modules to leave out, written likewise.");
   v.field("use_rslora", o.use_rslora, any(), "Scale by lora_alpha / sqrt(r) instead.");
-  v.field("rank_pattern", o.rank_pattern, any(),
+  v.field("rank_pattern", o.rank_pattern, in_range(1, kHighestRank),
           "Ranks of single modules, by end of path or pattern; the first in alphabetical order wins.");
   v.field("alpha_pattern", o.alpha_pattern, any(), "lora_alpha of single modules, likewise.");
   v.field("layers_to_transform", o.layers_to_transform, any(),

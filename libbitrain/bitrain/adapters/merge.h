@@ -6,7 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <bitrain/base/batch.h>
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/language_model.h>
 
 namespace bitrain::adapters {

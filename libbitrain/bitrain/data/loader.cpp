@@ -17,6 +17,7 @@
 #include <bitrain/base/strings.h>
 #include <bitrain/data/sample_stream.h>
 #include <bitrain/data/worker_pool.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::data {
 namespace {
@@ -40,12 +41,7 @@ std::string fingerprint(const Source& source) {
 }
 
 void check_options(const LoaderOptions& options, const std::vector<SourcePtr>& sources) {
-  if (options.sequence_length < 2 || options.rows_per_step < 1 || options.micro_batch_rows < 0 ||
-      options.prefetch_threads < 0 || options.prefetch_steps < 1) {
-    throw ConfigError(
-        "loader: sequence_length must be 2 or more, rows_per_step and prefetch_steps 1 or more, "
-        "micro_batch_rows and prefetch_threads 0 or more");
-  }
+  check_fields(options, "loader.");
   if ((options.single_source_steps || options.distinct_texts) && options.packing != "whole")
     throw ConfigError("loader: single_source_steps and distinct_texts need packing: whole");
   std::set<std::string> names;

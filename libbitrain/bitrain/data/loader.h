@@ -8,10 +8,10 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <bitrain/base/batch.h>
-#include <bitrain/base/fields.h>
 #include <bitrain/data/mixture.h>
 #include <bitrain/data/packing.h>
 #include <bitrain/data/source.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::data {
 

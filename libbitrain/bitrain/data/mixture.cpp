@@ -7,6 +7,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::data {
 namespace {
@@ -144,14 +145,12 @@ std::vector<double> unimax_shares(const std::vector<double>& sizes, double budge
 
 Mixture::Mixture(const MixtureOptions& options, std::vector<MixtureSource> sources, MixtureRun run)
     : options_(options), sources_(std::move(sources)), limits_(sources_.size(), -1) {
+  check_fields(options_, "mixture.");
   if (sources_.empty()) throw ConfigError("a mixture needs at least one source");
   for (const MixtureSource& source : sources_) {
     if (source.samples < 1) throw DataError("source '", source.name, "' is empty");
   }
   const bool tokens = options_.unit == "tokens";
-  if (!tokens && options_.unit != "samples") {
-    throw ConfigError("unknown mixture unit '", options_.unit, "'; there are: samples, tokens");
-  }
   if (!options_.stages.empty()) {
     if (options_.kind != "weights") {
       throw ConfigError("mixture stages go with kind weights, not ", options_.kind);
@@ -180,12 +179,8 @@ Mixture::Mixture(const MixtureOptions& options, std::vector<MixtureSource> sourc
     shares_ = normalised(shares_);
   } else if (options_.kind == "exponent" || options_.kind == "temperature") {
     const double exponent = options_.kind == "exponent" ? options_.exponent : 1 / options_.temperature;
-    if (!(exponent >= 0) || !std::isfinite(exponent)) {
-      throw ConfigError("the mixture's exponent must be 0 or more, its temperature above 0");
-    }
     shares_ = by_language(sources_, sizes, [&](const auto& n) { return shares_by_exponent(n, exponent); });
   } else if (options_.kind == "unimax") {
-    if (!(options_.max_epochs > 0)) throw ConfigError("unimax: max_epochs must be above 0");
     const double budget = tokens ? run.total_tokens : budget_in_samples(sources_, run.total_tokens);
     shares_ = by_language(sources_, sizes,
                           [&](const auto& n) { return unimax_shares(n, budget, options_.max_epochs); });
@@ -193,9 +188,6 @@ Mixture::Mixture(const MixtureOptions& options, std::vector<MixtureSource> sourc
     for (std::size_t i = 0; i < sources_.size(); ++i) {
       limits_[i] = whole_samples(options_.max_epochs, sources_[i].samples);
     }
-  } else {
-    throw ConfigError("unknown mixture kind '", options_.kind,
-                      "'; there are: weights, exponent, temperature, unimax, passes, ratio");
   }
 }
 

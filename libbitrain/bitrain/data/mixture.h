@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/schedule.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::data {
 

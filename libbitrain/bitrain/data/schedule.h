@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::data {
 

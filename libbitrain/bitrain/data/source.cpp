@@ -11,6 +11,7 @@
 #include <bitrain/data/row_layout.h>
 #include <bitrain/data/row_store.h>
 #include <bitrain/data/row_values.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/io/file_kind.h>
 #include <bitrain/io/json.h>
 
@@ -40,15 +41,7 @@ bool is_blank(std::string_view text) {
 
 void check_options(const SourceOptions& options) {
   if (options.path.empty()) throw ConfigError("a source needs a path");
-  if (options.column < 1 || options.pair_column.value_or(1) < 1) {
-    throw ConfigError(options.path, ": columns are counted from 1");
-  }
-  if (options.held_out_last < 0 || options.held_out_every < 0 || options.max_rows < 0 ||
-      options.lines_per_document < 0) {
-    throw ConfigError(options.path,
-                      ": held_out_last, held_out_every, max_rows and lines_per_document must "
-                      "not be negative");
-  }
+  check_fields(options, options.path + ": ");
   if (options.held_out_last > 0 && options.held_out_every > 0) {
     throw ConfigError(options.path, ": set held_out_last or held_out_every, not both");
   }

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include <bitrain/base/error.h>
-#include <bitrain/base/fields.h>
 #include <bitrain/data/example.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::data {
 

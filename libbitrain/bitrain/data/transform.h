@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/base/registry.h>
 #include <bitrain/data/source.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::data {
 

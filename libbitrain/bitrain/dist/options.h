@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::dist {
 

@@ -4,7 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Maps between the embedding spaces of two languages, fitted after training. Embeddings are rows; float32.
 namespace bitrain::eval {

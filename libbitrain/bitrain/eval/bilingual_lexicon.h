@@ -4,9 +4,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/eval/search.h>
 #include <bitrain/eval/word_vectors.h>
+#include <bitrain/fields/rule.h>
 
 /// Bilingual lexicon induction: how many words of a dictionary find their translation among all target words.
 namespace bitrain::eval {

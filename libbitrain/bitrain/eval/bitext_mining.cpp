@@ -13,6 +13,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/eval/check_embeddings.h>
 #include <bitrain/eval/search.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::eval {
 namespace {
@@ -22,15 +23,7 @@ void check(const at::Tensor& left, const at::Tensor& right, const MiningOptions&
   check_embeddings(right, "mining: the right side");
   if (left.size(1) != right.size(1))
     throw StateError("mining: widths ", left.size(1), " and ", right.size(1), " differ");
-  if (options.neighbours < 1)
-    throw ConfigError("mining: neighbours is ", options.neighbours, "; 1 is the least");
-  if (options.margin != "absolute" && options.margin != "distance" && options.margin != "ratio")
-    throw ConfigError("mining: margin '", options.margin,
-                      "' is not known; there are absolute, distance and ratio");
-  if (options.strategy != "forward" && options.strategy != "backward" && options.strategy != "intersection" &&
-      options.strategy != "max")
-    throw ConfigError("mining: strategy '", options.strategy,
-                      "' is not known; there are forward, backward, intersection and max");
+  check_fields(options, "mining: ");
 }
 
 bool better(const MinedPair& a, const MinedPair& b) {

@@ -8,7 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Mining of translations among the sentences of two languages by the margin of their embeddings (Artetxe and
 /// Schwenk 2019, "Margin-based parallel corpus mining"), and how well it finds those that are known.

@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::eval {
 

@@ -15,6 +15,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/eval/search.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::eval {
 namespace {
@@ -93,23 +94,11 @@ std::vector<double> lowest_positives(const MiningSet& set, std::int64_t first, c
 }  // namespace
 
 void check_options(const HardNegativeOptions& o) {
-  const auto finite = [](const std::optional<double>& value) { return !value || std::isfinite(*value); };
-  if (o.negatives < 1) throw ConfigError("hard negatives: negatives must be at least 1, not ", o.negatives);
-  if (o.rank_from < 0) throw ConfigError("hard negatives: rank_from must be at least 0, not ", o.rank_from);
+  check_fields(o, "hard negatives: ");
   if (o.rank_to - o.rank_from < o.negatives)
     throw ConfigError("hard negatives: the ranks from ", o.rank_from, " up to ", o.rank_to,
                       " hold fewer than ", o.negatives,
                       " candidates; raise rank_to or ask for fewer negatives");
-  if (!finite(o.max_score)) throw ConfigError("hard negatives: max_score must be finite, not ", *o.max_score);
-  if (!finite(o.margin) || o.margin.value_or(0) < 0)
-    throw ConfigError("hard negatives: margin must be at least 0, not ", *o.margin);
-  if (!finite(o.relative_margin) || o.relative_margin.value_or(0) < 0 || o.relative_margin.value_or(0) > 1)
-    throw ConfigError("hard negatives: relative_margin must be from 0 to 1, not ", *o.relative_margin);
-  if (o.sampling != "top" && o.sampling != "random")
-    throw ConfigError("hard negatives: sampling '", o.sampling, "' is not known; there are top and random");
-  if (o.similarity != "cosine" && o.similarity != "dot")
-    throw ConfigError("hard negatives: similarity '", o.similarity,
-                      "' is not known; there are cosine and dot");
 }
 
 double highest_negative_score(double positive, const HardNegativeOptions& options) {

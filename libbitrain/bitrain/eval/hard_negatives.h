@@ -7,8 +7,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/eval/bm25.h>
+#include <bitrain/fields/rule.h>
 
 /// Hard negatives: texts that a retriever takes for the answer of a query and that are not it.
 namespace bitrain::eval {

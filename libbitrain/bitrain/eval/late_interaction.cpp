@@ -15,6 +15,7 @@
 #include <bitrain/base/strings.h>
 #include <bitrain/eval/best_rows.h>
 #include <bitrain/eval/length_batches.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::eval {
 namespace {
@@ -77,8 +78,7 @@ std::uint64_t LateInteractionIndex::bytes_of(std::int64_t vectors, std::int64_t 
 LateInteractionIndex::LateInteractionIndex(const std::vector<std::int64_t>& lengths, std::int64_t dimension,
                                            const LateIndexOptions& options)
     : dimension_(dimension), storage_(options.storage) {
-  if (storage_ != "bfloat16" && storage_ != "int8")
-    throw ConfigError("late interaction: storage '", storage_, "' is not known; there are bfloat16 and int8");
+  check_fields(options, "late interaction: ");
   if (lengths.empty()) throw DataError("late interaction: there are no documents");
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i] < 1) throw DataError("late interaction: document ", i, " has no vectors");

@@ -6,8 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/eval/search.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/losses/late_interaction.h>
 #include <bitrain/models/late_interaction_encoder.h>
 #include <bitrain/objectives/interaction_tokens.h>

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/source.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/language_model.h>
 #include <bitrain/objectives/objective.h>
 #include <bitrain/text/tokenizer.h>

@@ -6,8 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/eval/retrieval.h>
+#include <bitrain/fields/rule.h>
 
 /// Passages that carry the queries generated for them (xQG4xDR, Zhuang et al. 2023, arXiv 2305.03950).
 namespace bitrain::eval {

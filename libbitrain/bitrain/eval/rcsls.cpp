@@ -12,6 +12,7 @@
 #include <bitrain/eval/alignment.h>
 #include <bitrain/eval/check_embeddings.h>
 #include <bitrain/eval/search.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::eval {
 namespace {
@@ -26,17 +27,6 @@ void check(const AlignmentData& data) {
   if (data.sources.size(1) != data.x.size(1) || data.targets.size(1) != data.x.size(1))
     throw StateError("rcsls: pairs of width ", data.x.size(1), ", spaces of ", data.sources.size(1), " and ",
                      data.targets.size(1), " differ");
-}
-
-void check(const RcslsOptions& options) {
-  if (options.iterations < 0 || options.neighbours < 1 || options.negatives < 1 ||
-      !(options.learning_rate > 0))
-    throw ConfigError("rcsls: iterations ", options.iterations, ", neighbours ", options.neighbours,
-                      ", negatives ", options.negatives, ", learning_rate ", options.learning_rate,
-                      "; at least 0, 1, 1 and above 0 are needed");
-  if (options.projection != "none" && options.projection != "spectral" && options.projection != "orthogonal")
-    throw ConfigError("rcsls: projection '", options.projection,
-                      "' is not known; there are none, spectral and orthogonal");
 }
 
 /// Mean of the k rows of `table` with the largest products with each query: [Q, D], without [Q, k, D].
@@ -81,7 +71,7 @@ RcslsLoss rcsls_loss(const AlignmentData& data, const at::Tensor& map, std::int6
 at::Tensor fit_rcsls(const AlignmentData& data, const RcslsOptions& options) {
   const at::NoGradGuard no_grad;
   check(data);
-  check(options);
+  check_fields(options, "rcsls: ");
   AlignmentData near = data;
   near.sources = data.sources.narrow(0, 0, std::min(options.negatives, data.sources.size(0)));
   near.targets = data.targets.narrow(0, 0, std::min(options.negatives, data.targets.size(0)));

@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Relaxed CSLS (Joulin et al. 2018, "Loss in translation"): a map between two spaces, fitted to the measure
 /// it is used with.

@@ -20,6 +20,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/matmul.h>
 #include <bitrain/eval/best_rows.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::eval {
 namespace {
@@ -142,9 +143,7 @@ Neighbours search(const at::Tensor& queries, const at::Tensor& candidates, const
                      ", candidates ", candidates.scalar_type(), " on ", candidates.device().str(),
                      "; both must be float32 or bfloat16 on one device");
   if (candidates.size(0) == 0) throw StateError("search: there are no candidates");
-  if (options.k < 1) throw ConfigError("search: k must be at least 1, not ", options.k);
-  if (options.similarity != "cosine" && options.similarity != "dot")
-    throw ConfigError("search: similarity '", options.similarity, "' is not known; there are cosine and dot");
+  check_fields(options, "search: ");
   if (queries.size(0) == 0)
     return {at::empty({0, std::min(options.k, candidates.size(0))}, queries.options().dtype(at::kLong)),
             at::empty({0, std::min(options.k, candidates.size(0))}, queries.options().dtype(at::kFloat))};

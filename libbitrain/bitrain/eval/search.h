@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Exact nearest neighbours: every query against every candidate, in blocks.
 namespace bitrain::eval {
@@ -31,9 +31,9 @@ struct Neighbours {
 };
 
 /// The k best of candidates [N, D] for each of queries [Q, D], float32 or bfloat16 on one device; scores
-/// are compared in float32, on the CPU after products in the type of the embeddings, on a GPU unrounded. k is cut to N. No Q x N matrix is
-/// made. Throws DataError naming the first row that has NaN or infinity, or, for cosine, is all zero;
-/// StateError for shapes or types that do not fit, or no candidates.
+/// are compared in float32, on the CPU after products in the type of the embeddings, on a GPU unrounded. k is
+/// cut to N. No Q x N matrix is made. Throws DataError naming the first row that has NaN or infinity, or, for
+/// cosine, is all zero; StateError for shapes or types that do not fit, or no candidates.
 [[nodiscard]] Neighbours search(const at::Tensor& queries, const at::Tensor& candidates,
                                 const SearchOptions& options = {});
 

@@ -15,6 +15,7 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/line_reader.h>
 
@@ -152,10 +153,7 @@ std::optional<WordPair> pair_of(std::string_view line) {
 }  // namespace
 
 WordVectors read_word_vectors(const fs::path& path, const WordVectorOptions& options) {
-  if (options.max_words < 0) throw ConfigError("word vectors: max_words is ", options.max_words);
-  if (options.duplicates != "first" && options.duplicates != "error")
-    throw ConfigError("word vectors: duplicates '", options.duplicates,
-                      "' is not known; there are first and error");
+  check_fields(options, "word vectors: ");
   VectorReader reader(path, options.max_words);
   WordVectors result;
   const auto wanted = [&] {

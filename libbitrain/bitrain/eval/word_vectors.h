@@ -8,7 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Word vectors as fastText and word2vec write them in text, and bilingual dictionaries as MUSE has them.
 namespace bitrain::eval {

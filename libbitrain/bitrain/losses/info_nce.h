@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Contrastive losses over in-batch candidates. The [B, M] matrix of similarities never exists: tiles of some
 /// rows are made, turned into their gradient in place and used up, so memory grows with B + M and not with

@@ -10,22 +10,11 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/models/llama/config.h>
 
 namespace bitrain::models {
 namespace {
-
-void check(const GenerationOptions& options) {
-  if (options.max_new_tokens < 1)
-    throw ConfigError("max_new_tokens must be at least 1, not ", options.max_new_tokens);
-  if (!(options.temperature >= 0))
-    throw ConfigError("temperature must not be below 0, not ", options.temperature);
-  if (options.top_k < 0) throw ConfigError("top_k must not be below 0, not ", options.top_k);
-  if (!(options.top_p >= 0 && options.top_p <= 1))
-    throw ConfigError("top_p must lie in [0, 1], not ", options.top_p);
-  if (!(options.repetition_penalty > 0))
-    throw ConfigError("repetition_penalty must be above 0, not ", options.repetition_penalty);
-}
 
 at::Tensor to_tensor(const std::vector<std::int32_t>& ids, at::Device device) {
   const at::Tensor tensor =
@@ -97,7 +86,7 @@ class Chooser {
 std::vector<std::int32_t> generate(LanguageModel& model, const std::vector<std::int32_t>& prompt,
                                    const GenerationOptions& options, const TokenCallback& on_token,
                                    std::int64_t vocab_size) {
-  check(options);
+  check_fields(options);
   if (prompt.empty()) throw DataError("generation needs a prompt of at least one token, for example BOS");
   nn::Embedding& embedding = model.input_embeddings();
   const nn::Linear& head = model.output_head();

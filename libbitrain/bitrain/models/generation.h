@@ -4,7 +4,7 @@
 #include <functional>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/language_model.h>
 
 namespace bitrain::models {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/encoder.h>
 #include <bitrain/models/sentence_encoder.h>
 

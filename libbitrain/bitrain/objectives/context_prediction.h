@@ -10,8 +10,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/packing.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/losses/info_nce.h>
 #include <bitrain/losses/memory_bank.h>
 #include <bitrain/models/sentence_encoder.h>

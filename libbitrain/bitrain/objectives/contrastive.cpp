@@ -15,6 +15,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/rng.h>
 #include <bitrain/dist/gather_rows.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/losses/grouped_info_nce.h>
 
 namespace bitrain::objectives {
@@ -151,9 +152,7 @@ Contrastive::Contrastive(std::shared_ptr<const text::Tokenizer> tokenizer, std::
       teacher_tokenizer_(std::move(teacher_tokenizer)),
       languages_(std::move(languages)),
       options_(std::move(options)) {
-  if (options_.loss != "info_nce" && options_.loss != "nt_xent" && options_.loss != "supcon")
-    throw ConfigError("contrastive: loss '", options_.loss,
-                      "' is not known; there are info_nce, nt_xent and supcon");
+  check_fields(options_, "contrastive.");
   if (options_.contrast == 0 && !distils())
     throw ConfigError("contrastive: contrast, distill_text and distill_pair are all 0: nothing to learn");
   if (distils() && teacher_tokenizer_ == nullptr)

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/packing.h>
 #include <bitrain/dist/communicator.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/losses/info_nce.h>
 #include <bitrain/losses/matryoshka.h>
 #include <bitrain/models/sentence_encoder.h>

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/packing.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/late_interaction_encoder.h>
 #include <bitrain/objectives/embedding_loss.h>
 #include <bitrain/objectives/interaction_tokens.h>

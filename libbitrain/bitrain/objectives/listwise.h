@@ -6,10 +6,10 @@
 #include <vector>
 
 #include <bitrain/base/batch.h>
-#include <bitrain/base/fields.h>
 #include <bitrain/base/loss_sum.h>
 #include <bitrain/data/example.h>
 #include <bitrain/data/packing.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/cross_encoder.h>
 #include <bitrain/text/tokenizer.h>
 

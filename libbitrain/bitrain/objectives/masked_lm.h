@@ -7,10 +7,10 @@
 #include <vector>
 
 #include <bitrain/base/batch.h>
-#include <bitrain/base/fields.h>
 #include <bitrain/base/loss_sum.h>
 #include <bitrain/data/example.h>
 #include <bitrain/data/packing.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/masked_language_model.h>
 #include <bitrain/objectives/masking.h>
 #include <bitrain/text/tokenizer.h>

@@ -10,6 +10,7 @@
 #include <bitrain/base/batch.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/text/hf_tokenizer.h>
 #include <bitrain/text/utf8.h>
 
@@ -141,14 +142,10 @@ std::vector<std::vector<std::size_t>> choose(const std::vector<std::vector<std::
 }  // namespace
 
 void check(const MaskingOptions& options) {
-  if (!(options.share > 0 && options.share <= 1))
-    throw ConfigError("masking: share must lie above 0 and at most at 1, not ", options.share);
-  if (options.max_predictions < 1)
-    throw ConfigError("masking: max_predictions must be at least 1, not ", options.max_predictions);
-  if (!(options.mask_share >= 0 && options.random_share >= 0 &&
-        options.mask_share + options.random_share <= 1)) {
+  check_fields(options, "masking.");
+  if (options.mask_share + options.random_share > 1) {
     throw ConfigError("masking: mask_share (", options.mask_share, ") and random_share (",
-                      options.random_share, ") must be 0 or more and add up to at most 1");
+                      options.random_share, ") must add up to at most 1");
   }
 }
 

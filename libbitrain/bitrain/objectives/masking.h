@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/base/rng.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/text/tokenizer.h>
 
 namespace bitrain::objectives {
@@ -19,7 +19,7 @@ struct MaskingOptions {
 
 template <class Visitor>
 void visit_fields(Visitor& v, MaskingOptions& o) {
-  v.field("share", o.share, in_range(0, 1), "Share of the tokens that are to be predicted; above 0.");
+  v.field("share", o.share, above_up_to(0, 1), "Share of the tokens that are to be predicted.");
   v.field("max_predictions", o.max_predictions, at_least(1), "Most tokens to predict in one text.");
   v.field("whole_words", o.whole_words, any(), "Choose words instead of tokens.");
   v.field("mask_share", o.mask_share, in_range(0, 1),

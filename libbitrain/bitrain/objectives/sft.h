@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/objectives/objective.h>
 #include <bitrain/text/tokenizer.h>
 

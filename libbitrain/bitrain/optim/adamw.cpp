@@ -11,6 +11,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <bitrain/base/error.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/nn/kernel_table.h>
 
 namespace bitrain::optim {
@@ -29,11 +30,7 @@ bool needs_master(const at::Tensor& parameter) {
 
 AdamW::AdamW(std::vector<ParameterGroup> groups, AdamWOptions options)
     : groups_(std::move(groups)), options_(options) {
-  if (!(options_.beta1 >= 0 && options_.beta1 < 1 && options_.beta2 >= 0 && options_.beta2 < 1)) {
-    throw ConfigError("adamw: beta1 and beta2 must be in [0, 1), not ", options_.beta1, " and ",
-                      options_.beta2);
-  }
-  if (!(options_.eps > 0)) throw ConfigError("adamw: eps must be above 0, not ", options_.eps);
+  check_fields(options_, "adamw.");
   for (std::size_t g = 0; g < groups_.size(); ++g) {
     for (const Parameter& parameter : groups_[g].parameters) {
       parameters_.push_back(parameter);

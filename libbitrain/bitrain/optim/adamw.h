@@ -8,7 +8,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/optim/param_groups.h>
 
 namespace bitrain::optim {
@@ -20,8 +20,8 @@ struct AdamWOptions {
 };
 template <class Visitor>
 void visit_fields(Visitor& v, AdamWOptions& o) {
-  v.field("beta1", o.beta1, in_range(0, 1), "Decay of the mean of gradients.");
-  v.field("beta2", o.beta2, in_range(0, 1), "Decay of the mean of squared gradients.");
+  v.field("beta1", o.beta1, in_half_open_range(0, 1), "Decay of the mean of gradients.");
+  v.field("beta2", o.beta2, in_half_open_range(0, 1), "Decay of the mean of squared gradients.");
   v.field("eps", o.eps, above(0), "Added to the root of the mean of squares.");
 }
 

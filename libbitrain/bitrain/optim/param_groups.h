@@ -5,7 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 /// Which tensors are trained, and at which rate and decay.
 namespace bitrain::optim {

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/io/json.h>
 
 namespace bitrain::recipe {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::recipe {
 

@@ -1,11 +1,13 @@
 #include <bitrain/recipe/decode.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
-
-#include <bitrain/base/rules.h>
+#include <optional>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/strings.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/io/home.h>
 
 namespace bitrain::recipe {
@@ -43,10 +45,9 @@ void check_range(const Node& node, const std::string& key, const Rule& rule, Num
     problems.add(node.mark, key, broken + ", not " + node.scalar);
 }
 
-}  // namespace
+// Scalars. Each adds a problem and leaves `to` alone when the node is something else.
 
-void decode_scalar(const Node& node, const std::string& key, const Rule& /*rule*/, bool& to,
-                   Problems& problems) {
+void decode_scalar(const Node& node, const std::string& key, bool& to, Problems& problems) {
   const std::string* text = text_of(node, key, "true or false", problems);
   if (text == nullptr) return;
   if (*text == "true" || *text == "True" || *text == "TRUE")
@@ -90,7 +91,8 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, s
     if (text == nullptr) return;
     value = *text;
   }
-  if (value.empty() && rule.not_empty) return problems.add(node.mark, key, "must not be empty");
+  if (const std::string broken = broken_text(rule, value); !broken.empty())
+    return problems.add(node.mark, key, broken);
   if (rule.refers == Refers::kFile || rule.refers == Refers::kFolder) {
     try {
       value = io::expand_home(value);
@@ -98,19 +100,109 @@ void decode_scalar(const Node& node, const std::string& key, const Rule& rule, s
       return problems.add(node.mark, key, error.what());
     }
   }
-  if (!rule.choices.empty()) {
-    bool known = false;
-    for (const std::string& choice : rule.choices) known = known || choice == value;
-    if (!known) {
-      std::vector<std::string> shown;
-      for (const std::string& choice : rule.choices)
-        if (!choice.empty()) shown.push_back(choice);
-      return problems.add(
-          node.mark, key,
-          "'" + value + "' is none of " + join(shown, ", ") + did_you_mean(value, rule.choices));
+  to = std::move(value);
+}
+
+void decode_list(const Node& node, const std::string& key, const Rule& rule, const Value& to,
+                 Problems& problems) {
+  if (node.kind == Node::Kind::kNull || node.kind == Node::Kind::kMap)
+    return problems.add(node.mark, key, "should be a list, not " + node.describe());
+  // A single value stands for a list of one.
+  const std::vector<Node> one{node};
+  const std::vector<Node>& items = node.kind == Node::Kind::kList ? node.items : one;
+  to.clear();
+  for (std::size_t i = 0; i < items.size(); ++i)
+    decode(items[i], to_text(key, "[", i, "]"), rule, to.add(), problems);
+  if (items.empty() && rule.not_empty) problems.add(node.mark, key, "must not be empty");
+}
+
+void decode_struct(const Node& node, const std::string& key, const Value& to, Problems& problems) {
+  if (node.kind == Node::Kind::kScalar)
+    if (const std::optional<Value> text = to.short_form())
+      return decode(node, key, names_file(not_empty()), *text, problems);
+  if (node.kind == Node::Kind::kNull) return;  // "lora:" with nothing behind it: all defaults.
+  if (node.kind != Node::Kind::kMap)
+    return problems.add(node.mark, key, "should be a map, not " + node.describe());
+  decode_fields(node, key, to.fields(), problems);
+}
+
+void decode_map(const Node& node, const std::string& key, const Rule& rule, const Value& to,
+                Problems& problems) {
+  if (node.kind != Node::Kind::kMap)
+    return problems.add(node.mark, key, "should be a map, not " + node.describe());
+  to.clear();
+  for (const auto& [name, item] : node.members)
+    decode(item, std::string(key).append(".").append(name), rule, to.add(name), problems);
+}
+
+}  // namespace
+
+void decode(const Node& node, const std::string& key, const Rule& rule, const Value& to, Problems& problems) {
+  switch (to.kind()) {
+    case Kind::kBool: return decode_scalar(node, key, to.boolean(), problems);
+    case Kind::kInteger: return decode_scalar(node, key, rule, to.integer(), problems);
+    case Kind::kNumber: return decode_scalar(node, key, rule, to.number(), problems);
+    case Kind::kText: return decode_scalar(node, key, rule, to.text(), problems);
+    case Kind::kStruct: return decode_struct(node, key, to, problems);
+    case Kind::kList: return decode_list(node, key, rule, to, problems);
+    case Kind::kMap: return decode_map(node, key, rule, to, problems);
+    case Kind::kOptional:
+      if (node.kind == Node::Kind::kNull) return to.clear();
+      return decode(node, key, rule, to.add(), problems);
+  }
+}
+
+void decode_fields(const Node& node, const std::string& key, const FieldList& fields, Problems& problems,
+                   const std::vector<std::string>& others) {
+  const auto key_of = [&](const std::string& name) { return key.empty() ? name : key + "." + name; };
+  std::vector<std::string> known;
+  for (const Field& field : fields) {
+    known.emplace_back(field.name);
+    if (const Node* child = node.find(field.name))
+      decode(*child, key_of(field.name), field.rule, field.value, problems);
+    else if (field.rule.required)
+      problems.add(node.mark, key_of(field.name), "is missing");
+  }
+  known.insert(known.end(), others.begin(), others.end());
+  for (const auto& [name, value] : node.members) {
+    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+    // A file that is something else has thousands: guesses for them would take long, and are not shown.
+    const bool guess = problems.list().size() < Problems::kMostShown;
+    problems.add(value.mark, key_of(name), "there is no such key" + (guess ? did_you_mean(name, known) : ""));
+  }
+}
+
+io::Json json_of(const FieldList& fields) {
+  io::Json json = io::Json::object();
+  for (const Field& field : fields) json[field.name] = json_of(field.value);
+  return json;
+}
+
+io::Json json_of(const Value& value) {
+  switch (value.kind()) {
+    case Kind::kBool: return value.boolean();
+    case Kind::kInteger: return value.integer();
+    case Kind::kNumber: return value.number();
+    case Kind::kText: return value.text();
+    case Kind::kStruct: return json_of(value.fields());
+    case Kind::kList: {
+      io::Json list = io::Json::array();
+      for (const Value& element : value.elements()) list.push_back(json_of(element));
+      return list;
+    }
+    case Kind::kOptional: {
+      const std::vector<Value> elements = value.elements();
+      return elements.empty() ? io::Json(nullptr) : json_of(elements.front());
+    }
+    case Kind::kMap: {
+      io::Json map = io::Json::object();
+      const std::vector<std::string> keys = value.keys();
+      const std::vector<Value> elements = value.elements();
+      for (std::size_t i = 0; i < keys.size(); ++i) map[keys[i]] = json_of(elements[i]);
+      return map;
     }
   }
-  to = std::move(value);
+  throw StateError("an option of no kind");
 }
 
 }  // namespace bitrain::recipe

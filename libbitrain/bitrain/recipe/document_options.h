@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/loader.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/document_encoder.h>
 #include <bitrain/objectives/context_prediction.h>
 #include <bitrain/objectives/document_contrastive.h>

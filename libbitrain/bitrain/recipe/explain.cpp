@@ -15,25 +15,18 @@ std::string number_text(double value) {
   return format("%.12g", value);
 }
 
-template <class T>
-std::string type_name() {
-  if constexpr (detail::kKind<T> == 1) {
-    return "list of " + type_name<typename T::value_type>();
-  } else if constexpr (detail::kKind<T> == 2) {
-    return type_name<typename T::value_type>() + " or null";
-  } else if constexpr (detail::kKind<T> == 3) {
-    return "map of " + type_name<typename T::mapped_type>();
-  } else if constexpr (has_fields_v<T>) {
-    return kHasShortForm<T> ? "text or map" : "map";
-  } else if constexpr (std::is_same_v<T, bool>) {
-    return "true or false";
-  } else if constexpr (std::is_same_v<T, std::int64_t>) {
-    return "whole number";
-  } else if constexpr (std::is_same_v<T, double>) {
-    return "number";
-  } else {
-    return "text";
+std::string type_name(const Value& value) {
+  switch (value.kind()) {
+    case Kind::kBool: return "true or false";
+    case Kind::kInteger: return "whole number";
+    case Kind::kNumber: return "number";
+    case Kind::kText: return "text";
+    case Kind::kStruct: return value.short_form() ? "text or map" : "map";
+    case Kind::kList: return "list of " + type_name(value.fresh_element().value);
+    case Kind::kOptional: return type_name(value.fresh_element().value) + " or null";
+    case Kind::kMap: return "map of " + type_name(value.fresh_element().value);
   }
+  return "";
 }
 
 std::string rule_text(const Rule& rule) {
@@ -41,7 +34,8 @@ std::string rule_text(const Rule& rule) {
   if (rule.required) parts.emplace_back("required");
   if (rule.minimum)
     parts.push_back((rule.exclusive_minimum ? "above " : "at least ") + number_text(*rule.minimum));
-  if (rule.maximum) parts.push_back("at most " + number_text(*rule.maximum));
+  if (rule.maximum)
+    parts.push_back((rule.exclusive_maximum ? "below " : "at most ") + number_text(*rule.maximum));
   if (!rule.choices.empty()) {
     std::vector<std::string> shown;
     for (const std::string& choice : rule.choices)
@@ -51,47 +45,30 @@ std::string rule_text(const Rule& rule) {
   return join(parts, "; ");
 }
 
-/// Lists every key below a struct, nested ones with dots.
-class Lister {
- public:
-  struct Row {
-    std::string key, type, value, rule, doc;
-  };
-
-  explicit Lister(std::string prefix) : prefix_(std::move(prefix)) {}
-
-  template <class T>
-  void field(const char* name, T& value, const Rule& rule, const char* doc) {
-    const std::string key = prefix_ + name;
-    if constexpr (has_fields_v<T>) {
-      rows_.push_back({key, "map", "", rule.required ? "required" : "", doc});
-      append(value, key + ".");
-    } else if constexpr (detail::kKind<T> == 1 || detail::kKind<T> == 3) {
-      rows_.push_back({key, type_name<T>(), JsonWriter::write(value).dump(), rule_text(rule), doc});
-      using Element = typename detail::Element<T>::type;
-      if constexpr (has_fields_v<Element>) {
-        Element element{};
-        append(element, key + (detail::kKind<T> == 1 ? "[]." : ".*."));
-      }
-    } else {
-      rows_.push_back({key, type_name<T>(), JsonWriter::write(value).dump(), rule_text(rule), doc});
-    }
-  }
-  [[nodiscard]] std::vector<Row> take() { return std::move(rows_); }
-
- private:
-  template <class T>
-  void append(T& value, const std::string& prefix) {
-    Lister nested(prefix);
-    visit_fields(nested, value);
-    for (Row& row : nested.rows_) rows_.push_back(std::move(row));
-  }
-
-  std::string prefix_;
-  std::vector<Row> rows_;
+struct Row {
+  std::string key, type, value, rule, doc;
 };
 
-std::string render(const std::vector<Lister::Row>& rows, bool markdown) {
+/// Every key of a struct, nested ones with dots.
+void add_rows(const FieldList& fields, const std::string& prefix, std::vector<Row>& rows) {
+  for (const Field& field : fields) {
+    const std::string key = prefix + field.name;
+    const Kind kind = field.value.kind();
+    if (kind == Kind::kStruct) {
+      rows.push_back({key, "map", "", field.rule.required ? "required" : "", field.doc});
+      add_rows(field.value.fields(), key + ".", rows);
+      continue;
+    }
+    rows.push_back(
+        {key, type_name(field.value), json_of(field.value).dump(), rule_text(field.rule), field.doc});
+    if (kind != Kind::kList && kind != Kind::kMap) continue;
+    const Fresh element = field.value.fresh_element();
+    if (element.value.kind() == Kind::kStruct)
+      add_rows(element.value.fields(), key + (kind == Kind::kList ? "[]." : ".*."), rows);
+  }
+}
+
+std::string render(const std::vector<Row>& rows, bool markdown) {
   std::string text;
   if (markdown) {
     const auto cell = [](std::string value) {
@@ -100,13 +77,13 @@ std::string render(const std::vector<Lister::Row>& rows, bool markdown) {
       return value;
     };
     text = "| key | type | default | rule | meaning |\n| --- | --- | --- | --- | --- |\n";
-    for (const Lister::Row& row : rows)
+    for (const Row& row : rows)
       text += "| `" + cell(row.key) + "` | " + row.type + " | " +
               (row.value.empty() ? "" : "`" + cell(row.value) + "`") + " | " + cell(row.rule) + " | " +
               cell(row.doc) + " |\n";
     return text;
   }
-  for (const Lister::Row& row : rows) {
+  for (const Row& row : rows) {
     text += "  " + row.key + " (" + row.type;
     if (!row.value.empty()) text += ", default " + row.value;
     if (!row.rule.empty()) text += ", " + row.rule;
@@ -115,72 +92,63 @@ std::string render(const std::vector<Lister::Row>& rows, bool markdown) {
   return text;
 }
 
-template <class T>
-std::vector<Lister::Row> rows_of(const T& options) {
-  T copy = options;
-  Lister lister("");
-  visit_fields(lister, copy);
-  return lister.take();
+std::vector<Row> rows_of(const FieldList& fields) {
+  std::vector<Row> rows;
+  add_rows(fields, "", rows);
+  return rows;
 }
 
-/// Builds JSON schemas from option structs.
-class SchemaWriter {
- public:
-  template <class T>
-  void field(const char* name, T& value, const Rule& rule, const char* doc) {
-    io::Json entry = schema_of(value, rule);
-    entry["description"] = doc;
-    if constexpr (!has_fields_v<T>) entry["default"] = JsonWriter::write(value);
-    properties_[name] = std::move(entry);
-    if (rule.required) required_.push_back(name);
-  }
+io::Json schema_of(const Value& value, const Rule& rule);
 
-  [[nodiscard]] io::Json take(const io::Json& extra = io::Json::object()) {
-    properties_.update(extra);
-    io::Json object = {{"type", "object"}, {"additionalProperties", false}, {"properties", properties_}};
-    if (!required_.empty()) object["required"] = required_;
-    return object;
+/// The JSON schema of a map with these keys, and `extra` ones.
+io::Json schema_of(const FieldList& fields, const io::Json& extra = io::Json::object()) {
+  io::Json properties = io::Json::object();
+  std::vector<std::string> required;
+  for (const Field& field : fields) {
+    io::Json entry = schema_of(field.value, field.rule);
+    entry["description"] = field.doc;
+    if (field.value.kind() != Kind::kStruct) entry["default"] = json_of(field.value);
+    properties[field.name] = std::move(entry);
+    if (field.rule.required) required.emplace_back(field.name);
   }
+  properties.update(extra);
+  io::Json object = {{"type", "object"}, {"additionalProperties", false}, {"properties", properties}};
+  if (!required.empty()) object["required"] = required;
+  return object;
+}
 
- private:
-  template <class T>
-  static io::Json schema_of(T& value, const Rule& rule) {
-    if constexpr (has_fields_v<T>) {
-      SchemaWriter writer;
-      visit_fields(writer, value);
-      if constexpr (kHasShortForm<T>)
-        return {{"anyOf", {{{"type", "string"}, {"minLength", 1}}, writer.take()}}};
-      else
-        return writer.take();
-    } else if constexpr (detail::kKind<T> == 1) {
-      typename T::value_type item{};
-      return {{"type", "array"}, {"items", schema_of(item, rule)}};
-    } else if constexpr (detail::kKind<T> == 2) {
-      typename T::value_type item{};
-      return {{"anyOf", {schema_of(item, rule), {{"type", "null"}}}}};
-    } else if constexpr (detail::kKind<T> == 3) {
-      typename T::mapped_type item{};
-      return {{"type", "object"}, {"additionalProperties", schema_of(item, rule)}};
-    } else {
-      io::Json scalar = io::Json::object();
-      if constexpr (std::is_same_v<T, std::string>)
-        scalar["type"] =
-            rule.choices.empty() ? io::Json{"string", "number"} : io::Json("string");  // 0.9 is text.
-      else
-        scalar["type"] = std::is_same_v<T, bool>           ? "boolean"
-                         : std::is_same_v<T, std::int64_t> ? "integer"
-                                                           : "number";
-      if (rule.minimum) scalar[rule.exclusive_minimum ? "exclusiveMinimum" : "minimum"] = *rule.minimum;
-      if (rule.maximum) scalar["maximum"] = *rule.maximum;
-      if (!rule.choices.empty()) scalar["enum"] = rule.choices;
-      if (rule.not_empty) scalar["minLength"] = 1;
-      return scalar;
+io::Json schema_of_scalar(Kind kind, const Rule& rule) {
+  io::Json scalar = io::Json::object();
+  if (kind == Kind::kText)  // 0.9 is text, where all texts are allowed.
+    scalar["type"] = rule.choices.empty() ? io::Json{"string", "number"} : io::Json("string");
+  else
+    scalar["type"] = kind == Kind::kBool ? "boolean" : kind == Kind::kInteger ? "integer" : "number";
+  if (rule.minimum) scalar[rule.exclusive_minimum ? "exclusiveMinimum" : "minimum"] = *rule.minimum;
+  if (rule.maximum) scalar[rule.exclusive_maximum ? "exclusiveMaximum" : "maximum"] = *rule.maximum;
+  if (!rule.choices.empty()) scalar["enum"] = rule.choices;
+  if (rule.not_empty) scalar["minLength"] = 1;
+  return scalar;
+}
+
+io::Json schema_of(const Value& value, const Rule& rule) {
+  switch (value.kind()) {
+    case Kind::kStruct: {
+      io::Json map = schema_of(value.fields());
+      if (!value.short_form()) return map;
+      return {{"anyOf", {{{"type", "string"}, {"minLength", 1}}, map}}};
     }
+    case Kind::kList: return {{"type", "array"}, {"items", schema_of(value.fresh_element().value, rule)}};
+    case Kind::kOptional:
+      return {{"anyOf", {schema_of(value.fresh_element().value, rule), {{"type", "null"}}}}};
+    case Kind::kMap:
+      return {{"type", "object"}, {"additionalProperties", schema_of(value.fresh_element().value, rule)}};
+    case Kind::kBool:
+    case Kind::kInteger:
+    case Kind::kNumber:
+    case Kind::kText: return schema_of_scalar(value.kind(), rule);
   }
-
-  io::Json properties_ = io::Json::object();
-  std::vector<std::string> required_;
-};
+  return {};
+}
 
 }  // namespace
 
@@ -190,13 +158,14 @@ std::string explain(const std::string& type, bool markdown) {
   const auto heading = [&](const std::string& title, const std::string& doc) {
     return markdown ? "\n## " + title + "\n\n" + doc + "\n\n" : title + ": " + doc + "\n";
   };
-  if (type.empty()) text += heading("recipe", "What all stages share.") + render(rows_of(Recipe{}), markdown);
-  for (const StageType& stage : stage_types()) {
+  Recipe recipe;
+  if (type.empty())
+    text += heading("recipe", "What all stages share.") + render(rows_of(fields_of(recipe)), markdown);
+  for (StageType& stage : stage_types()) {
     names.emplace_back(stage.type);
     if (!type.empty() && type != stage.type) continue;
-    text +=
-        heading(std::string("stage type ") + stage.type, stage.doc) +
-        std::visit([&](const auto& options) { return render(rows_of(options), markdown); }, stage.defaults);
+    text += heading(std::string("stage type ") + stage.type, stage.doc) +
+            render(rows_of(fields_of_stage(stage.defaults)), markdown);
   }
   if (text.empty())
     throw ConfigError("there is no stage type '", type, "'", did_you_mean(type, names), "; there are ",
@@ -207,13 +176,8 @@ std::string explain(const std::string& type, bool markdown) {
 io::Json schema() {
   io::Json stages = io::Json::array();
   for (StageType& stage : stage_types()) {
-    io::Json one = std::visit(
-        [](auto& options) {
-          SchemaWriter writer;
-          visit_fields(writer, options);
-          return writer.take({{"recipe", {{"type", "string"}}}, {"from", {{"type", "string"}}}});
-        },
-        stage.defaults);
+    io::Json one = schema_of(fields_of_stage(stage.defaults),
+                             {{"recipe", {{"type", "string"}}}, {"from", {{"type", "string"}}}});
     one["properties"]["recipe"] = {{"const", stage.type}};
     if (!one.contains("required")) one["required"] = io::Json::array();
     one["required"].push_back("recipe");
@@ -221,11 +185,9 @@ io::Json schema() {
     stages.push_back(std::move(one));
   }
   Recipe recipe;
-  SchemaWriter writer;
-  visit_fields(writer, recipe);
-  io::Json document =
-      writer.take({{"schema", {{"const", 1}}},
-                   {"stages", {{"type", "object"}, {"additionalProperties", {{"oneOf", stages}}}}}});
+  io::Json document = schema_of(
+      fields_of(recipe), {{"schema", {{"const", 1}}},
+                          {"stages", {{"type", "object"}, {"additionalProperties", {{"oneOf", stages}}}}}});
   document["required"].push_back("schema");
   document["required"].push_back("stages");
   io::Json result = {{"$schema", "https://json-schema.org/draft/2020-12/schema"},

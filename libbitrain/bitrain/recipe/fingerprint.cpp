@@ -13,7 +13,6 @@
 #include <bitrain/io/json_difference.h>
 #include <bitrain/optim/schedule.h>
 #include <bitrain/recipe/decode.h>
-#include <bitrain/recipe/references.h>
 #include <bitrain/train/checkpoint.h>
 
 namespace bitrain::recipe {
@@ -195,9 +194,9 @@ io::Json made_from(const Recipe& recipe, const Stage& stage, ContentHashes& cont
     json["source_file"] = contents.of_file(resolve(recipe, recipe.source.path));
     json["target_file"] = contents.of_file(resolve(recipe, recipe.target.path));
   }
-  json["options"] = std::visit([](const auto& options) { return to_json(options); }, stage.options);
-  for (const Reference& reference :
-       std::visit([](const auto& options) { return references_of(options); }, stage.options))
+  StageOptions options = stage.options;
+  json["options"] = json_of(fields_of_stage(options));
+  for (const Reference& reference : references_of(stage))
     json["reads"][reference.key] = content_of(recipe, reference, contents, before);
   if (!stage.from.empty())
     json["input"] = content_of(recipe, {"", Refers::kStage, stage.from}, contents, before);

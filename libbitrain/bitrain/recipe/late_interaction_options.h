@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/late_interaction_encoder.h>
 #include <bitrain/objectives/late_interaction.h>
 #include <bitrain/recipe/options.h>

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/eval/mexa.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::recipe {
 

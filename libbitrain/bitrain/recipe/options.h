@@ -9,13 +9,13 @@
 
 #include <bitrain/adapters/lora.h>
 #include <bitrain/adapters/merge.h>
-#include <bitrain/base/fields.h>
 #include <bitrain/data/loader.h>
 #include <bitrain/data/transform.h>
 #include <bitrain/eval/bm25.h>
 #include <bitrain/eval/completion.h>
 #include <bitrain/eval/late_interaction.h>
 #include <bitrain/eval/perplexity.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/models/generation.h>
 #include <bitrain/models/llama/config.h>
 #include <bitrain/objectives/causal_lm.h>
@@ -155,6 +155,7 @@ void visit_fields(Visitor& v, ExtendStage& o) {
 struct CptStage {
   QuantizationOptions quantize;
   adapters::LoraOptions lora;
+  std::vector<std::string> freeze;
   DataOptions data;
   objectives::CausalLmOptions objective;
   train::TrainOptions train;
@@ -162,7 +163,11 @@ struct CptStage {
 template <class Visitor>
 void visit_fields(Visitor& v, CptStage& o) {
   v.field("quantize", o.quantize, any(), "4-bit base.");
-  v.field("lora", o.lora, any(), "Adapters.");
+  v.field("lora", o.lora, any(),
+          "Adapters. Left out: all weights are trained, and a model folder is written; set quantize.enabled "
+          "to false.");
+  v.field("freeze", o.freeze, any(),
+          "Without adapters: weights and modules that stay as they are, by end of path or pattern.");
   v.field("data", o.data, any(), "Text, mixture, packing.");
   v.field("objective", o.objective, any(), "Marks around documents.");
   v.field("train", o.train, any(), "Steps, rates, checkpoints.");
@@ -186,6 +191,7 @@ void visit_fields(Visitor& v, InstructionOptions& o) {
 struct SftStage {
   QuantizationOptions quantize;
   adapters::LoraOptions lora;
+  std::vector<std::string> freeze;
   std::vector<InstructionOptions> instructions;
   std::vector<ConversationFileOptions> files;
   data::LoaderOptions loader;
@@ -196,7 +202,11 @@ struct SftStage {
 template <class Visitor>
 void visit_fields(Visitor& v, SftStage& o) {
   v.field("quantize", o.quantize, any(), "4-bit base.");
-  v.field("lora", o.lora, any(), "Adapters.");
+  v.field("lora", o.lora, any(),
+          "Adapters. Left out: all weights are trained, and a model folder is written; set quantize.enabled "
+          "to false.");
+  v.field("freeze", o.freeze, any(),
+          "Without adapters: weights and modules that stay as they are, by end of path or pattern.");
   v.field("instructions", o.instructions, any(),
           "Conversations built from source and target; without them the stage reads files alone.");
   v.field("files", o.files, any(), "Files of conversations; each a path, or a map where more is to be said.");

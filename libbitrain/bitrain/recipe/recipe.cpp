@@ -4,7 +4,6 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/recipe/decode.h>
-#include <bitrain/recipe/references.h>
 #include <bitrain/recipe/stage_kinds.h>
 #include <bitrain/recipe/stage_rules.h>
 
@@ -36,19 +35,13 @@ bool read_stage(const std::string& name, const Node& node, Stage& stage, Problem
     return false;
   }
   Rule rule = one_of(type_names());
-  decode_scalar(*type, key + ".recipe", rule, stage.type, problems);
+  decode_to(*type, key + ".recipe", rule, stage.type, problems);
   if (const Node* from = node.find("from"))
-    decode_scalar(*from, key + ".from", not_empty(), stage.from, problems);
+    decode_to(*from, key + ".from", not_empty(), stage.from, problems);
   for (StageType& known : stage_types()) {
     if (stage.type != known.type) continue;
     stage.options = std::move(known.defaults);
-    std::visit(
-        [&](auto& options) {
-          Decoder decoder(node, key, problems);
-          visit_fields(decoder, options);
-          decoder.finish({"recipe", "from"});
-        },
-        stage.options);
+    decode_fields(node, key, fields_of_stage(stage.options), problems, {"recipe", "from"});
     return true;
   }
   return false;
@@ -87,8 +80,7 @@ void connect(Recipe& recipe, const Node& stages, Problems& problems) {
     if (stage.from.empty()) stage.from = default_input(stage.options, kept, has_base);
     if (const std::string problem = problem_of_input(stage, before); !problem.empty())
       problems.add(mark_of(node, "from"), key + "from", problem);
-    for (const Reference& reference :
-         std::visit([](const auto& options) { return references_of(options); }, stage.options))
+    for (const Reference& reference : references_of(stage))
       if (reference.kind == Refers::kStage &&
           std::find(before.begin(), before.end(), reference.name) == before.end())
         problems.add(
@@ -126,6 +118,15 @@ const Stage* Recipe::find(const std::string& stage) const {
   return nullptr;
 }
 
+FieldList fields_of_stage(StageOptions& options) {
+  return std::visit([](auto& stage) { return fields_of(stage); }, options);
+}
+
+std::vector<Reference> references_of(const Stage& stage) {
+  StageOptions options = stage.options;
+  return references_of(fields_of_stage(options));
+}
+
 std::vector<StageType> stage_types() {
   return {
       {"tokenizer", "Learns a SentencePiece tokenizer.", TokenizerStage{}},
@@ -133,8 +134,9 @@ std::vector<StageType> stage_types() {
        PretrainStage{}},
       {"evaluate", "Scores held-out text of both languages.", EvaluateStage{}},
       {"extend_vocab", "Adds pieces of the target language to tokenizer and model.", ExtendStage{}},
-      {"cpt", "Continual pre-training of LoRA adapters on a 4-bit or 16-bit base.", CptStage{}},
-      {"sft", "Supervised fine-tuning of adapters on conversations.", SftStage{}},
+      {"cpt", "Continual pre-training of all weights, or of LoRA adapters on a 4-bit or 16-bit base.",
+       CptStage{}},
+      {"sft", "Supervised fine-tuning of all weights, or of adapters, on conversations.", SftStage{}},
       {"merge", "Folds the adapter of the stage it reads from into its base, and checks the result.",
        MergeStage{}},
       {"evaluate_encoder", "Finds held-out lines by their translations, both ways.", EvaluateEncoderStage{}},
@@ -177,15 +179,13 @@ Recipe read_recipe(const Node& document, const std::filesystem::path& file, Prob
     problems.add({file.string(), 1, 1}, "", "a recipe is a map of keys, not " + document.describe());
     return recipe;
   }
-  Decoder decoder(document, "", problems);
-  visit_fields(decoder, recipe);
-  decoder.finish({"schema", "stages"});
+  decode_fields(document, "", fields_of(recipe), problems, {"schema", "stages"});
   std::int64_t schema = 0;
   const Node* version = document.find("schema");
   if (version == nullptr)
     problems.add(document.mark, "schema", "is missing; write 'schema: 1'");
   else
-    decode_scalar(*version, "schema", in_range(1, 1), schema, problems);
+    decode_to(*version, "schema", in_range(1, 1), schema, problems);
   const Node* stages = document.find("stages");
   if (stages == nullptr || stages->kind != Node::Kind::kMap || stages->members.empty()) {
     problems.add(stages != nullptr ? stages->mark : document.mark, "stages",
@@ -238,8 +238,7 @@ bool works_on_files_alone(const Recipe& recipe, const Stage& stage) {
          works_on_files_alone(recipe, *merged);
 }
 
-bool trains_adapters(const ContrastiveStage& options) {
-  const adapters::LoraOptions& lora = options.lora;
+bool trains_adapters(const adapters::LoraOptions& lora) {
   return !lora.target_modules.empty() || !lora.modules_to_save.empty() ||
          !lora.trainable_token_indices.empty();
 }

@@ -15,6 +15,7 @@
 #include <bitrain/recipe/late_interaction_options.h>
 #include <bitrain/recipe/mexa_options.h>
 #include <bitrain/recipe/options.h>
+#include <bitrain/recipe/references.h>
 #include <bitrain/recipe/similarity_options.h>
 #include <bitrain/recipe/word_options.h>
 
@@ -32,6 +33,9 @@ template <class... Stages>
 [[nodiscard]] bool is_one_of(const StageOptions& options) {
   return (std::holds_alternative<Stages>(options) || ...);
 }
+
+/// The fields of a stage's options. Their values refer to `options`.
+[[nodiscard]] FieldList fields_of_stage(StageOptions& options);
 
 /// One step of a recipe: reads the folder of an earlier stage, writes its own.
 struct Stage {
@@ -94,6 +98,9 @@ struct StageType {
 };
 [[nodiscard]] std::vector<StageType> stage_types();
 
+/// What a stage names besides the one it reads from.
+[[nodiscard]] std::vector<Reference> references_of(const Stage& stage);
+
 /// Reads a recipe from its document. Every problem is added: unknown keys with the nearest name, wrong types,
 /// values out of range, stages that read from none. With `base` set, tokenizer and pretrain stages are left
 /// out and what read from them reads from the base.
@@ -116,7 +123,7 @@ struct StageType {
 [[nodiscard]] bool works_on_files_alone(const Recipe& recipe, const Stage& stage);
 
 /// Whether a stage trains adapters in place of the model.
-[[nodiscard]] bool trains_adapters(const ContrastiveStage& options);
+[[nodiscard]] bool trains_adapters(const adapters::LoraOptions& lora);
 
 /// How a stage trains.
 struct StageTraining {

@@ -1,12 +1,9 @@
 #pragma once
 
 #include <string>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
-#include <bitrain/base/fields.h>
-#include <bitrain/recipe/decode.h>
+#include <bitrain/fields/fields.h>
 
 namespace bitrain::recipe {
 
@@ -17,46 +14,7 @@ struct Reference {
   std::string name;  ///< Never empty.
 };
 
-namespace detail {
-class ReferenceFinder {
- public:
-  explicit ReferenceFinder(std::vector<Reference>& found, std::string prefix = "")
-      : found_(found), prefix_(std::move(prefix)) {}
-
-  template <class T>
-  void field(const char* name, T& value, const Rule& rule, const char* /*doc*/) {
-    look(prefix_ + name, value, rule);
-  }
-
- private:
-  template <class T>
-  void look(const std::string& key, T& value, const Rule& rule) {
-    if constexpr (has_fields_v<T>) {
-      ReferenceFinder nested(found_, key + ".");
-      visit_fields(nested, value);
-    } else if constexpr (kKind<T> == 1) {
-      using Item = typename T::value_type;
-      if constexpr (has_fields_v<Item> || std::is_same_v<Item, std::string>)
-        for (std::size_t i = 0; i < value.size(); ++i)
-          look(std::string(key).append("[").append(std::to_string(i)).append("]"), value[i], rule);
-    } else if constexpr (std::is_same_v<T, std::string>) {
-      if (rule.refers != Refers::kNothing && !value.empty()) found_.push_back({key, rule.refers, value});
-    }
-  }
-
-  std::vector<Reference>& found_;
-  std::string prefix_;
-};
-}  // namespace detail
-
-/// Everything that options name, in the order of their fields.
-template <class T>
-[[nodiscard]] std::vector<Reference> references_of(const T& options) {
-  std::vector<Reference> found;
-  T copy = options;
-  detail::ReferenceFinder finder(found);
-  visit_fields(finder, copy);
-  return found;
-}
+/// Everything that options name, in the order of their fields. `prefix` stands before the keys.
+[[nodiscard]] std::vector<Reference> references_of(const FieldList& fields, const std::string& prefix = "");
 
 }  // namespace bitrain::recipe

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/data/loader.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/objectives/similarity.h>
 #include <bitrain/train/options.h>
 

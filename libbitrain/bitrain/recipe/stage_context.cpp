@@ -10,6 +10,7 @@
 #include <bitrain/eval/perplexity.h>
 #include <bitrain/hub/peft.h>
 #include <bitrain/recipe/stage_folders.h>
+#include <bitrain/recipe/stage_kinds.h>
 
 namespace bitrain::recipe {
 
@@ -46,13 +47,11 @@ hub::OpenedModel open_stage_model(const StageContext& context, const std::string
   options.dtype = context.dtype();
   options.device = context.device();
   const Stage* stage = context.recipe.find(stage_name);
-  const QuantizationOptions* quantization = nullptr;
-  if (stage != nullptr) {
-    if (const auto* cpt = std::get_if<CptStage>(&stage->options)) quantization = &cpt->quantize;
-    if (const auto* sft = std::get_if<SftStage>(&stage->options)) quantization = &sft->quantize;
-  }
-  if (quantization == nullptr) return hub::open_model(context.directory_of(stage_name), options);
-  options.quantize = quantize_options(*quantization);
+  if (stage == nullptr || leaves(stage->options) != Leaves::kAdapter)
+    return hub::open_model(context.directory_of(stage_name), options);
+  const auto* cpt = std::get_if<CptStage>(&stage->options);
+  options.quantize =
+      quantize_options(cpt != nullptr ? cpt->quantize : std::get<SftStage>(stage->options).quantize);
   hub::OpenedModel opened = hub::open_model(context.directory_of(stage->from), options);
   hub::load_adapter(context.directory_of(stage_name), *opened.model);
   return opened;

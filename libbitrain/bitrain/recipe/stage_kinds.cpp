@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include <bitrain/base/strings.h>
-#include <bitrain/recipe/references.h>
 
 namespace bitrain::recipe {
 namespace {
@@ -47,7 +46,11 @@ Leaves wanted_of(const std::string& key) {
 Leaves leaves(const StageOptions& options) {
   if (is_one_of<TokenizerStage>(options)) return Leaves::kTokenizer;
   if (is_one_of<PretrainStage, ExtendStage, MergeStage>(options)) return Leaves::kLanguageModel;
-  if (is_one_of<CptStage, SftStage>(options)) return Leaves::kAdapter;
+  const auto adapted = [](const auto& stage) {
+    return trains_adapters(stage.lora) ? Leaves::kAdapter : Leaves::kLanguageModel;
+  };
+  if (const auto* cpt = std::get_if<CptStage>(&options)) return adapted(*cpt);
+  if (const auto* sft = std::get_if<SftStage>(&options)) return adapted(*sft);
   if (is_one_of<ExtendEncoderStage, ContrastiveStage, MaskedLmStage, ContextPredictionStage, SimilarityStage,
                 LanguageAdaptersStage>(options))
     return Leaves::kEncoder;
@@ -101,8 +104,7 @@ void check_kinds(const Stage& stage, const std::vector<Stage>& before, const Nod
   if (is_one_of<TokenizerStage, AlignWordsStage>(stage.options) && !stage.from.empty())
     problems.add(mark_of(node, "from"), "stages." + stage.name + ".from",
                  "a stage of type " + stage.type + " reads from no other: leave it out");
-  for (const Reference& reference :
-       std::visit([](const auto& options) { return references_of(options); }, stage.options))
+  for (const Reference& reference : references_of(stage))
     if (reference.kind == Refers::kStage)
       check(reference.key, reference.name, {wanted_of(reference.key)}, reference.key == "teacher");
 }

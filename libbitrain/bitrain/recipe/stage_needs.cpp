@@ -410,7 +410,7 @@ void NeedsCounter::visit(const ContrastiveStage& options) {
                     static_cast<std::uint64_t>(shape_->model.vocab) * kVocabularyEntry;
   }
   if (has_lines(recipe_)) score_lines(options.retrieval.max_length);
-  if (trains_adapters(options) && shape_ != nullptr)
+  if (trains_adapters(options.lora) && shape_ != nullptr)
     score(static_cast<std::uint64_t>(shape_->model.parameters) * 4);  // The exact model they are merged into.
   save_encoder();
 }

@@ -21,12 +21,11 @@ class StageRules {
   void check(const PretrainStage& stage) { steps(stage.train); }
   void check(const CptStage& stage) {
     steps(stage.train);
-    if (stage.lora.target_modules.empty() && stage.lora.modules_to_save.empty() &&
-        stage.lora.trainable_token_indices.empty())
-      add("lora.target_modules", "nothing would be trained: name modules, or all-linear");
+    weights(stage.quantize, stage.lora, stage.freeze);
   }
   void check(const SftStage& stage) {
     steps(stage.train);
+    weights(stage.quantize, stage.lora, stage.freeze);
     if (stage.instructions.empty() && stage.files.empty())
       add("instructions", "no conversations: set instructions or files");
     if (stage.objective.max_length > stage.loader.sequence_length)
@@ -36,6 +35,24 @@ class StageRules {
       add("objective.roles", "no role is supervised, so there is nothing to learn");
     for (std::size_t i = 0; i < stage.instructions.size(); ++i)
       instructions(stage.instructions[i], "instructions[" + std::to_string(i) + "]");
+  }
+
+  /// Adapters, or all weights.
+  void weights(const QuantizationOptions& quantize, const adapters::LoraOptions& lora,
+               const std::vector<std::string>& freeze) {
+    if (trains_adapters(lora)) {
+      if (!freeze.empty())
+        add("freeze", "is for training all weights; beside adapters those of the model stay as they are");
+      return;
+    }
+    if (node_.find("lora") != nullptr)
+      add("lora.target_modules",
+          "nothing would be trained: name modules, or all-linear; to train all weights, leave lora out");
+    else if (quantize.enabled)
+      add("quantize.enabled",
+          "weights in 4 bits cannot be trained: set it to false to train all weights, or name modules for "
+          "adapters "
+          "in lora.target_modules");
   }
 
   /// Warm-up, decay and the stages of a mixture must fit into the steps, as the run itself checks.
@@ -112,7 +129,7 @@ class StageRules {
     pair_files(stage.files, "files");
     if (!stage.pairs && stage.files.empty()) add("files", "no pairs: set pairs to true, or name files");
     whole(stage.loader, "pairs");
-    if (trains_adapters(stage) && !stage.freeze.empty())
+    if (trains_adapters(stage.lora) && !stage.freeze.empty())
       add("freeze", "with lora all other weights are frozen anyway");
   }
   void check(const ContextPredictionStage& stage) {

@@ -188,10 +188,10 @@ class Planner {
   }
 
   void visit(const Stage& stage, const CptStage& options) {
-    adapt(stage, options.quantize, options.lora, {options.data.loader, options.train, "data.loader"});
+    adapt(stage, options, {options.data.loader, options.train, "data.loader"});
   }
   void visit(const Stage& stage, const SftStage& options) {
-    adapt(stage, options.quantize, options.lora, {options.loader, options.train});
+    adapt(stage, options, {options.loader, options.train});
   }
   void visit(const Stage& stage, const EvaluateEncoderStage&) { encode(stage); }
   void visit(const Stage& stage, const EvaluateRetrievalStage&) { encode(stage); }
@@ -217,7 +217,7 @@ class Planner {
   }
   void visit(const Stage& stage, const ContrastiveStage& options) {
     encode(stage, Training{options.loader, options.train, "loader", 2, true}, 0,
-           trains_adapters(options) ? &options.lora : nullptr);
+           trains_adapters(options.lora) ? &options.lora : nullptr);
   }
   void visit(const Stage& stage, const LateInteractionStage& options) {
     if (options.train.max_steps > 0 || options.train.max_tokens > 0)
@@ -291,14 +291,20 @@ class Planner {
     hold(stage, *make(found->second));
   }
 
-  void adapt(const Stage& stage, const QuantizationOptions& quantization, const adapters::LoraOptions& lora,
-             const Training& training) {
+  /// Adapters on a model that is packed as asked, or all weights.
+  template <class Options>
+  void adapt(const Stage& stage, const Options& options, const Training& training) {
     const auto found = shapes_.find(stage.from);
     if (found == shapes_.end()) return;
     shapes_[stage.name] = found->second;
     const auto model = make(found->second);
-    if (const auto options = quantize_options(quantization)) models::quantize(*model, *options);
-    adapters::attach(*model, lora, 0);
+    if (trains_adapters(options.lora)) {
+      if (const auto packing = quantize_options(options.quantize)) models::quantize(*model, *packing);
+      adapters::attach(*model, options.lora, 0);
+    } else {
+      adapters::train_all(*model);
+      adapters::freeze(*model, options.freeze);
+    }
     hold(stage, *model, training);
   }
 

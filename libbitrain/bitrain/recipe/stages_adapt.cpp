@@ -6,6 +6,7 @@
 
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/merge.h>
+#include <bitrain/adapters/parameters.h>
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/eval/completion.h>
@@ -16,7 +17,7 @@
 #include <bitrain/recipe/training.h>
 #include <bitrain/train/sharded_weights.h>
 
-/// Stages that work with adapters: cpt, sft, merge.
+/// Stages that train a language model on, and merge its adapters: cpt, sft, merge.
 namespace bitrain::recipe {
 namespace fs = std::filesystem;
 namespace {
@@ -51,16 +52,35 @@ hub::OpenedModel open_for_adapters(StageContext& context, const QuantizationOpti
   return opened;
 }
 
+/// The base, all of whose weights are trained but those that `freeze` names.
+hub::OpenedModel open_in_full(StageContext& context, const std::vector<std::string>& freeze) {
+  hub::OpenOptions open;
+  open.dtype = context.dtype();
+  open.device = context.device();
+  hub::OpenedModel opened = hub::open_model(context.directory_of(context.stage.from), open);
+  score_base(context, *opened.model, *opened.tokenizer, context.recipe.dtype);
+  adapters::train_all(*opened.model);
+  adapters::freeze(*opened.model, freeze);
+  return opened;
+}
+
+template <class Options>
+hub::OpenedModel open_to_train(StageContext& context, const Options& options) {
+  return trains_adapters(options.lora) ? open_for_adapters(context, options.quantize, options.lora)
+                                       : open_in_full(context, options.freeze);
+}
+
 /// The base's scores, if this stage has taken them and its fresh adapters change nothing.
 std::optional<io::Json> base_scores(const StageContext& context, const adapters::LoraOptions& lora) {
   if (!context.result.contains("base") || changes_the_base(lora)) return std::nullopt;
   return context.result["base"]["languages"];
 }
 
-std::function<void(const fs::path&)> adapter_saver(const StageContext& context,
-                                                   const hub::OpenedModel& opened,
-                                                   const adapters::LoraOptions& lora) {
+/// Writes the adapters, or the whole model.
+std::function<void(const fs::path&)> saver(const StageContext& context, const hub::OpenedModel& opened,
+                                           const adapters::LoraOptions& lora) {
   return [&](const fs::path& folder) {
+    if (!trains_adapters(lora)) return hub::save_model(folder, *opened.model, opened.tokenizer.get());
     const std::string base =
         fs::absolute(context.directory_of(context.stage.from)).lexically_normal().string();
     hub::save_adapter(folder, *opened.model, lora, base);
@@ -150,15 +170,15 @@ std::vector<std::vector<std::int32_t>> merge_rows(const StageContext& context,
 }  // namespace
 
 void run_stage(const CptStage& options, StageContext& context) {
-  hub::OpenedModel opened = open_for_adapters(context, options.quantize, options.lora);
+  hub::OpenedModel opened = open_to_train(context, options);
   const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
-  TrainingParts parts{opened, data, adapter_saver(context, opened, options.lora)};
+  TrainingParts parts{opened, data, saver(context, opened, options.lora)};
   parts.at_start = base_scores(context, options.lora);
   train_stage(context, parts);
 }
 
 void run_stage(const SftStage& options, StageContext& context) {
-  hub::OpenedModel opened = open_for_adapters(context, options.quantize, options.lora);
+  hub::OpenedModel opened = open_to_train(context, options);
   const StageData data = *stage_data(context.recipe, context.stage, opened.tokenizer, data::Split::kTrain);
   const std::vector<data::SourcePtr> held_out =
       open_conversations(context.recipe, options, data::Split::kHeldOut);
@@ -167,9 +187,9 @@ void run_stage(const SftStage& options, StageContext& context) {
   const auto score = [&] {
     return score_responses(*opened.model, *opened.tokenizer, *data.sft, held_out, cases, most);
   };
-  // A fresh adapter changes nothing: this is the model that the stage begins with.
+  // Fresh adapters change nothing: this is the model that the stage begins with.
   context.result["before"] = figures_before(context, "responses", score);
-  TrainingParts parts{opened, data, adapter_saver(context, opened, options.lora)};
+  TrainingParts parts{opened, data, saver(context, opened, options.lora)};
   parts.at_start = base_scores(context, options.lora);
   if (!has_lines(context.recipe))
     parts.evaluate = [&, most] { return response_figures(*opened.model, *data.sft, held_out, most); };

@@ -41,7 +41,7 @@ std::shared_ptr<dist::Communicator> candidate_group(const ContrastiveStage& opti
 
 /// Makes trainable what the stage trains: adapters, or all weights but the frozen ones.
 void choose_weights(const ContrastiveStage& options, models::SentenceEncoder& model, StageContext& context) {
-  if (trains_adapters(options)) {
+  if (trains_adapters(options.lora)) {
     const adapters::AttachReport report =
         adapters::attach(model.encoder(), options.lora, static_cast<std::uint64_t>(context.recipe.seed));
     context.result["adapted_modules"] = report.adapted.size();
@@ -161,7 +161,7 @@ void run_stage(const ContrastiveStage& options, StageContext& context) {
   context.result["parameters"] = adapters::count_parameters(*opened.model);
   context.result["pairs_per_step"] = options.loader.rows_per_step;
   run_training(context, options.train, loader, std::move(parts), "retrieval", [&](const fs::path& folder) {
-    if (trains_adapters(options))
+    if (trains_adapters(options.lora))
       save_adapted(folder, options, opened, context);
     else
       save_stage_encoder(folder, *opened.model, *opened.tokenizer, opened.settings);

@@ -7,7 +7,6 @@
 #include <bitrain/base/strings.h>
 #include <bitrain/io/byte_reader.h>
 #include <bitrain/io/directory.h>
-#include <bitrain/recipe/references.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
 #include <bitrain/recipe/validate_inputs.h>
@@ -64,8 +63,7 @@ void check_weights(const Recipe& recipe, const Node* document, const std::string
 
 /// Files and folders that a stage names must be there.
 void check_references(const Recipe& recipe, const Stage& stage, const Node* document, Problems& problems) {
-  for (const Reference& reference :
-       std::visit([](const auto& options) { return references_of(options); }, stage.options)) {
+  for (const Reference& reference : references_of(stage)) {
     const std::string key = "stages." + stage.name + "." + reference.key;
     const fs::path path = resolve(recipe, reference.name);
     std::error_code error;

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
 #include <bitrain/eval/bilingual_lexicon.h>
 #include <bitrain/eval/rcsls.h>
 #include <bitrain/eval/word_vectors.h>
+#include <bitrain/fields/rule.h>
 
 namespace bitrain::recipe {
 

@@ -13,8 +13,8 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/format.h>
 #include <bitrain/base/log.h>
-#include <bitrain/base/rules.h>
 #include <bitrain/base/strings.h>
+#include <bitrain/fields/check.h>
 
 namespace bitrain::text {
 namespace {

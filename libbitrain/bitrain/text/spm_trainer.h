@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/text/spm_model.h>
 #include <bitrain/text/training_text.h>
 

@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/optim/adamw.h>
 #include <bitrain/optim/param_groups.h>
 #include <bitrain/optim/schedule.h>

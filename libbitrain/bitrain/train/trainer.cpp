@@ -13,6 +13,7 @@
 #include <bitrain/base/error.h>
 #include <bitrain/base/log.h>
 #include <bitrain/dist/gather_text.h>
+#include <bitrain/fields/check.h>
 #include <bitrain/io/directory.h>
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
@@ -42,8 +43,7 @@ double seconds_since(Clock::time_point start) {
 void check(const TrainOptions& options, const TrainParts& parts) {
   if (static_cast<bool>(parts.loss) == parts.embedding_loss.has_value() || !parts.source.next_step)
     throw StateError("trainer: a loss and a source of steps are needed");
-  if (options.keep_last < 1) throw ConfigError("train.keep_last must be at least 1, not ", options.keep_last);
-  if (options.log_every < 1) throw ConfigError("train.log_every must be at least 1, not ", options.log_every);
+  check_fields(options, "train.");
   if (options.keep_best && !parts.evaluate) {
     throw ConfigError("train.keep_best needs an evaluation: name held-out data, or set it to false");
   }

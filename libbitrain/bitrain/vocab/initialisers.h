@@ -7,7 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/text/tokenizer.h>
 
 namespace bitrain::vocab {

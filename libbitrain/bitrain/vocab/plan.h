@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include <bitrain/base/fields.h>
+#include <bitrain/fields/rule.h>
 #include <bitrain/text/sentencepiece_tokenizer.h>
 #include <bitrain/text/spm_trainer.h>
 #include <bitrain/text/tokenizer.h>

@@ -1,4 +1,4 @@
-#include <bitrain/base/rules.h>
+#include <bitrain/fields/check.h>
 
 #include <cmath>
 #include <limits>
@@ -8,7 +8,7 @@
 
 #include <bitrain/base/error.h>
 
-namespace bitrain {
+namespace bitrain::fields {
 namespace {
 
 using ::testing::HasSubstr;
@@ -62,12 +62,12 @@ TEST(Rules, TheFirstBrokenOneIsNamed) {
   };
   refused([](Outer& o) { o.pieces = 7; }, "pieces must be at least 8, not 7");
   refused([](Outer& o) { o.rate = 0; }, "rate must be above 0, not 0");
-  refused([](Outer& o) { o.rate = std::nan(""); }, "rate must be above 0, not nan");
+  refused([](Outer& o) { o.rate = std::nan(""); }, "rate must be a finite number, not nan");
   refused([](Outer& o) { o.type = "pbe"; },
-          "type: there is no 'pbe' (did you mean 'bpe'?); there are: bpe, unigram");
+          "type: 'pbe' is none of bpe, unigram (did you mean 'bpe'?)");
   refused([](Outer& o) { o.path = ""; }, "path must not be empty");
   refused([](Outer& o) { o.inner.share = 1.5; }, "share must be at least 0.25 and at most 1, not 1.5");
 }
 
 }  // namespace
-}  // namespace bitrain
+}  // namespace bitrain::fields
