@@ -13,28 +13,47 @@ namespace bitrain::python {
 namespace py = pybind11;
 namespace {
 
+void read(const py::object& given, const Value& to, const std::string& where);
+
+/// A list, tuple, set, generator: what can be gone through, but texts and maps.
+void read_list(const py::object& given, const Value& to, const std::string& where) {
+  if (py::isinstance<py::str>(given) || py::isinstance<py::bytes>(given) || py::hasattr(given, "keys") ||
+      !py::hasattr(given, "__iter__"))
+    throw py::cast_error();
+  to.clear();
+  std::size_t i = 0;
+  for (const py::handle element : py::iter(given))
+    read(py::reinterpret_borrow<py::object>(element), to.add(), to_text(where, "[", i++, "]"));
+}
+
+py::dict as_dict(const py::object& given) {
+  if (!py::hasattr(given, "keys")) throw py::cast_error();
+  return py::dict(given);
+}
+
 void read(const py::object& given, const Value& to, const std::string& where) {
   switch (to.kind()) {
     case Kind::kBool: to.boolean() = given.cast<bool>(); return;
     case Kind::kInteger: to.integer() = given.cast<std::int64_t>(); return;
     case Kind::kNumber: to.number() = given.cast<double>(); return;
     case Kind::kText: to.text() = given.cast<std::string>(); return;
-    case Kind::kStruct: return read_options(given.cast<py::dict>(), to.fields(), where);
+    case Kind::kStruct: {
+      const py::dict keywords = as_dict(given);
+      for (const Field& field : to.fields())
+        if (field.rule.required && !keywords.contains(field.name))
+          throw ConfigError(where, ": '", field.name, "' is missing");
+      return read_options(keywords, to.fields(), where);
+    }
+    case Kind::kList: return read_list(given, to, where);
     case Kind::kOptional:
       to.clear();
       if (!given.is_none()) read(given, to.add(), where);
       return;
-    case Kind::kList: {
-      if (py::isinstance<py::str>(given) || py::isinstance<py::bytes>(given)) throw py::cast_error();
-      const auto elements = given.cast<py::sequence>();
-      to.clear();
-      for (std::size_t i = 0; i < elements.size(); ++i) read(elements[i], to.add(), where);
-      return;
-    }
     case Kind::kMap:
       to.clear();
-      for (const auto& [key, element] : given.cast<py::dict>())
-        read(py::reinterpret_borrow<py::object>(element), to.add(key.cast<std::string>()), where);
+      for (const auto& [key, element] : as_dict(given))
+        read(py::reinterpret_borrow<py::object>(element), to.add(key.cast<std::string>()),
+             where + "." + key.cast<std::string>());
       return;
   }
 }

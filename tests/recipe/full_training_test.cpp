@@ -7,9 +7,12 @@
 
 #include <bitrain/base/error.h>
 #include <bitrain/hub/model_dir.h>
+#include <bitrain/io/file.h>
+#include <bitrain/io/json.h>
 #include <bitrain/io/safetensors.h>
 #include <bitrain/recipe/memory_plan.h>
 #include <bitrain/recipe/run.h>
+#include <bitrain/recipe/validate.h>
 
 #include "recipe/several_ranks.h"
 #include "support/temporary_directory.h"
@@ -129,12 +132,45 @@ TEST_F(FullTraining, RefusesWhatDoesNotGoTogether) {
               HasSubstr("stages.full.lora.target_modules: nothing would be trained"));
   EXPECT_THAT(problems({"stages.adapters.freeze=embed_tokens"}),
               HasSubstr("stages.adapters.freeze: is for training all weights"));
-  try {
-    (void)run(load({"stages.full.freeze=[embed_tokenz]"}));
-    ADD_FAILURE() << "no ConfigError";
-  } catch (const ConfigError& error) {
-    EXPECT_THAT(error.what(), HasSubstr("embed_tokenz"));
-  }
+  // Before any stage runs.
+  for (const auto& [freeze, message] :
+       {std::pair{"embed_tokenz", "embed_tokenz"}, std::pair{".*", "freeze names all"}})
+    try {
+      (void)run(load({std::string("stages.full.freeze=[\"") + freeze + "\"]"}));
+      ADD_FAILURE() << "no ConfigError";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), HasSubstr(message));
+      EXPECT_FALSE(fs::exists(dir() / "tok"));
+    }
+}
+
+TEST_F(FullTraining, WeightsInFourBitsAreRefusedBeforehand) {
+  (void)run(load());
+  std::ofstream(recipe()) << test::tiny_recipe("float32") << R"(  packed:
+    recipe: merge
+    from: base
+    merge: {requantize: true}
+    tolerance: 100
+  full:
+    recipe: cpt
+    quantize: {enabled: false}
+    train: {max_steps: 1}
+)";
+  const auto refused = [&](const std::vector<std::string>& overrides) {
+    const Validation looked = validate(recipe(), overrides);
+    return looked.problems.text();
+  };
+  const std::string base = "base=" + (dir() / "first").string();
+  const std::string elsewhere = "dir=" + (directory_.path() / "elsewhere").string();
+  EXPECT_THAT(refused({base, elsewhere}),
+              HasSubstr("'packed' has weights in 4 bits, which cannot be trained"));
+}
+
+TEST_F(FullTraining, StagesOfVersionsWithoutFreezeAreTheSame) {
+  (void)run(load());
+  const io::Json file = io::read_json(dir() / "adapters" / "stage.json");
+  EXPECT_FALSE(file["made_from"]["options"].contains("freeze"));
+  EXPECT_TRUE(io::read_json(dir() / "full" / "stage.json")["made_from"]["options"].contains("freeze"));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include <bitrain/recipe/run.h>
+#include <bitrain/recipe/sources.h>
 
 #include <fstream>
 #include <functional>
@@ -11,6 +12,7 @@
 #include <bitrain/io/file.h>
 #include <bitrain/io/json.h>
 #include <bitrain/recipe/stage_folders.h>
+#include <bitrain/recipe/validate.h>
 
 #include "support/temporary_directory.h"
 #include "support/tiny_recipe.h"
@@ -205,8 +207,93 @@ TEST_F(RunTest, AFolderThatNoStageWroteIsLeftAlone) {
   } catch (const StateError& error) {
     EXPECT_THAT(error.what(), HasSubstr("no stage wrote it (it has no stage.json): move it away"));
   }
+  const Validation looked = validate(directory_.path() / "recipe.yaml", {"dir=" + dir().string()});
+  EXPECT_THAT(looked.problems.text(), HasSubstr("stages.first: "));
   EXPECT_FALSE(fs::exists(dir() / "tok"));  // Before any work.
   EXPECT_TRUE(fs::exists(dir() / "first" / "mine.txt"));
+  // What a killed run or a file system leaves there is in nobody's way.
+  fs::rename(dir() / "first" / "mine.txt", dir() / "first" / ".tmp-0123456789abcdef");
+  fs::create_directories(dir() / "first" / "lost+found");
+  EXPECT_NO_THROW((void)run_with());
+}
+
+TEST_F(RunTest, StagesMayChangeNamesWithEachOther) {
+  const auto write = [&](const char* small, const char* large, const char* more = "") {
+    std::ofstream(directory_.path() / "recipe.yaml")
+        << test::tiny_recipe("float32") << "  " << small
+        << ": {recipe: tokenizer, tokenizer: {vocab_size: 300}}\n  " << large
+        << ": {recipe: tokenizer, tokenizer: {vocab_size: 320}}\n"
+        << more;
+    (void)run_with();
+  };
+  write("one", "two");
+  for (const char* stage : {"one", "two"}) std::ofstream(dir() / stage / "mark") << stage;
+  const auto is = [&](const char* stage) { return io::read_file(dir() / stage / "mark"); };
+  write("two", "one");
+  EXPECT_EQ(is("one"), "two");
+  EXPECT_EQ(is("two"), "one");
+  // Renamed, and the old name given to a new one: the old result goes with its stage.
+  write("three", "one", "  two: {recipe: tokenizer, tokenizer: {vocab_size: 310}}\n");
+  EXPECT_EQ(is("three"), "one");
+  EXPECT_FALSE(fs::exists(dir() / "two" / "mark"));
+  // A folder that was moved is found again.
+  write("four", "one");
+  EXPECT_EQ(is("four"), "one");
+}
+
+TEST_F(RunTest, LinksAndCopiesAreNobodys) {
+  (void)run_with();
+  fs::create_directories(directory_.path() / "other");
+  fs::create_directory_symlink(dir() / "tok", directory_.path() / "other" / "reference");
+  fs::copy(dir() / "tok", directory_.path() / "other" / "backup", fs::copy_options::recursive);
+  fs::create_directories(directory_.path() / "other" / "odd");
+  std::ofstream(directory_.path() / "other" / "odd" / "stage.json") << "{";
+  fs::create_directories(directory_.path() / "other" / "odder");
+  std::ofstream(directory_.path() / "other" / "odder" / "stage.json")
+      << R"({"name": "odder", "made_from": {"options": {"train": {"keep_best": "x"}}, "reads": {"~~": 1}}, "result": {}})";
+  (void)run(
+      load_recipe(directory_.path() / "recipe.yaml", {"dir=" + (directory_.path() / "other").string()}));
+  for (const char* there : {"reference", "backup", "odd", "odder", "tok"})
+    EXPECT_TRUE(fs::exists(directory_.path() / "other" / there)) << there;
+  EXPECT_TRUE(fs::exists(dir() / "tok" / "stage.json"));
+}
+
+TEST_F(RunTest, ABaseInTheFolderOfAStageIsRefused) {
+  (void)run_with();
+  const std::string base = (dir() / "score" / ".." / "first").string();
+  std::ofstream(directory_.path() / "recipe.yaml")
+      << test::tiny_recipe("float32") << "  first: {recipe: evaluate, from: base}\n";
+  const std::string before = io::read_file(dir() / "first" / "model.safetensors");
+  try {
+    (void)run_with({"base=" + base});
+    ADD_FAILURE() << "no ConfigError";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("lies in the folder that stage 'first' of this run writes over"));
+  }
+  EXPECT_EQ(io::read_file(dir() / "first" / "model.safetensors"), before);
+  const Validation looked =
+      validate(directory_.path() / "recipe.yaml", {"base=" + base, "dir=" + dir().string()});
+  EXPECT_THAT(looked.problems.text(), HasSubstr("base: "));
+}
+
+TEST_F(RunTest, NamesOfFoldersDoNotHideTheirFiles) {
+  // transformers' Trainer names folders so.
+  (void)run_with();
+  fs::copy(dir() / "first", directory_.path() / "checkpoint-1", fs::copy_options::recursive);
+  fs::copy(dir() / "first", directory_.path() / "checkpoint-2", fs::copy_options::recursive);
+  std::ofstream(directory_.path() / "checkpoint-2" / "generation_config.json") << "{\"eos_token_id\": 2}";
+  std::ofstream(directory_.path() / "recipe.yaml")
+      << test::tiny_recipe("float32") << "  tensorboard: {recipe: evaluate, from: base}\n";
+  const auto run_on = [&](const char* base) {
+    (void)run(load_recipe(directory_.path() / "recipe.yaml", {"base=" + (directory_.path() / base).string(),
+                                                              "dir=" + (directory_.path() / "on").string()}));
+    const bool again = !fs::exists(directory_.path() / "on" / "tensorboard" / "mark");
+    std::ofstream(directory_.path() / "on" / "tensorboard" / "mark") << "x";
+    return again;
+  };
+  EXPECT_TRUE(run_on("checkpoint-1"));
+  EXPECT_FALSE(run_on("checkpoint-1"));
+  EXPECT_TRUE(run_on("checkpoint-2"));
 }
 
 TEST_F(RunTest, AFileIsKnownByItsContentUnderAnyName) {
@@ -254,6 +341,16 @@ TEST_F(RunTest, AnErrorNamesItsStageAndLeavesNoFolder) {
 
 TEST_F(RunTest, RefusesTwiceTheSameLanguage) {
   EXPECT_THROW((void)run_with({"target.language=en"}), ConfigError);
+}
+
+TEST_F(RunTest, HeldOutLinesAreReadOnce) {
+  const Recipe recipe = load_recipe(directory_.path() / "recipe.yaml", {});
+  HeldOutLines lines(recipe);
+  const std::vector<std::string>& target = lines.of(true);
+  EXPECT_FALSE(target.empty());
+  fs::remove(directory_.path() / "pairs.tsv");
+  EXPECT_EQ(&lines.of(true), &target);
+  EXPECT_THROW((void)lines.of(false), IoError);
 }
 
 TEST_F(RunTest, FoldersOfStages) {

@@ -78,6 +78,7 @@ void check_value(const std::string& name, const Value& value, const Rule& rule) 
     case Kind::kMap: {
       const std::vector<std::string> keys = value.keys();
       const std::vector<Value> elements = value.elements();
+      if (keys.empty() && rule.not_empty) throw ConfigError(name, " must not be empty");
       for (std::size_t i = 0; i < keys.size(); ++i) check_value(name + "." + keys[i], elements[i], rule);
       return;
     }

@@ -11,6 +11,7 @@ namespace bitrain::io {
 namespace {
 
 constexpr std::uint64_t kUsualRatio = 4;
+constexpr std::uint64_t kMost = std::uint64_t{1} << 50U;  // A header that says more lies.
 
 /// The sum over all frames, or nothing where one does not say.
 std::optional<std::uint64_t> zstd_size(std::string_view bytes) {
@@ -18,7 +19,8 @@ std::optional<std::uint64_t> zstd_size(std::string_view bytes) {
   while (!bytes.empty()) {
     const unsigned long long size = ZSTD_getFrameContentSize(bytes.data(), bytes.size());
     const std::size_t packed = ZSTD_findFrameCompressedSize(bytes.data(), bytes.size());
-    if (size == ZSTD_CONTENTSIZE_UNKNOWN || size == ZSTD_CONTENTSIZE_ERROR || ZSTD_isError(packed) != 0)
+    if (size == ZSTD_CONTENTSIZE_UNKNOWN || size == ZSTD_CONTENTSIZE_ERROR || ZSTD_isError(packed) != 0 ||
+        size > kMost - sum)
       return std::nullopt;
     sum += size;
     bytes.remove_prefix(packed);

@@ -72,7 +72,7 @@ void score_base(StageContext& context, models::LanguageModel& model, const text:
   const Stage* scoring = stage_that_scores_the_base(context.recipe);
   if (scoring == nullptr || scoring->name != context.stage.name) return;
   const io::Json languages =
-      figures_before(context, "base", [&] { return score_held_out(context.recipe, model, tokenizer); });
+      figures_before(context, "base", [&] { return score_held_out(context, model, tokenizer); });
   std::string figures;
   for (const auto& [language, score] : languages.items())
     if (score.value("bits_per_byte", io::Json()).is_number())

@@ -100,7 +100,7 @@ io::Json ContentHashes::of_folder(const fs::path& folder,
     const bool hidden = entry->path().filename().string().front() == '.';
     if (entry->is_directory()) {
       if (hidden || entry.depth() > 8) entry.disable_recursion_pending();
-    } else if (!hidden && entry->is_regular_file() && counts(entry->path())) {
+    } else if (!hidden && entry->is_regular_file() && counts(entry->path().lexically_relative(folder))) {
       files.insert(entry->path());
     }
   }

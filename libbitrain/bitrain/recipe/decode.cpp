@@ -133,6 +133,7 @@ void decode_map(const Node& node, const std::string& key, const Rule& rule, cons
   to.clear();
   for (const auto& [name, item] : node.members)
     decode(item, std::string(key).append(".").append(name), rule, to.add(name), problems);
+  if (node.members.empty() && rule.not_empty) problems.add(node.mark, key, "must not be empty");
 }
 
 }  // namespace

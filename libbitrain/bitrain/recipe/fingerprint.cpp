@@ -196,6 +196,9 @@ io::Json made_from(const Recipe& recipe, const Stage& stage, ContentHashes& cont
   }
   StageOptions options = stage.options;
   json["options"] = json_of(fields_of_stage(options));
+  // Stages of earlier versions did not have it.
+  if (is_one_of<CptStage, SftStage>(options) && json["options"]["freeze"].empty())
+    json["options"].erase("freeze");
   for (const Reference& reference : references_of(stage))
     json["reads"][reference.key] = content_of(recipe, reference, contents, before);
   if (!stage.from.empty())

@@ -58,56 +58,69 @@ struct Plan {
   std::optional<fs::path> found;
 };
 
-/// Looks for a stage's result or unfinished work, first in its own place.
-void look_for(const Stage& stage, const fs::path& directory, StrayFolders& strays, ContentHashes& contents,
-              Plan& plan) {
-  std::error_code ignored;
-  plan.done = finished(stage, directory, plan.made_from, contents);
-  if (plan.done) {
-    clear_work(work_directory(directory), plan.made_from);
-    return;
-  }
-  io::check_output_directory(directory);
-  check_work(stage, work_directory(directory), plan.made_from);
-  if (holds_work(work_directory(directory))) return;
-  if (!fs::exists(directory, ignored)) {
-    plan.found = strays.take_finished(plan.made_from);
+/// Looks for what each stage has left before: for results in their own places, then under other names, then
+/// for unfinished work.
+void look_for(const Recipe& recipe, ContentHashes& contents, std::vector<Plan>& plans) {
+  RunFolders folders(recipe);
+  const auto each = [&](const auto& act) {
+    for (std::size_t i = 0; i < plans.size(); ++i)
+      if (!plans[i].done && !plans[i].found)
+        act(recipe.stages[i], stage_directory(recipe, recipe.stages[i].name), plans[i]);
+  };
+  each([&](const Stage& stage, const fs::path& directory, Plan& plan) {
+    plan.done = finished(stage, directory, plan.made_from, contents);
+    if (plan.done) folders.keep(directory);
+  });
+  each([&](const Stage& stage, const fs::path&, Plan& plan) {
+    plan.found = folders.take_finished(plan.made_from);
     if (plan.found) plan.done = finished(stage, *plan.found, plan.made_from, contents);
+  });
+  each([&](const Stage& stage, const fs::path&, Plan& plan) {
+    plan.found = folders.take_work(recipe, stage, plan.made_from);
+  });
+  each([&](const Stage& stage, const fs::path&, const Plan& plan) {
+    folders.make_way(recipe, stage, plan.made_from);
+  });
+  for (std::size_t i = 0; i < plans.size(); ++i) {
+    const fs::path directory = stage_directory(recipe, recipe.stages[i].name);
+    if (plans[i].done)
+      folders.keep(work_directory(directory));  // Cleared below.
+    else
+      check_place(recipe.stages[i], directory);
   }
-  if (!plan.done) plan.found = strays.take_work(stage, plan.made_from);
+  folders.tell(recipe);
 }
 
 /// Puts what was found under another name in the place of the stage.
 void move_found(const Recipe& recipe, const std::vector<Plan>& plans) {
+  std::vector<FolderMove> moves;
   for (std::size_t i = 0; i < plans.size(); ++i) {
-    if (!plans[i].found) continue;
     const fs::path directory = stage_directory(recipe, recipe.stages[i].name);
     const fs::path to = plans[i].done ? directory : work_directory(directory);
-    io::discard(to);  // A work folder may be there, without work.
-    std::error_code error;
-    fs::rename(*plans[i].found, to, error);
-    if (error)
-      throw IoError("cannot rename ", plans[i].found->string(), " to ", to.string(), ": ", error.message());
-    log_info("stage ", recipe.stages[i].name, ": ", plans[i].found->string(),
-             " was made from the same things; it is ", to.string(), " now");
+    if (plans[i].found && *plans[i].found != to)
+      moves.push_back({recipe.stages[i].name, *plans[i].found, to});
   }
+  move_folders(std::move(moves));
+  for (std::size_t i = 0; i < plans.size(); ++i)
+    if (plans[i].done)
+      clear_work(work_directory(stage_directory(recipe, recipe.stages[i].name)), plans[i].made_from);
 }
 
 /// Looks at all stages before any runs: what they are made from, which are finished, whether unfinished work
 /// can go on and whether their folders can be written.
 std::vector<Plan> plan_stages(const Recipe& recipe, ContentHashes& contents) {
-  StrayFolders strays(recipe);
+  if (const auto own = reads_own_folders(recipe); !own.empty())
+    throw ConfigError(own.front().first, ": ", own.front().second);
   std::map<std::string, std::string> hashes;
   std::vector<Plan> plans;
   for (const Stage& stage : recipe.stages) {
     Plan plan;
     plan.made_from = made_from(recipe, stage, contents, hashes);
     hashes[stage.name] = hash_of(plan.made_from);
-    look_for(stage, stage_directory(recipe, stage.name), strays, contents, plan);
     plans.push_back(std::move(plan));
   }
+  look_for(recipe, contents, plans);
   move_found(recipe, plans);
-  strays.tell();
   contents.remember();
   return plans;
 }
@@ -128,13 +141,15 @@ void run_function(const Stage& stage, StageContext& context) {
   }
 }
 
-/// What each stage is planned to need, by name. A recipe whose parts do not fit has no plan: the stage where
-/// they meet says so.
+/// What each stage is planned to need, by name. Throws ConfigError where parts do not fit, so that no stage
+/// runs in vain; what cannot be read has no plan, and the stage that reads it says so.
 std::map<std::string, std::uint64_t> planned_memory(const Recipe& recipe) {
   std::map<std::string, std::uint64_t> planned;
   try {
     for (const MemoryPlan& plan : memory_plan(recipe)) planned[plan.stage] = plan.total();
-  } catch (const Error&) {
+  } catch (const ConfigError&) {
+    throw;
+  } catch (const std::exception&) {
     planned.clear();
   }
   return planned;
@@ -142,7 +157,8 @@ std::map<std::string, std::uint64_t> planned_memory(const Recipe& recipe) {
 
 /// Runs one stage that is not finished; its figures, or nothing when a signal came.
 std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const io::Json& made_from,
-                                std::uint64_t planned, ContentHashes& contents, const Ranks& ranks,
+                                std::uint64_t planned, ContentHashes& contents,
+                                const std::shared_ptr<HeldOutLines>& held_out, const Ranks& ranks,
                                 int& signal) {
   const fs::path directory = stage_directory(recipe, stage.name);
   const fs::path work = work_directory(directory);
@@ -151,6 +167,7 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
   io::AtomicDirectory out(directory);
   StageContext context{recipe, stage, out.path(), work};
   context.ranks = trains(stage) ? ranks : std::make_shared<dist::Communicator>();
+  context.held_out = held_out;
   context.check_inputs = [&contents] { contents.check_unchanged(); };
   train::reset_peak_memory(context.device());
   const auto begin = std::chrono::steady_clock::now();
@@ -174,7 +191,8 @@ std::optional<io::Json> run_one(const Recipe& recipe, const Stage& stage, const 
 }
 
 /// What a rank other than 0 does of a stage. The signal that ended it early, or 0.
-int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
+int help_with(const Recipe& recipe, const Stage& stage, const std::shared_ptr<HeldOutLines>& held_out,
+              const Ranks& ranks) {
   if (!trains(stage)) return 0;
   const fs::path directory = stage_directory(recipe, stage.name);
   ranks->await(0, "preparing stage " + stage.name);
@@ -182,6 +200,7 @@ int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
   const io::TemporaryDirectory scratch("bitrain-rank");
   StageContext context{recipe, stage, scratch.path(), work_directory(directory)};
   context.ranks = ranks;
+  context.held_out = held_out;
   train::reset_peak_memory(context.device());
   run_function(stage, context);
   return context.signal;
@@ -189,10 +208,11 @@ int help_with(const Recipe& recipe, const Stage& stage, const Ranks& ranks) {
 
 /// The other ranks follow rank 0 through the stages.
 void follow(const Recipe& recipe, const Ranks& ranks, RunResult& result) {
+  const auto held_out = std::make_shared<HeldOutLines>(recipe);
   for (const Stage& stage : recipe.stages) {
     ranks->await(0, "looking at stage " + stage.name);
     if (dist::broadcast_text({}, 0, *ranks, "whether a stage is finished") == kFinished) continue;
-    result.signal = help_with(recipe, stage, ranks);
+    result.signal = help_with(recipe, stage, held_out, ranks);
     if (result.signal != 0) return;
     ranks->await(0, "stage " + stage.name);
   }
@@ -250,6 +270,7 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
   const std::map<std::string, std::int64_t> invalid_rows = count_invalid_rows(recipe);
   if (!invalid_rows.empty()) result.summary["invalid_rows"] = invalid_rows;
   const std::map<std::string, std::uint64_t> planned = planned_memory(recipe);
+  const auto held_out = std::make_shared<HeldOutLines>(recipe);
   for (std::size_t i = 0; i < recipe.stages.size(); ++i) {
     const Stage& stage = recipe.stages[i];
     const std::string title =
@@ -266,7 +287,7 @@ RunResult run(const Recipe& recipe, const Ranks& ranks) {
     const auto memory = planned.find(stage.name);
     const std::optional<io::Json> figures =
         run_one(recipe, stage, plans[i].made_from, memory == planned.end() ? 0 : memory->second, contents,
-                ranks, result.signal);
+                held_out, ranks, result.signal);
     lock.check();
     if (!figures) return result;
     log_info("stage ", title, ": done in ", human_seconds(figures->at("seconds").get<double>()));

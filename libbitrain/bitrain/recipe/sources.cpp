@@ -153,10 +153,14 @@ data::SourcePtr open_side(const Recipe& recipe, bool target, data::Split split,
   return data::open_source(options, split);
 }
 
-std::vector<std::string> held_out_lines(const Recipe& recipe, bool target) {
-  if (recipe.held_out.every == 0 && recipe.held_out.last == 0)
+const std::vector<std::string>& HeldOutLines::of(bool target) {
+  if (recipe_.held_out.every == 0 && recipe_.held_out.last == 0)
     throw ConfigError("held_out: nothing is kept for evaluation; set held_out.every or held_out.last");
-  return data::texts_of(*open_side(recipe, target, data::Split::kHeldOut), recipe.held_out.max_documents);
+  std::optional<std::vector<std::string>>& lines = sides_[target ? 1 : 0];
+  if (!lines)
+    lines =
+        data::texts_of(*open_side(recipe_, target, data::Split::kHeldOut), recipe_.held_out.max_documents);
+  return *lines;
 }
 
 data::SourcePtr open_pairs(const Recipe& recipe, data::Split split, std::int64_t lines_per_document) {

@@ -49,8 +49,20 @@ struct InputFile {
 /// Text of one side as a source called "source" or "target".
 [[nodiscard]] data::SourcePtr open_side(const Recipe& recipe, bool target, data::Split split,
                                         std::int64_t lines_per_document = 1);
-/// The lines of one side that are kept for evaluation. Throws ConfigError when none are.
-[[nodiscard]] std::vector<std::string> held_out_lines(const Recipe& recipe, bool target);
+/// The lines that are kept for evaluation, read from the files once: all evaluations of a run come back to
+/// them.
+class HeldOutLines {
+ public:
+  /// `recipe` must outlive it.
+  explicit HeldOutLines(const Recipe& recipe) : recipe_(recipe) {}
+
+  /// Those of one side. Throws ConfigError when none are kept.
+  [[nodiscard]] const std::vector<std::string>& of(bool target);
+
+ private:
+  const Recipe& recipe_;
+  std::optional<std::vector<std::string>> sides_[2];
+};
 
 /// The lines of source and target side by side, or documents of several, from one TSV file: text and
 /// pair_text. Throws ConfigError when they are in two files.

@@ -57,12 +57,13 @@ hub::OpenedModel open_stage_model(const StageContext& context, const std::string
   return opened;
 }
 
-io::Json score_held_out(const Recipe& recipe, models::LanguageModel& model, const text::Tokenizer& tokenizer,
-                        const eval::PerplexityOptions& options) {
+io::Json score_held_out(const StageContext& context, models::LanguageModel& model,
+                        const text::Tokenizer& tokenizer, const eval::PerplexityOptions& options) {
   const at::NoGradGuard no_grad;
+  const Recipe& recipe = context.recipe;
   const std::map<std::string, std::vector<std::string>> documents = {
-      {recipe.source.language, held_out_lines(recipe, false)},
-      {recipe.target.language, held_out_lines(recipe, true)}};
+      {recipe.source.language, context.held_out->of(false)},
+      {recipe.target.language, context.held_out->of(true)}};
   const auto scores = eval::perplexity(model, tokenizer, documents, options);
   io::Json json = io::Json::object();
   for (const std::string& language : {recipe.source.language, recipe.target.language}) {

@@ -28,6 +28,7 @@ struct StageContext {
   /// That run this stage, all of them together where it trains. Only rank 0's `out` and `result` are kept.
   std::shared_ptr<dist::Communicator> ranks = std::make_shared<dist::Communicator>();
   std::set<std::string> warned = {};  ///< Languages that warn_of_scores has spoken of.
+  std::shared_ptr<HeldOutLines> held_out = std::make_shared<HeldOutLines>(recipe);  ///< Of the whole run.
 
   /// Throws IoError when a file that the run is made from is not what it was when the run began.
   std::function<void()> check_inputs = [] {};
@@ -48,7 +49,7 @@ struct StageContext {
 [[nodiscard]] hub::OpenedModel open_stage_model(const StageContext& context, const std::string& stage_name);
 
 /// Loss per token and bits per byte of the held-out text, by language code, as in summary.json.
-[[nodiscard]] io::Json score_held_out(const Recipe& recipe, models::LanguageModel& model,
+[[nodiscard]] io::Json score_held_out(const StageContext& context, models::LanguageModel& model,
                                       const text::Tokenizer& tokenizer,
                                       const eval::PerplexityOptions& options = {});
 

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <bitrain/io/json.h>
@@ -31,19 +32,25 @@ void write_stage_file(const std::filesystem::path& folder, const Stage& stage, c
 [[nodiscard]] std::optional<io::Json> finished(const Stage& stage, const std::filesystem::path& folder,
                                                const io::Json& made_from, ContentHashes& contents);
 
-/// Folders of stages in a run's folder that have no place in its recipe as it is now: of stages that were
-/// renamed or taken out, and those that earlier versions made.
-class StrayFolders {
+/// The folders of stages that lie in a run's folder, under any name: a stage may have been renamed, have
+/// changed names with another one, or been numbered by an earlier version. Links are nobody's, and so is a
+/// folder whose stage.json names another: somebody's copy.
+class RunFolders {
  public:
-  explicit StrayFolders(const Recipe& recipe);
+  explicit RunFolders(const Recipe& recipe);
 
-  /// A finished one with that identity, which then is no stray any more.
+  /// Says that a folder is in use as it is.
+  void keep(const std::filesystem::path& folder);
+  /// A finished one with that identity, which nobody else takes then.
   [[nodiscard]] std::optional<std::filesystem::path> take_finished(const io::Json& made_from);
-  /// Unfinished work that can go on as `made_from`, likewise. Throws StateError where there is work of a
-  /// stage of that name that cannot (check_work).
-  [[nodiscard]] std::optional<std::filesystem::path> take_work(const Stage& stage, const io::Json& made_from);
-  /// Says in the log what is left.
-  void tell() const;
+  /// Unfinished work that can go on as `made_from`, likewise; first that of the stage's own name.
+  [[nodiscard]] std::optional<std::filesystem::path> take_work(const Recipe& recipe, const Stage& stage,
+                                                               const io::Json& made_from);
+  /// For a stage that begins anew: throws StateError where there is work of its name that nobody has taken
+  /// (check_work), and says whether its folder will be replaced.
+  void make_way(const Recipe& recipe, const Stage& stage, const io::Json& made_from) const;
+  /// Says in the log what no stage has taken.
+  void tell(const Recipe& recipe) const;
 
  private:
   struct Folder {
@@ -51,7 +58,27 @@ class StrayFolders {
     std::string stage;
     bool work = false;
   };
+  [[nodiscard]] bool has(const std::filesystem::path& path) const;
+  std::optional<std::filesystem::path> take(std::vector<Folder>::iterator found);
+
   std::vector<Folder> folders_;
 };
+
+/// A folder that takes the place of another in a run's folder.
+struct FolderMove {
+  std::string stage;
+  std::filesystem::path from;
+  std::filesystem::path to;
+};
+/// Puts all of them in their places, which may be each other's, and has stage.json name the stage. What lies
+/// there, and is not moved itself, is removed. Throws IoError.
+void move_folders(std::vector<FolderMove> moves);
+
+/// What a recipe reads and a stage of it would write over: keys, and what is wrong with them.
+[[nodiscard]] std::vector<std::pair<std::string, std::string>> reads_own_folders(const Recipe& recipe);
+
+/// Throws StateError for a folder in the stage's place that no stage wrote, and as
+/// io::check_output_directory.
+void check_place(const Stage& stage, const std::filesystem::path& folder);
 
 }  // namespace bitrain::recipe

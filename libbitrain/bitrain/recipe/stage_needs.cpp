@@ -121,7 +121,8 @@ const TextSample* NeedsCounter::pair_file(const PairFileOptions& file) {
   TextSample with = *mined;
   for (std::size_t i = 0; i < with.rows.size(); ++i) {
     with.rows[i].negatives.clear();
-    for (std::int64_t j = 1; j <= mining->mining.negatives; ++j)
+    const auto negatives = std::min(mining->mining.negatives, static_cast<std::int64_t>(mined->rows.size()));
+    for (std::int64_t j = 1; j <= negatives; ++j)
       with.rows[i].negatives.push_back(
           mined->rows[(i + static_cast<std::size_t>(j)) % mined->rows.size()].pair);
   }
@@ -532,6 +533,10 @@ void NeedsCounter::visit(const EvaluateRetrievalStage& options) {
     needs_.data += 4 * bytes;
     data::SourceOptions corpus;
     corpus.path = (folder / "corpus.jsonl").string();
+    for (const char* packed : {".gz", ".zst"})
+      if (std::error_code ignored;
+          !fs::exists(corpus.path, ignored) && fs::exists(corpus.path + packed, ignored))
+        corpus.path += packed;
     corpus.format = "jsonl";
     corpus.text_field = "text";
     const TextSample* documents = sample(corpus);

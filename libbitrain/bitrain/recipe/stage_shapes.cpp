@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 
 #include <bitrain/adapters/attach.h>
 #include <bitrain/adapters/parameters.h>
@@ -144,6 +145,7 @@ class Planner {
       hub::check_sizes(recipe.base, encoders_["base"]);
     } else {
       shapes_["base"] = models::config_from_json(io::read_json(config), config.string());
+      if (shapes_["base"].read_config.contains("quantization_config")) packed_.insert("base");
       hub::check_sizes(recipe.base, shapes_["base"]);
     }
   }
@@ -184,6 +186,7 @@ class Planner {
     models::LlamaConfig shape = found->second;
     shape.vocab_size += options.vocab.pieces;
     shapes_[stage.name] = shape;
+    if (packed_.count(stage.from) != 0) packed_.insert(stage.name);
     hold(stage, *make(shape));
   }
 
@@ -255,7 +258,10 @@ class Planner {
 
   void visit(const Stage& stage, const EvaluateStage&) { pass_on(stage); }
   void visit(const Stage& stage, const EvaluateMexaStage&) { pass_on(stage); }
-  void visit(const Stage& stage, const MergeStage&) { pass_on(stage); }
+  void visit(const Stage& stage, const MergeStage& options) {
+    pass_on(stage);
+    if (options.merge.requantize) packed_.insert(stage.name);
+  }
   void visit(const Stage&, const AlignWordsStage&) {}
 
   /// What a stage that trains says of its steps.
@@ -302,8 +308,14 @@ class Planner {
       if (const auto packing = quantize_options(options.quantize)) models::quantize(*model, *packing);
       adapters::attach(*model, options.lora, 0);
     } else {
+      if (packed_.count(stage.from) != 0)
+        throw ConfigError("'", stage.from,
+                          "' has weights in 4 bits, which cannot be trained: name modules for adapters in "
+                          "lora.target_modules");
       adapters::train_all(*model);
       adapters::freeze(*model, options.freeze);
+      if (adapters::trainable_parameters(*model).empty())
+        throw ConfigError("freeze names all weights: nothing would be trained");
     }
     hold(stage, *model, training);
   }
@@ -338,6 +350,7 @@ class Planner {
   const Recipe& recipe_;
   at::ScalarType dtype_;
   std::map<std::string, models::LlamaConfig> shapes_;
+  std::set<std::string> packed_;  ///< Of these, those with weights in 4 bits.
   std::map<std::string, models::BertConfig> encoders_;
   std::map<std::string, std::int64_t> vocabularies_;
   std::vector<StageShape> found_;

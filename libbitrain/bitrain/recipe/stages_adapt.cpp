@@ -149,7 +149,7 @@ std::vector<std::vector<std::int32_t>> merge_rows(const StageContext& context,
   std::vector<std::vector<std::int32_t>> rows;
   if (has_lines(context.recipe)) {
     for (const bool target : {false, true}) {
-      const std::vector<std::string> lines = held_out_lines(context.recipe, target);
+      const std::vector<std::string>& lines = context.held_out->of(target);
       for (std::size_t i = 0; i < std::min(kRows, lines.size()); ++i) {
         rows.push_back(cut(tokenizer->encode(lines[i])));
         if (rows.back().empty()) rows.pop_back();
@@ -219,7 +219,7 @@ void run_stage(const MergeStage& options, StageContext& context) {
   context.result["top1_agreement"] = difference.top1_agreement;
   hub::save_model(context.out, *opened.model, &tokenizer);
   if (options.evaluate && has_lines(context.recipe)) {
-    context.result["languages"] = score_held_out(context.recipe, *opened.model, tokenizer);
+    context.result["languages"] = score_held_out(context, *opened.model, tokenizer);
     warn_of_scores(context, context.result["languages"], "merged");
   }
   io::Json generations = io::Json::array();

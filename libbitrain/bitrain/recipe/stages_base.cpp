@@ -53,8 +53,7 @@ void run_stage(const PretrainStage& options, StageContext& context) {
 
 void run_stage(const EvaluateStage& options, StageContext& context) {
   const hub::OpenedModel opened = open_stage_model(context, context.stage.from);
-  context.result["languages"] =
-      score_held_out(context.recipe, *opened.model, *opened.tokenizer, options.perplexity);
+  context.result["languages"] = score_held_out(context, *opened.model, *opened.tokenizer, options.perplexity);
   warn_of_scores(context, context.result["languages"], "as it is");
 }
 

@@ -70,7 +70,7 @@ class HeldOutSides {
       pairs_.emplace(context, options.retrieval);
       return;
     }
-    for (const bool target : {false, true}) lines_.push_back(held_out_lines(recipe_, target));
+    for (const bool target : {false, true}) lines_.push_back(context.held_out->of(target));
   }
 
   [[nodiscard]] bool paired() const { return pairs_.has_value(); }

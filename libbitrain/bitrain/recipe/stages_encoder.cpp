@@ -108,7 +108,7 @@ void run_stage(const ExtendEncoderStage& options, StageContext& context) {
   context.result["chosen"] = options.initialiser.preset;
   for (const bool target : {false, true}) {
     const std::string& language = target ? recipe.target.language : recipe.source.language;
-    const std::vector<std::string> held_out = held_out_lines(recipe, target);
+    const std::vector<std::string>& held_out = context.held_out->of(target);
     const vocab::SegmentationChange change =
         vocab::segmentation_change(*plan.base, *plan.tokenizer, text::lines_of(held_out));
     context.result["changed_segmentation"][language] = change.line_share();

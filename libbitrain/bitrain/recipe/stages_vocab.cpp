@@ -22,7 +22,7 @@ void report_tokenizers(const vocab::ExtensionPlan& plan, StageContext& context) 
   const Recipe& recipe = context.recipe;
   for (const bool target : {false, true}) {
     const std::string& language = target ? recipe.target.language : recipe.source.language;
-    const std::vector<std::string> lines = held_out_lines(recipe, target);
+    const std::vector<std::string>& lines = context.held_out->of(target);
     const vocab::SegmentationChange change =
         vocab::segmentation_change(*plan.base, *plan.tokenizer, text::lines_of(lines));
     context.result["changed_segmentation"][language] = change.line_share();
@@ -74,7 +74,7 @@ void run_stage(const ExtendStage& options, StageContext& context) {
       rule.preset = *name;
     }
     vocab::initialise_new_rows(*opened.model, plan, rule, seed);
-    context.result["initialisers"][*name] = score_held_out(recipe, *opened.model, *plan.tokenizer);
+    context.result["initialisers"][*name] = score_held_out(context, *opened.model, *plan.tokenizer);
     log_info(context.stage.name, ": new rows by ", *name, ": ", recipe.target.language, " ",
              context.result["initialisers"][*name][recipe.target.language]["bits_per_byte"].get<double>(),
              " bits per byte");

@@ -71,7 +71,7 @@ std::optional<TextSample> sample_text(data::SourceOptions options,
     sample.text_bytes /= static_cast<double>(sample.rows.size());
     sample.pair_bytes /= static_cast<double>(sample.rows.size());
     return sample;
-  } catch (const Error&) {
+  } catch (const std::exception&) {  // Of memory too: a plan is not worth a run.
     return std::nullopt;
   }
 }

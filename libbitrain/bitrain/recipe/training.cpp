@@ -163,7 +163,7 @@ void train_stage(StageContext& context, const TrainingParts& parts) {
   trainer_parts.evaluate = [&, random](std::int64_t step) {
     if (parts.evaluate) return parts.evaluate();
     if (step == 0 && parts.at_start) return language_figures(*parts.at_start);
-    const io::Json scores = score_held_out(context.recipe, model, *parts.model.tokenizer);
+    const io::Json scores = score_held_out(context, model, *parts.model.tokenizer);
     if (step > 0 || !random) warn_of_scores(context, scores, to_text("at step ", step));
     return language_figures(scores);
   };

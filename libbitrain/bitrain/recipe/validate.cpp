@@ -9,6 +9,7 @@
 #include <bitrain/io/directory.h>
 #include <bitrain/recipe/run.h>
 #include <bitrain/recipe/sources.h>
+#include <bitrain/recipe/stage_folders.h>
 #include <bitrain/recipe/validate_inputs.h>
 
 namespace bitrain::recipe {
@@ -158,6 +159,17 @@ bool holds_rows_out(const Stage& stage) {
   return sft != nullptr && !sft->files.empty();
 }
 
+/// A stage's folder must be its own.
+void check_folder(const Recipe& recipe, const Stage& stage, const Node* document, Problems& problems) {
+  if (problems.mentions("dir")) return;
+  const std::string key = "stages." + stage.name;
+  try {
+    check_place(stage, stage_directory(recipe, stage.name));
+  } catch (const Error& error) {
+    problems.add(mark_of(recipe, document, key), key, error.what());
+  }
+}
+
 void check_all(const Recipe& recipe, const Node* document, BaseFiles base, Problems& problems) {
   check_file(recipe, recipe.source, "source", document, problems);
   check_file(recipe, recipe.target, "target", document, problems);
@@ -183,7 +195,11 @@ void check_all(const Recipe& recipe, const Node* document, BaseFiles base, Probl
   if (recipe.device == "cuda")
     for (const std::string& reason : missing_for_cuda())
       problems.add(mark_of(recipe, document, "device"), "device", reason);
+  if (problems.empty())
+    for (const auto& [key, what] : reads_own_folders(recipe))
+      problems.add(mark_of(recipe, document, key), key, what);
   for (const Stage& stage : recipe.stages) {
+    check_folder(recipe, stage, document, problems);
     if (!has_lines(recipe) && !one_side && reads_lines(recipe, stage))
       problems.add(mark_of(recipe, document, "stages." + stage.name), "stages." + stage.name,
                    "reads lines of text: set source.path and target.path");
