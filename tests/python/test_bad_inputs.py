@@ -133,7 +133,7 @@ def test_stages_name_the_weight_that_is_no_number(model, tmp_path, stage):
     path = recipe(tmp_path, {"s": {"from": "base", **stage}}, base=model)
     said = bitrain("run", path, code=7)
     assert "stage s" in said and f"{weights}: model.layers.1.mlp.up_proj.weight holds nan at element 0" in said
-    assert not (tmp_path / "run" / "1-s").exists()
+    assert not (tmp_path / "run" / "s").exists()
 
 
 #: Runs a program and prints its peak of memory in KiB. The kernel counts what a process was before it began the program, too: here

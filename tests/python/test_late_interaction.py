@@ -84,7 +84,7 @@ def bitrain_scores(tmp_path, stages, last, language="en"):
     done = subprocess.run([PROGRAM, "run", tmp_path / "recipe.yaml"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     scores = np.full((len(QUERIES), len(DOCUMENTS)), np.nan)
-    for line in (tmp_path / "run" / f"{len(stages)}-{last}" / "set.late_interaction.trec").read_text().splitlines():
+    for line in (tmp_path / "run" / last / "set.late_interaction.trec").read_text().splitlines():
         query, _, document, _, score, _ = line.split()
         scores[int(query[1:]), int(document[1:])] = float(score)
     return scores

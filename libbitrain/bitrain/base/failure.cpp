@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <new>
@@ -128,6 +129,20 @@ std::string out_of_memory(std::optional<std::uint64_t> bytes) {
     text += " and has " + human_bytes(held.addresses) + " of at most " + human_bytes(limit.rlim_cur) +
             " of addresses (ulimit -v)";
   return text + "; " + kWhatToLower;
+}
+
+void say_out_of_memory() noexcept {
+  const Held held = held_now();
+  char line[512];
+  int size = std::snprintf(line, sizeof line, "bitrain: i/o error: out of memory: the system refused more");
+  rlimit limit{};
+  if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    size += std::snprintf(line + size, sizeof line - static_cast<std::size_t>(size),
+                          "; this process has %llu MiB of at most %llu MiB of addresses (ulimit -v)",
+                          static_cast<unsigned long long>(held.addresses >> 20U),
+                          static_cast<unsigned long long>(limit.rlim_cur >> 20U));
+  size += std::snprintf(line + size, sizeof line - static_cast<std::size_t>(size), "; %s\n", kWhatToLower);
+  (void)!write(STDERR_FILENO, line, std::min(static_cast<std::size_t>(size), sizeof line - 1));
 }
 
 Failure failure_of(const std::exception& error) {

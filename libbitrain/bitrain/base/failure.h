@@ -23,4 +23,12 @@ struct Failure {
 /// what was asked for, where that is known.
 [[nodiscard]] std::string out_of_memory(std::optional<std::uint64_t> bytes = std::nullopt);
 
+/// The same as a line of the program's last words, written to stderr without any memory.
+void say_out_of_memory() noexcept;
+
+/// Thrown where a file wants more memory than there is: no fault of the file or of what names it.
+struct OutOfMemoryError : IoError {
+  using IoError::IoError;
+};
+
 }  // namespace bitrain

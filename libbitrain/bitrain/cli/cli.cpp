@@ -183,6 +183,12 @@ int run_verbs(int argc, char** argv) {
 }  // namespace
 
 void end_by_exception() noexcept {
+  // To say what happened may fail likewise, and then there is no memory for a word.
+  static std::atomic_flag entered;
+  if (entered.test_and_set()) {
+    say_out_of_memory();
+    std::_Exit(exit_code(ErrorKind::kIo));
+  }
   try {
     if (std::current_exception()) std::rethrow_exception(std::current_exception());
   } catch (const std::exception& error) {

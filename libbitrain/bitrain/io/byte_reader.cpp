@@ -240,7 +240,8 @@ class ZstdDecoder : public Decoder {
         throw FormatError("the zstd data need a window of ", human_bytes(window_),
                           ", more than can be unpacked; pack them anew with zstd --long=31 or less");
       case ZSTD_error_memory_allocation:
-        throw IoError("the zstd data need a window of ", human_bytes(window_), ": ", out_of_memory(window_));
+        throw OutOfMemoryError("the zstd data need a window of ", human_bytes(window_), ": ",
+                               out_of_memory(window_));
       case ZSTD_error_dictionary_wrong:
         throw FormatError("the zstd data were packed with a dictionary; pack them anew without");
       default: throw FormatError("the zstd data are damaged: ", ZSTD_getErrorName(result));

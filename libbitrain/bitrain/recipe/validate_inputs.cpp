@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <bitrain/base/error.h>
+#include <bitrain/base/failure.h>
 #include <bitrain/base/strings.h>
 #include <bitrain/hub/late_interaction_dir.h>
 #include <bitrain/hub/model_dir.h>
@@ -75,6 +76,8 @@ std::string problem_of_rows(const data::SourceOptions& options, const std::strin
     return inherited.empty() ? problem.what() : problem.fault + besides;
   } catch (const ConfigError& problem) {  // Such a format has no such columns or keys.
     return problem.what() + besides;
+  } catch (const OutOfMemoryError&) {
+    throw;
   } catch (const Error& problem) {
     return problem.what();
   }
