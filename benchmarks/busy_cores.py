@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = [sys.executable, str(ROOT / "benchmarks" / "peers.py"), "train", "--steps", "3", "--form"]
 BUSY = [sys.executable, "-c", "while True: pass"]
-SECONDS = 300  # A program that does not end in this time has no figure.
+SECONDS = 150  # A program that does not end in this time has no figure.
 
 
 def arms(bench):
@@ -28,7 +28,6 @@ def arms(bench):
         "bitrain, always spinning": (ours, {"GOMP_SPINCOUNT": "300000"}),
         "bitrain, always sleeping": (ours, {"OMP_WAIT_POLICY": "passive"}),
         "transformers, float32": ([*PEERS, "fp32"], {}),
-        "transformers, autocast": ([*PEERS, "autocast"], {}),
     }
 
 

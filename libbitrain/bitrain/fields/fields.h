@@ -41,7 +41,7 @@ enum class Kind { kBool, kInteger, kNumber, kText, kStruct, kList, kOptional, kM
 class Value {
  public:
   /// What can be done with a value of one type.
-  struct Type;
+  struct Operations;
 
   template <class T>
   [[nodiscard]] static Value of(T& value);
@@ -69,11 +69,11 @@ class Value {
   [[nodiscard]] Fresh fresh_element() const;
 
  private:
-  Value(void* object, const Type& type) : object_(object), type_(&type) {}
+  Value(void* object, const Operations& type) : object_(object), type_(&type) {}
   void* expect(Kind kind) const;
 
   void* object_;
-  const Type* type_;
+  const Operations* type_;
 };
 
 /// One field of a struct.
@@ -160,7 +160,7 @@ constexpr Kind kind_of() {
 template <class T>
 inline constexpr bool has_fields_v = detail::kHasFields<T>;
 
-struct Value::Type {
+struct Value::Operations {
   Kind kind;
   FieldList (*fields)(void*) = nullptr;
   Value (*short_form)(void*) = nullptr;
@@ -227,8 +227,8 @@ Fresh make_fresh() {
 }
 
 template <class T>
-Value::Type describe_type() {
-  Value::Type type{kind_of<T>()};
+Value::Operations describe_type() {
+  Value::Operations type{kind_of<T>()};
   if constexpr (kind_of<T>() == Kind::kStruct) {
     type.fields = &list_fields<T>;
     if constexpr (kHasShortForm<T>)
@@ -249,8 +249,8 @@ Value::Type describe_type() {
 }
 
 template <class T>
-const Value::Type& type_of() {
-  static const Value::Type type = describe_type<T>();
+const Value::Operations& type_of() {
+  static const Value::Operations type = describe_type<T>();
   return type;
 }
 
